@@ -1,0 +1,3 @@
+"""Retrieve-then-rerank with DiPair: token embeddings, an ANN index and a small exact head."""
+
+__version__ = "0.1.0"

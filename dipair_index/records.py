@@ -1,0 +1,45 @@
+"""The records of the field: what flows between files, models, stores and commands."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+FloatArray: TypeAlias = npt.NDArray[np.float32]
+
+Qrels: TypeAlias = dict[str, dict[str, int]]
+"""Relevance by query id, then passage id."""
+
+Run: TypeAlias = dict[str, dict[str, float]]
+"""Score by query id, then passage id; higher is better."""
+
+
+class Passage(NamedTuple):
+    """A text that can be retrieved; `metadata` holds whatever else its line carried."""
+
+    passage_id: str
+    text: str
+    title: str = ""
+    metadata: Mapping[str, Any] = {}
+
+    @property
+    def full_text(self) -> str:
+        """What the encoder reads: the title, where there is one, and the text."""
+        return f"{self.title} {self.text}" if self.title else self.text
+
+
+class Query(NamedTuple):
+    """A text that asks."""
+
+    query_id: str
+    text: str
+
+
+class ScoredPassage(NamedTuple):
+    """A passage and its score for one query; higher is better."""
+
+    passage_id: str
+    score: float
