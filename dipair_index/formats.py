@@ -1,0 +1,276 @@
+"""The text files of the field, read and written as streams of records.
+
+Collections and queries are TSV (`id TAB text`), JSONL (`id` or `_id`, `title`, `text`, anything
+else) or a BEIR folder; judgements are TREC qrels or BEIR's; rankings are TREC runs. Every reader
+takes a path or "-" for standard input, compressed with gzip or not, and says file and line of
+what it cannot read.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, TextIO
+
+from dipair_index.errors import FormatError
+from dipair_index.records import Passage, Qrels, Query, Run, ScoredPassage
+from dipair_index.text_files import iter_lines, source_name, writing
+
+BEIR_QRELS_HEADER = ["query-id", "corpus-id", "score"]
+
+
+class Judgement(NamedTuple):
+    """One line of a qrels file; `where` names the line for an error."""
+
+    query_id: str
+    passage_id: str
+    relevance: int
+    where: str
+
+
+# ==== Passages and queries ====
+
+
+def read_passages(source: str | Path) -> Iterator[Passage]:
+    """Yields the passages of a TSV or JSONL file, a BEIR folder, or "-".
+
+    Raises `FormatError` at the first line that is not a passage with an id of its own, and for
+    a source without any.
+    """
+    for where, passage_id, fields in _iter_records(_file_of(source, "corpus.jsonl")):
+        title, text = fields.pop("title", None) or "", fields.pop("text", None)
+        if not isinstance(text, str) or not isinstance(title, str):
+            field = "title" if isinstance(text, str) else "text"
+            raise FormatError(f'{where}: expected a string in the field "{field}"')
+        if isinstance(fields.get("metadata"), dict):  # where BEIR keeps what else it knows
+            fields = {**fields.pop("metadata"), **fields}
+        yield Passage(passage_id, text, title, fields)
+
+
+def read_queries(source: str | Path) -> Iterator[Query]:
+    """Yields the queries of a TSV or JSONL file, a BEIR folder, or "-".
+
+    Raises `FormatError` as `read_passages` does, and for a query without text.
+    """
+    for where, query_id, fields in _iter_records(_file_of(source, "queries.jsonl")):
+        text = fields.get("text")
+        if not isinstance(text, str) or not text.strip():
+            raise FormatError(f"{where}: the query {query_id} has no text: remove or mend the line")
+        yield Query(query_id, text)
+
+
+def write_passages(passages: Iterable[Passage], path: Path) -> None:
+    """Writes JSONL where the name says `.jsonl`, else TSV; compressed where it ends in `.gz`.
+
+    TSV holds neither titles nor metadata, nor texts with tabs or line breaks: a `FormatError`.
+    """
+    with writing(path) as target:
+        for passage in passages:
+            if _is_jsonl(path):
+                record = {"id": passage.passage_id, "title": passage.title, "text": passage.text}
+                target.write(json.dumps({**passage.metadata, **record}, ensure_ascii=False) + "\n")
+            elif passage.title or passage.metadata:
+                raise FormatError(
+                    f"passage {passage.passage_id} has a title or metadata, which TSV cannot hold: "
+                    f"name the file {path.stem}.jsonl"
+                )
+            else:
+                target.write(_tsv_line(passage.passage_id, passage.text))
+
+
+def write_queries(queries: Iterable[Query], path: Path) -> None:
+    """Writes queries as `write_passages` writes passages."""
+    with writing(path) as target:
+        for query in queries:
+            if _is_jsonl(path):
+                record = {"id": query.query_id, "text": query.text}
+                target.write(json.dumps(record, ensure_ascii=False) + "\n")
+            else:
+                target.write(_tsv_line(query.query_id, query.text))
+
+
+# ==== Judgements and rankings ====
+
+
+def iter_qrels(source: str | Path) -> Iterator[Judgement]:
+    """Yields the lines of a qrels file in their order: TREC's four columns or BEIR's three."""
+    path, beir = _qrels_file(source), False
+    for number, line in iter_lines(path):
+        where, fields = f"line {number} of {source_name(path)}", line.split()
+        if number == 1 and fields == BEIR_QRELS_HEADER:
+            beir = True
+            continue
+        expected = 3 if beir else 4
+        if len(fields) != expected:
+            columns = "query-id corpus-id score" if beir else "query-id 0 passage-id relevance"
+            raise FormatError(f"{where}: expected {expected} fields ({columns}), got {len(fields)}")
+        try:
+            relevance = int(fields[-1])
+        except ValueError:
+            raise FormatError(
+                f"{where}: expected a whole number as relevance, got {fields[-1]!r}"
+            ) from None
+        yield Judgement(fields[0], fields[-2], relevance, where)
+
+
+def read_qrels(source: str | Path) -> Qrels:
+    """Relevance by query, then passage; a pair judged twice must have been judged alike."""
+    return collect_qrels(iter_qrels(source), source_name(source))
+
+
+def collect_qrels(judgements: Iterable[Judgement], name: str) -> Qrels:
+    """Gathers the judgements of the file `name`, as `read_qrels` does."""
+    qrels: Qrels = {}
+    for query_id, passage_id, relevance, where in judgements:
+        if qrels.setdefault(query_id, {}).setdefault(passage_id, relevance) != relevance:
+            raise FormatError(
+                f"{where}: query {query_id} and passage {passage_id} were judged "
+                f"{qrels[query_id][passage_id]} before and {relevance} here: keep one line"
+            )
+    if not qrels:
+        raise FormatError(f"{name} holds no judgement: expected query-id 0 passage-id relevance")
+    return qrels
+
+
+def write_qrels(qrels: Qrels, path: Path) -> None:
+    """Writes TREC qrels, tab-separated as MS MARCO's are."""
+    with writing(path) as target:
+        for query_id, judged in qrels.items():
+            for passage_id, relevance in judged.items():
+                target.write(f"{_word(query_id)}\t0\t{_word(passage_id)}\t{relevance}\n")
+
+
+def read_run(source: str | Path) -> Run:
+    """Scores by query, then passage, of a TREC run in the order of its lines."""
+    run: Run = {}
+    for number, line in iter_lines(source):
+        where, fields = f"line {number} of {source_name(source)}", line.split()
+        if len(fields) != 6:
+            raise FormatError(
+                f"{where}: expected 6 fields (query-id Q0 passage-id rank score tag), "
+                f"got {len(fields)}"
+            )
+        query_id, _, passage_id, _, score, _ = fields
+        try:
+            value = float(score)
+        except ValueError:
+            value = math.nan
+        if not math.isfinite(value):
+            raise FormatError(f"{where}: expected a finite number as score, got {score!r}")
+        ranking = run.setdefault(query_id, {})
+        if passage_id in ranking:
+            raise FormatError(
+                f"{where}: passage {passage_id} is ranked twice for query {query_id}: keep one line"
+            )
+        ranking[passage_id] = value
+    return run
+
+
+def write_run(run: Mapping[str, Sequence[ScoredPassage]], target: TextIO, tag: str) -> None:
+    """Writes a TREC run: each query's passages best first, ties by id, ranks from 1."""
+    tag = _word(tag)
+    for query_id, ranking in run.items():
+        best_first = sorted(ranking, key=lambda scored: (-scored.score, scored.passage_id))
+        for rank, (passage_id, score) in enumerate(best_first, start=1):
+            target.write(
+                f"{_word(query_id)} Q0 {_word(passage_id)} {rank} {float(score)!r} {tag}\n"
+            )
+
+
+# ==== What readers share ====
+
+
+def _iter_records(source: str | Path) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """Yields where each record stands, its id, and its other fields by name."""
+    seen: set[str] = set()
+    jsonl = _is_jsonl(source)
+    for number, line in iter_lines(source):
+        where = f"line {number} of {source_name(source)}"
+        if not seen and str(source) == "-":
+            jsonl = line.startswith("{")
+        record_id, fields = _from_json(line, where) if jsonl else _from_tsv(line, where)
+        if not record_id:
+            raise FormatError(f"{where}: the id is empty: give every line an id of its own")
+        if record_id.splitlines() != [record_id] or "\t" in record_id:
+            raise FormatError(f"{where}: the id {record_id!r} holds a tab or a line break")
+        if record_id in seen:
+            raise FormatError(
+                f"{where}: the id {record_id} was used before: give every line an id of its own"
+            )
+        seen.add(record_id)
+        yield where, record_id, fields
+    if not seen:
+        raise FormatError(f"{source_name(source)} holds no record: expected one a line")
+
+
+def _from_tsv(line: str, where: str) -> tuple[str, dict[str, Any]]:
+    fields = line.split("\t")
+    if len(fields) != 2:
+        raise FormatError(
+            f"{where}: expected 2 tab-separated fields (id and text), got {len(fields)}"
+        )
+    return fields[0], {"text": fields[1]}
+
+
+def _from_json(line: str, where: str) -> tuple[str, dict[str, Any]]:
+    try:
+        record = json.loads(line)
+        if "\\u" in line:
+            json.dumps(record, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise FormatError(f"{where}: half of a surrogate pair stands alone in it") from error
+    except (ValueError, RecursionError) as error:
+        raise FormatError(f"{where}: expected a JSON object, got invalid JSON ({error})") from error
+    if not isinstance(record, dict):
+        raise FormatError(f"{where}: expected a JSON object, got {type(record).__name__}")
+    record_id = record.pop("_id" if "_id" in record else "id", None)
+    if isinstance(record_id, bool) or not isinstance(record_id, str | int):
+        raise FormatError(f'{where}: expected a string or a whole number in the field "id"')
+    return str(record_id), record
+
+
+def _is_jsonl(source: str | Path) -> bool:
+    return Path(str(source).removesuffix(".gz")).suffix in {".jsonl", ".json", ".ndjson"}
+
+
+def _file_of(source: str | Path, beir_name: str) -> str | Path:
+    """The file itself, or the one that a BEIR folder holds."""
+    folder = Path(source)
+    if str(source) == "-" or not folder.is_dir():
+        return source
+    for name in (beir_name, f"{beir_name}.gz"):
+        if (folder / name).is_file():
+            return folder / name
+    raise FormatError(
+        f"{source} is a directory without {beir_name}: give the file itself or a BEIR folder"
+    )
+
+
+def _qrels_file(source: str | Path) -> str | Path:
+    folder = Path(source)
+    if str(source) == "-" or not folder.is_dir():
+        return source
+    folder = folder / "qrels" if (folder / "qrels").is_dir() else folder
+    files = sorted(path for path in folder.iterdir() if path.name.endswith((".tsv", ".tsv.gz")))
+    if len(files) == 1:
+        return files[0]
+    found = ", ".join(path.name for path in files) or "no .tsv file"
+    raise FormatError(f"{folder} holds {found}: give the one qrels file that is meant")
+
+
+def _tsv_line(record_id: str, text: str) -> str:
+    if any(character in record_id + text for character in "\t\n\r"):
+        raise FormatError(
+            f"the text of {record_id} holds a tab or a line break, which TSV cannot: write .jsonl"
+        )
+    return f"{record_id}\t{text}\n"
+
+
+def _word(value: str) -> str:
+    if value.split() != [value]:
+        raise FormatError(
+            f"{value!r} is empty or holds white space, which qrels and run files cannot"
+        )
+    return value

@@ -1,0 +1,252 @@
+import gzip
+import io
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from dipair_index.errors import FormatError, StoreError
+from dipair_index.formats import (
+    iter_qrels,
+    read_passages,
+    read_qrels,
+    read_queries,
+    read_run,
+    write_passages,
+    write_qrels,
+    write_queries,
+    write_run,
+)
+from dipair_index.records import Passage, Query, ScoredPassage
+
+texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\t\n\r\ufeff"))
+words = st.text(st.characters(min_codepoint=33, max_codepoint=0x2FF), min_size=1, max_size=8)
+words = words.filter(lambda word: word.split() == [word] and word.splitlines() == [word])
+in_one_folder = settings(
+    max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+
+
+def file(folder: Path, name: str, content: str | bytes) -> Path:
+    path = folder / name
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return path
+
+
+# ==== Passages and queries ====
+
+
+def test_only_a_newline_ends_a_line_of_tsv(tmp_path: Path) -> None:
+    text = "one\u2028two\x0bthree\x0cfour\x85five\rsix"
+    path = file(tmp_path, "collection.tsv", f"1\t{text}\r\n2\t\n")
+    assert list(read_passages(path)) == [Passage("1", text), Passage("2", "")]
+
+
+def test_a_byte_order_mark_and_blank_lines_are_no_part_of_the_records(tmp_path: Path) -> None:
+    path = file(tmp_path, "queries.tsv", "\ufeff1\tis tea hot?\n\n2\twho?\n\n")
+    assert list(read_queries(path)) == [Query("1", "is tea hot?"), Query("2", "who?")]
+
+
+def test_jsonl_keeps_title_and_what_else_the_line_carries(tmp_path: Path) -> None:
+    lines = (
+        '{"_id": "a", "title": "Tea", "text": "hot", "metadata": {"url": "u"}, "year": 1999}\n'
+        '{"id": 7, "title": null, "text": "cold", "metadata": "free text"}\n'
+    )
+    assert list(read_passages(file(tmp_path, "c.jsonl", lines))) == [
+        Passage("a", "hot", "Tea", {"url": "u", "year": 1999}),
+        Passage("7", "cold", "", {"metadata": "free text"}),
+    ]
+
+
+def test_a_beir_folder_is_read_compressed_or_not(tmp_path: Path) -> None:
+    (tmp_path / "qrels").mkdir()
+    file(tmp_path, "corpus.jsonl.gz", gzip.compress(b'{"_id": "p", "title": "", "text": "t"}\n'))
+    file(tmp_path, "queries.jsonl", '{"_id": "q", "text": "who?"}\n')
+    file(tmp_path / "qrels", "test.tsv", "query-id\tcorpus-id\tscore\nq\tp\t2\n")
+    assert list(read_passages(tmp_path)) == [Passage("p", "t")]
+    assert list(read_queries(str(tmp_path))) == [Query("q", "who?")]
+    assert read_qrels(tmp_path) == {"q": {"p": 2}}
+
+
+@pytest.mark.parametrize("pack", [bytes, gzip.compress])
+@pytest.mark.parametrize("line", ["p\tt\n", '{"id": "p", "text": "t"}\n'])
+def test_a_dash_reads_either_kind_from_standard_input(monkeypatch, pack, line: str) -> None:
+    stdin = io.TextIOWrapper(io.BufferedReader(io.BytesIO(pack(line.encode()))))
+    monkeypatch.setattr(sys, "stdin", stdin)
+    assert list(read_passages("-")) == [Passage("p", "t")]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("c.tsv", "", "c.tsv is empty: expected one record a line"),
+        ("c.tsv", "\n\n", "c.tsv holds no record"),
+        ("c.tsv", "1\ta\n2\n", r"line 2 of .*c.tsv: expected 2 tab-separated fields .* got 1"),
+        ("c.tsv", "1\ta\tb\n", "line 1 of .*c.tsv: expected 2 tab-separated fields .* got 3"),
+        ("c.tsv", "\ta\n", "line 1 of .*c.tsv: the id is empty: give every line an id"),
+        ("c.tsv", "1\ta\n2\tb\n1\tc\n", "line 3 of .*c.tsv: the id 1 was used before"),
+        ("c.tsv", b"1\ta\n2\tcaf\xe9\n", r"line 2 of .*c.tsv: byte 6 is not UTF-8 \(0xe9\)"),
+        ("c.tsv", "a\x0bb\tt\n", r"line 1 of .*the id 'a\\x0bb' holds a tab or a line break"),
+        ("c.tsv.gz", gzip.compress(b"1\ta\n" * 9)[:-12], "cut off or damaged .*fetch it again"),
+        ("c.jsonl", "{'id': 1}\n", "line 1 of .*c.jsonl: expected a JSON object, got invalid JSON"),
+        ("c.jsonl", "[" * 99999, "line 1 of .*c.jsonl: expected a JSON object, got invalid JSON"),
+        ("c.jsonl", "[1]\n", "line 1 of .*c.jsonl: expected a JSON object, got list"),
+        ("c.jsonl", '{"text": "t"}\n', 'a string or a whole number in the field "id"'),
+        ("c.jsonl", '{"id": true, "text": "t"}\n', 'whole number in the field "id"'),
+        ("c.jsonl", '{"id": "1"}\n', 'line 1 of .*: expected a string in the field "text"'),
+        ("c.jsonl", '{"id": "1", "text": "t", "title": 3}\n', 'a string in the field "title"'),
+        ("c.jsonl", '{"id": "1\\n", "text": "t"}\n', "holds a tab or a line break"),
+        ("c.jsonl", '{"id": "1", "text": "\\ud800"}\n', "half of a surrogate pair"),
+    ],
+)
+def test_a_bad_collection_is_named_with_its_line(tmp_path: Path, name, content, message) -> None:
+    with pytest.raises(FormatError, match=message):
+        list(read_passages(file(tmp_path, name, content)))
+
+
+def test_a_missing_file_and_a_folder_are_told_apart(tmp_path: Path) -> None:
+    with pytest.raises(FormatError, match=r"there is no file .*nothing.tsv: check the path"):
+        list(read_passages(tmp_path / "nothing.tsv"))
+    with pytest.raises(FormatError, match=r"is a directory without corpus.jsonl: give the file"):
+        list(read_passages(tmp_path))
+    with pytest.raises(FormatError, match=r"is a directory, expected a file"):
+        read_run(tmp_path)
+
+
+def test_a_query_without_text_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(FormatError, match=r"line 2 of .*: the query 8 has no text"):
+        list(read_queries(file(tmp_path, "q.tsv", "7\twho?\n8\t  \n")))
+
+
+@in_one_folder
+@given(st.dictionaries(words, texts, min_size=1))
+@pytest.mark.parametrize("name", ["c.tsv", "c.tsv.gz", "c.jsonl", "c.jsonl.gz"])
+def test_written_passages_are_read_back(tmp_path: Path, name: str, records) -> None:
+    passages = [Passage(record_id, text) for record_id, text in records.items()]
+    write_passages(passages, tmp_path / name)
+    assert list(read_passages(tmp_path / name)) == passages
+    assert [path.name for path in tmp_path.iterdir() if path.suffix == ".tmp"] == []
+
+
+@in_one_folder
+@given(st.dictionaries(words, texts.filter(str.strip), min_size=1))
+@pytest.mark.parametrize("name", ["q.tsv", "q.jsonl"])
+def test_written_queries_are_read_back(tmp_path: Path, name: str, records) -> None:
+    queries = [Query(record_id, text) for record_id, text in records.items()]
+    write_queries(queries, tmp_path / name)
+    assert list(read_queries(tmp_path / name)) == queries
+
+
+def test_jsonl_holds_what_tsv_cannot(tmp_path: Path) -> None:
+    passage = Passage("p", "two\nlines\there", "Title", {"url": "u"})
+    write_passages([passage], tmp_path / "c.jsonl")
+    assert list(read_passages(tmp_path / "c.jsonl")) == [passage]
+    with pytest.raises(FormatError, match=r"has a title or metadata, .*: name the file c.jsonl"):
+        write_passages([passage], tmp_path / "c.tsv")
+    with pytest.raises(FormatError, match=r"the text of p holds a tab or a line break"):
+        write_passages([Passage("p", "a\tb")], tmp_path / "c.tsv")
+    assert [path.name for path in tmp_path.iterdir()] == ["c.jsonl"]
+
+
+def test_a_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match=r"cannot write .*c.tsv: No such file or directory"):
+        write_passages([], tmp_path / "missing" / "c.tsv")
+
+
+# ==== Judgements and rankings ====
+
+
+def test_qrels_keep_the_line_of_each_judgement(tmp_path: Path) -> None:
+    path = file(tmp_path, "qrels.tsv", "q1\t0\tp1\t1\nq1 0 p2 0\n")
+    assert read_qrels(path) == {"q1": {"p1": 1, "p2": 0}}
+    assert [judgement.where for judgement in iter_qrels(path)] == [
+        f"line 1 of {path}",
+        f"line 2 of {path}",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "is empty"),
+        ("query-id\tcorpus-id\tscore\n", "holds no judgement"),
+        ("q 0 p\n", "line 1 of .*: expected 4 fields .* got 3"),
+        ("query-id corpus-id score\nq p\n", "line 2 of .*: expected 3 fields .* got 2"),
+        ("q 0 p high\n", "line 1 of .*: expected a whole number as relevance, got 'high'"),
+        ("q 0 p 1\nq 0 p 1\nq 0 p 0\n", "line 3 of .*query q and passage p were judged 1 before"),
+    ],
+)
+def test_bad_qrels_are_named_with_their_line(tmp_path: Path, content: str, message: str) -> None:
+    with pytest.raises(FormatError, match=message):
+        read_qrels(file(tmp_path, "qrels.tsv", content))
+
+
+def test_a_beir_folder_with_several_qrels_asks_for_one(tmp_path: Path) -> None:
+    (tmp_path / "qrels").mkdir()
+    for name in ("dev.tsv", "test.tsv"):
+        file(tmp_path / "qrels", name, "q 0 p 1\n")
+    with pytest.raises(FormatError, match=r"qrels holds dev.tsv, test.tsv: give the one"):
+        read_qrels(tmp_path)
+    assert read_qrels(tmp_path / "qrels" / "dev.tsv") == {"q": {"p": 1}}
+
+
+@in_one_folder
+@given(
+    st.dictionaries(
+        words, st.dictionaries(words, st.integers(-1, 3), min_size=1), min_size=1, max_size=5
+    )
+)
+def test_written_qrels_are_read_back(tmp_path: Path, qrels) -> None:
+    write_qrels(qrels, tmp_path / "qrels.tsv")
+    assert read_qrels(tmp_path / "qrels.tsv") == qrels
+
+
+def test_a_run_is_written_best_first_with_ties_by_id() -> None:
+    target = io.StringIO()
+    ranking = [ScoredPassage("b", 0.5), ScoredPassage("c", 0.75), ScoredPassage("a", 0.5)]
+    write_run({"q": ranking}, target, "dipair")
+    assert target.getvalue() == "q Q0 c 1 0.75 dipair\nq Q0 a 2 0.5 dipair\nq Q0 b 3 0.5 dipair\n"
+    with pytest.raises(FormatError, match="'my run' is empty or holds white space"):
+        write_run({"q": ranking}, target, "my run")
+
+
+@in_one_folder
+@given(
+    st.dictionaries(
+        words,
+        st.dictionaries(words, st.floats(allow_nan=False, allow_infinity=False), min_size=1),
+        max_size=4,
+    ).filter(bool)
+)
+def test_a_written_run_is_read_back_to_the_last_bit(tmp_path: Path, run) -> None:
+    rankings = {
+        query_id: [ScoredPassage(*item) for item in scores.items()]
+        for query_id, scores in run.items()
+    }
+    with open(tmp_path / "run.trec", "w", encoding="utf-8", newline="\n") as target:
+        write_run(rankings, target, "tag")
+    assert read_run(tmp_path / "run.trec") == run
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("q Q0 p 1 0.5\n", "line 1 of .*: expected 6 fields .* got 5"),
+        ("q Q0 p 1 high t\n", "line 1 of .*: expected a finite number as score, got 'high'"),
+        ("q Q0 p 1 nan t\n", "expected a finite number as score, got 'nan'"),
+        ("q Q0 p 1 2 t\nq Q0 p 2 1 t\n", "line 2 of .*: passage p is ranked twice for query q"),
+    ],
+)
+def test_a_bad_run_is_named_with_its_line(tmp_path: Path, content: str, message: str) -> None:
+    with pytest.raises(FormatError, match=message):
+        read_run(file(tmp_path, "run.trec", content))
+
+
+def test_json_strings_of_any_kind_come_back(tmp_path: Path) -> None:
+    line = json.dumps({"id": "\u00e9", "text": "\U0001f375 \u2028"})
+    assert list(read_passages(file(tmp_path, "c.jsonl", line))) == [
+        Passage("\u00e9", "\U0001f375 \u2028")
+    ]
