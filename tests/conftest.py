@@ -1,0 +1,80 @@
+"""Small real models: random weights, a vocabulary of a few dozen pieces, nothing downloaded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+WORDS = (
+    "the a of and in to is how what why does bees honey dance winter queen volcano lava ash "
+    "erupts mountain tea leaves green black oxidation moon tide gravity sun light bread dough "
+    "yeast piano keys strings solar panels current heat water ice glacier river"
+).split()
+
+
+@pytest.fixture(scope="session")
+def tiny_tokenizer() -> Any:
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    letters = [prefix + chr(code) for code in range(97, 123) for prefix in ("", "##")]
+    vocabulary = {piece: row for row, piece in enumerate(special + WORDS + letters[2:])}
+    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer()
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[("[CLS]", 2), ("[SEP]", 3)],
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        mask_token="[MASK]",
+    )
+
+
+@pytest.fixture(scope="session")
+def tiny_encoder_dir(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer: Any) -> Path:
+    """A random BERT of two layers and width 32, saved with its tokenizer."""
+    import torch
+    from transformers import BertConfig, BertModel
+
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=len(tiny_tokenizer),
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=64,
+        max_position_embeddings=160,
+        # BERT's 0.02 makes all random embeddings alike at this width
+        initializer_range=0.2,
+    )
+    folder = tmp_path_factory.mktemp("encoder")
+    BertModel(config).save_pretrained(folder)
+    tiny_tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_model_dir(
+    tmp_path_factory: pytest.TempPathFactory, tiny_encoder_dir: Path, tiny_tokenizer: Any
+) -> Path:
+    """A random DiPair model (N=4, M=8, D=16), saved with its tokenizer."""
+    import torch
+
+    from dipair_index.model import DiPairModel
+
+    torch.manual_seed(1)
+    model = DiPairModel.from_encoder(str(tiny_encoder_dir), dim=16, head_intermediate=32)
+    folder = tmp_path_factory.mktemp("model")
+    model.save_pretrained(folder)
+    tiny_tokenizer.save_pretrained(folder)
+    return folder
