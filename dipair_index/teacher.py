@@ -1,0 +1,141 @@
+"""Cross-encoder teachers: they read query and passage together and give one logit a pair."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from dipair_index.batches import length_sorted_batches
+from dipair_index.errors import ModelError
+from dipair_index.records import FloatArray
+
+MAX_TOKENS = 160
+"""Query (32) and passage (128) together, as the encoder reads them (DiPair, section 3.2)."""
+
+
+class Teacher(Protocol):
+    """Scores pairs; `fingerprint` changes when its weights do."""
+
+    name: str
+    fingerprint: str
+
+    def logits(self, queries: Sequence[str], passages: Sequence[str]) -> FloatArray:
+        """Returns one logit a pair, (pairs,), in the order given."""
+        ...
+
+
+def open_teacher(name: str, *, device: str = "cpu", batch_size: int = 8) -> Teacher:
+    """Opens an ONNX file (or a folder with `model.onnx`), or any transformers cross-encoder.
+
+    Raises `ModelError` when there is no such model or it gives more than one output a pair.
+    """
+    path = Path(name)
+    if path.suffix == ".onnx" or (path / "model.onnx").is_file():
+        file = path if path.suffix == ".onnx" else path / "model.onnx"
+        return OnnxTeacher(file, batch_size=batch_size)
+    return TransformersTeacher(name, device=device, batch_size=batch_size)
+
+
+class TransformersTeacher:
+    """A transformers sequence classifier with one output: a local folder or a hub name."""
+
+    def __init__(self, name: str, *, device: str = "cpu", batch_size: int = 8) -> None:
+        import torch
+        from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+        try:
+            self._model = AutoModelForSequenceClassification.from_pretrained(name)
+            self._tokenizer = AutoTokenizer.from_pretrained(name)
+        except (OSError, ValueError) as error:
+            raise ModelError(
+                f"no cross-encoder could be loaded from {name}: name a folder with config.json "
+                "and model.safetensors, a hub model that can be reached, or an ONNX file"
+            ) from error
+        if self._model.config.num_labels != 1:
+            raise ModelError(
+                f"{name} gives {self._model.config.num_labels} outputs a pair, a teacher gives 1"
+            )
+        self._torch = torch
+        self._model.to(device).eval()
+        self._batch_size = batch_size
+        self.name = name
+        digest = hashlib.sha256()
+        for key, tensor in self._model.state_dict().items():
+            digest.update(key.encode())
+            digest.update(tensor.cpu().contiguous().numpy().tobytes())
+        self.fingerprint = digest.hexdigest()[:16]
+
+    def logits(self, queries: Sequence[str], passages: Sequence[str]) -> FloatArray:
+        """Returns one logit a pair, (pairs,), in the order given."""
+        result = np.empty(len(queries), np.float32)
+        lengths = [len(q) + len(p) for q, p in zip(queries, passages, strict=True)]
+        for rows in length_sorted_batches(lengths, self._batch_size):
+            inputs = self._tokenizer(
+                [queries[row] for row in rows],
+                [passages[row] for row in rows],
+                truncation="only_second",
+                max_length=MAX_TOKENS,
+                padding=True,
+                return_tensors="pt",
+            ).to(self._model.device)
+            with self._torch.inference_mode():
+                result[rows] = self._model(**inputs).logits[:, 0].float().cpu().numpy()
+        return result
+
+
+class OnnxTeacher:
+    """A cross-encoder in an ONNX file, with its `tokenizer.json` beside it."""
+
+    def __init__(self, file: Path, *, batch_size: int = 8) -> None:
+        try:
+            import onnxruntime
+            from tokenizers import Tokenizer
+        except ImportError as error:
+            raise ModelError(
+                f"{file} needs ONNX Runtime: pip install 'dipair-index[onnx]'"
+            ) from error
+        vocabulary = file.parent / "tokenizer.json"
+        for needed in (file, vocabulary):
+            if not needed.is_file():
+                raise ModelError(
+                    f"{needed} is missing: an ONNX teacher is a model and its tokenizer"
+                )
+        try:
+            self._session: Any = onnxruntime.InferenceSession(str(file))
+        except Exception as error:  # ONNX Runtime raises its own types, which share no other base
+            raise ModelError(f"{file} is not an ONNX model: {error}") from error
+        outputs = self._session.get_outputs()
+        if len(outputs) != 1 or outputs[0].shape[-1] != 1:
+            shapes = ", ".join(str(output.shape) for output in outputs)
+            raise ModelError(f"{file} gives outputs {shapes}, a teacher gives one (batch, 1)")
+        self._tokenizer: Any = Tokenizer.from_file(str(vocabulary))
+        self._tokenizer.enable_truncation(MAX_TOKENS, strategy="only_second")
+        padding = self._tokenizer.padding or {}
+        self._tokenizer.enable_padding(
+            pad_id=padding.get("pad_id", 0), pad_token=padding.get("pad_token", "[PAD]")
+        )
+        self._inputs = {entry.name for entry in self._session.get_inputs()}
+        self._batch_size = batch_size
+        self.name = str(file)
+        self.fingerprint = hashlib.sha256(file.read_bytes()).hexdigest()[:16]
+
+    def logits(self, queries: Sequence[str], passages: Sequence[str]) -> FloatArray:
+        """Returns one logit a pair, (pairs,), in the order given."""
+        result = np.empty(len(queries), np.float32)
+        lengths = [len(q) + len(p) for q, p in zip(queries, passages, strict=True)]
+        for rows in length_sorted_batches(lengths, self._batch_size):
+            encodings = self._tokenizer.encode_batch(
+                [(queries[row], passages[row]) for row in rows]
+            )
+            inputs = {
+                "input_ids": np.array([encoding.ids for encoding in encodings]),
+                "attention_mask": np.array([encoding.attention_mask for encoding in encodings]),
+                "token_type_ids": np.array([encoding.type_ids for encoding in encodings]),
+            }
+            fed = {name: array for name, array in inputs.items() if name in self._inputs}
+            result[rows] = self._session.run(None, fed)[0][:, 0]
+        return result
