@@ -1,0 +1,189 @@
+"""One LMDB environment: transactions that grow the map by themselves, and errors in sentences."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from dipair_index.errors import StoreError
+
+if TYPE_CHECKING:
+    import lmdb
+
+Result = TypeVar("Result")
+
+MAX_KEY_BYTES = 511
+DEFAULT_MAP_BYTES = 64 * 2**20
+MAX_READERS = 1024
+READER_BYTES = 64
+KEYS_PER_BATCH = 10_000
+
+
+class Environment:
+    """An LMDB folder with named databases.
+
+    Opened `readonly`, it creates nothing: where the folder's lock file is absent or cannot be
+    written (a copy, a read-only disk), it reads without a lock, which is safe while nobody writes.
+    A transaction is short and never outlives a call, because the map can only grow between them.
+    """
+
+    def __init__(
+        self, path: Path, names: Sequence[str], *, readonly: bool, map_bytes: int | None = None
+    ) -> None:
+        import lmdb
+
+        self.path = path
+        self.readonly = readonly
+        self.generation = 0
+        self._lock = threading.RLock()
+        self._env: lmdb.Environment | None = None
+        if readonly and not (path / "data.mdb").is_file():
+            raise StoreError(f"there is no store at {path}: build one first")
+        with self._sentences("open"):
+            if not readonly:
+                path.mkdir(parents=True, exist_ok=True)
+                _allocate_lock_file(path / "lock.mdb")
+            env = lmdb.open(
+                str(path),
+                map_size=map_bytes or DEFAULT_MAP_BYTES,
+                max_dbs=len(names),
+                max_readers=MAX_READERS,
+                readonly=readonly,
+                create=not readonly,
+                lock=not readonly or os.access(path / "lock.mdb", os.W_OK),
+                meminit=False,
+            )
+            try:
+                self.databases = {
+                    name: env.open_db(name.encode(), create=not readonly) for name in names
+                }
+            except lmdb.NotFoundError as error:
+                env.close()
+                raise StoreError(
+                    f"{path} is an LMDB folder of something else: it has no {' or no '.join(names)}"
+                ) from error
+            except BaseException:
+                env.close()
+                raise
+        self._env = env
+        self.page_bytes = int(env.stat()["psize"])
+
+    def read(self, work: Callable[[Any], Result]) -> Result:
+        """What `work` makes of one consistent view; values are buffers that end with it."""
+        import lmdb
+
+        with self._lock, self._sentences("read"):
+            env = self._opened()
+            try:
+                transaction = env.begin(buffers=True)
+            except lmdb.MapResizedError:
+                # another process has grown the map: take over its size
+                self._resize(env, 0)
+                transaction = env.begin(buffers=True)
+            with transaction:
+                return work(transaction)
+
+    def write(self, work: Callable[[Any], Result], *, bytes_needed: int = 0) -> Result:
+        """Runs `work` in one durable, all-or-nothing transaction.
+
+        `work` runs again on a larger map where it did not fit, so it must change nothing but
+        the transaction. `bytes_needed` is a guess that saves the second run.
+        """
+        import lmdb
+
+        with self._lock, self._sentences("write to"):
+            if self.readonly:
+                raise StoreError(f"{self.path} was opened readonly and takes no changes")
+            env = self._opened()
+            while True:
+                try:
+                    with env.begin(write=True) as transaction:
+                        return work(transaction)
+                except lmdb.MapFullError:
+                    size = env.info()["map_size"]
+                    self._resize(env, size + max(size, 2 * bytes_needed))
+                except lmdb.MapResizedError:
+                    self._resize(env, 0)
+
+    def keys(self, name: str) -> Iterator[str]:
+        """The keys of one database in order, read in batches: a change in between may be seen."""
+        batch = self.read(lambda txn: self._batch_of_keys(txn, name, b""))
+        while batch:
+            yield from map(bytes.decode, batch)
+            # the smallest key after the last
+            start = batch[-1] + b"\0"
+            batch = self.read(partial(self._batch_of_keys, name=name, start=start))
+
+    def _batch_of_keys(self, txn: Any, name: str, start: bytes) -> list[bytes]:
+        with txn.cursor(self.databases[name]) as cursor:
+            # LMDB looks for no empty key
+            found = cursor.set_range(start) if start else cursor.first()
+            keys = cursor.iternext(keys=True, values=False) if found else ()
+            return [bytes(key) for key in islice(keys, KEYS_PER_BATCH)]
+
+    def close(self) -> None:
+        """Closes the files; closing twice is fine."""
+        with self._lock:
+            if self._env is not None:
+                self._env.close()
+                self._env = None
+
+    def _resize(self, env: lmdb.Environment, size: int) -> None:
+        """Maps anew, to `size` or (0) to what another process made it: all views are gone."""
+        self.generation += 1
+        env.set_mapsize(size)
+
+    def _opened(self) -> lmdb.Environment:
+        if self._env is None:
+            raise StoreError(f"the store at {self.path} is closed")
+        return self._env
+
+    @contextmanager
+    def _sentences(self, verb: str) -> Iterator[None]:
+        """LMDB's and the system's errors as StoreError."""
+        import lmdb
+
+        try:
+            yield
+        except (lmdb.Error, OSError) as error:
+            raise StoreError(f"cannot {verb} the store at {self.path}: {_advice(error)}") from error
+
+
+def _allocate_lock_file(file: Path) -> None:
+    """Fills the lock file of a new store: LMDB leaves holes, and a full disk would kill us there.
+
+    An existing one is left alone, since closing it here would drop this process's own locks.
+    """
+    try:
+        with file.open("xb") as target:
+            target.write(bytes(READER_BYTES * (MAX_READERS + 4)))
+    except FileExistsError:
+        return
+    except OSError:
+        file.unlink(missing_ok=True)
+        raise
+
+
+def _advice(error: Exception) -> str:
+    import lmdb
+
+    text = str(error)
+    # a write that a full disk cuts short is an "Input/output error" to LMDB
+    full = ("No space left", "Input/output error", "File too large", "quota exceeded")
+    if isinstance(error, lmdb.DiskError) or any(each in text for each in full):
+        return f"{text}. Nothing of it was stored: make room on the disk and run it again"
+    if isinstance(error, (lmdb.InvalidError, lmdb.CorruptedError, lmdb.PageNotFoundError)):
+        return f"{text}. The file is damaged or not ours: restore it or build it again"
+    return text
+
+
+def lookup_key(passage_id: str) -> bytes | None:
+    """The key of an id to look for; None for what can be no key, and so is nowhere."""
+    key = passage_id.encode(errors="surrogatepass")
+    return key if 0 < len(key) <= MAX_KEY_BYTES else None

@@ -1,0 +1,71 @@
+"""Ids by row, as two flat files read through the memory map: a million cost nothing to open."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import overload
+
+import numpy as np
+import numpy.typing as npt
+
+from dipair_index.errors import StoreError
+
+
+class PackedIds(Sequence[str]):
+    """A sequence of strings over one buffer of UTF-8 and the offsets of their ends."""
+
+    def __init__(self, text: npt.NDArray[np.uint8], ends: npt.NDArray[np.int64]) -> None:
+        self._text = text
+        self._ends = ends
+
+    @classmethod
+    def of(cls, ids: Sequence[str]) -> PackedIds:
+        """The given ids, in their order."""
+        parts = [passage_id.encode() for passage_id in ids]
+        lengths = np.fromiter(map(len, parts), np.int64, len(parts))
+        return cls(np.frombuffer(b"".join(parts), np.uint8), np.cumsum(lengths))
+
+    def save(self, folder: Path) -> None:
+        """Writes `ids.npy` (the text) and `id_ends.npy` into `folder`."""
+        for name, values in (("ids.npy", self._text), ("id_ends.npy", self._ends)):
+            part = folder / f"{name}.tmp"
+            with part.open("wb") as target:
+                np.save(target, values)
+            # never into the old file, which may be the one that these ids are read from
+            os.replace(part, folder / name)
+
+    @classmethod
+    def load(cls, folder: Path) -> PackedIds:
+        """What `save` wrote; StoreError where it is absent or damaged."""
+        try:
+            text = np.load(folder / "ids.npy", mmap_mode="r")
+            ends = np.load(folder / "id_ends.npy", mmap_mode="r")
+        except (OSError, EOFError, ValueError) as error:
+            raise StoreError(f"cannot read the ids in {folder}: {error}; build it again") from error
+        if len(ends) and ends[-1] != len(text):
+            raise StoreError(f"the ids in {folder} are damaged: build it again")
+        return cls(text, ends)
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    @overload
+    def __getitem__(self, row: int) -> str: ...
+
+    @overload
+    def __getitem__(self, row: slice) -> list[str]: ...
+
+    def __getitem__(self, row: int | slice) -> str | list[str]:
+        if isinstance(row, slice):
+            return [self[each] for each in range(*row.indices(len(self)))]
+        if row < 0:
+            row += len(self)
+        if not 0 <= row < len(self):
+            raise IndexError(row)
+        start = self._ends[row - 1] if row else 0
+        return self._text[start : self._ends[row]].tobytes().decode()
+
+    def __iter__(self) -> Iterator[str]:
+        return (self[row] for row in range(len(self)))

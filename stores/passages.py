@@ -1,0 +1,129 @@
+"""The texts of the passages by id, so that results can be read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from dipair_index.errors import MissingPassagesError, StoreError
+from dipair_index.records import Passage
+from dipair_index.stores.environment import Environment, lookup_key
+from dipair_index.stores.token_store import checked_keys
+
+_DATABASE = "passages"
+
+
+class PassageStore:
+    """Passages in one LMDB folder: id, title, text and metadata. A context manager."""
+
+    def __init__(self, environment: Environment) -> None:
+        self._env = environment
+        self._db = environment.databases[_DATABASE]
+
+    @classmethod
+    def open(cls, path: str | Path, *, readonly: bool = False) -> PassageStore:
+        """Opens the folder `path`; creates it where it is absent, unless `readonly`."""
+        return cls(Environment(Path(path), (_DATABASE,), readonly=readonly))
+
+    def put(self, passages: Sequence[Passage]) -> None:
+        """Stores passages, all or none; one whose id is there already is replaced.
+
+        StoreError for an id that is empty or over 511 bytes, for metadata that JSON cannot
+        hold, and where writing fails.
+        """
+        keys = checked_keys([passage.passage_id for passage in passages])
+        values = [_encode(passage) for passage in passages]
+
+        def work(txn: Any) -> None:
+            for key, value in zip(keys, values, strict=True):
+                txn.put(key, value, db=self._db)
+
+        if keys:
+            self._env.write(work, bytes_needed=2 * sum(map(len, values)))
+
+    def get(self, ids: Sequence[str]) -> list[Passage]:
+        """Passages in the order asked; ids may repeat. MissingPassagesError names absent ids."""
+        keys = [lookup_key(passage_id) for passage_id in ids]
+        values = self._env.read(lambda txn: self._values(txn, keys))
+        missing = dict.fromkeys(each for each, at in zip(ids, values, strict=True) if at is None)
+        if missing:
+            raise MissingPassagesError.naming(missing, "the index")
+        return [
+            self._decode(passage_id, value)
+            for passage_id, value in zip(ids, values, strict=True)
+            if value is not None
+        ]
+
+    def _values(self, txn: Any, keys: Sequence[bytes | None]) -> list[bytes | None]:
+        found = [None if key is None else txn.get(key, db=self._db) for key in keys]
+        return [None if value is None else bytes(value) for value in found]
+
+    def _decode(self, passage_id: str, value: bytes) -> Passage:
+        try:
+            text, title, metadata = json.loads(value)
+        except ValueError as error:
+            raise StoreError(
+                f"the passage {passage_id!r} in {self._env.path} is damaged: build it again"
+            ) from error
+        return Passage(passage_id, text, title, metadata)
+
+    def delete(self, ids: Sequence[str]) -> None:
+        """Forgets `ids`; where one is absent, MissingPassagesError, and nothing is deleted."""
+        unique = list(dict.fromkeys(ids))
+
+        def work(txn: Any) -> None:
+            missing = []
+            for passage_id in unique:
+                key = lookup_key(passage_id)
+                if key is None or not txn.delete(key, db=self._db):
+                    missing.append(passage_id)
+            if missing:
+                # the error undoes the transaction
+                raise MissingPassagesError.naming(missing, "the index")
+
+        self._env.write(work)
+
+    def close(self) -> None:
+        """Closes the files; closing twice is fine."""
+        self._env.close()
+
+    def __contains__(self, passage_id: object) -> bool:
+        if not isinstance(passage_id, str):
+            return False
+        keys = [lookup_key(passage_id)]
+        return self._env.read(lambda txn: self._values(txn, keys)) != [None]
+
+    def __len__(self) -> int:
+        return int(self._env.read(lambda txn: txn.stat(self._db)["entries"]))
+
+    def __iter__(self) -> Iterator[str]:
+        """Ids in the order of their characters' code points."""
+        return self._env.keys(_DATABASE)
+
+    def __enter__(self) -> PassageStore:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def _encode(passage: Passage) -> bytes:
+    try:
+        return json.dumps(
+            [passage.text, passage.title, dict(passage.metadata)],
+            ensure_ascii=False,
+            separators=(",", ":"),
+        ).encode()
+    except (TypeError, ValueError) as error:
+        raise StoreError(
+            f"the passage {passage.passage_id!r} cannot be stored as JSON ({error}): "
+            "nothing of this batch was stored"
+        ) from error

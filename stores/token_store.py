@@ -1,0 +1,158 @@
+"""Token embeddings by passage id: the contract, and its simplest form, a dictionary."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from types import TracebackType
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from dipair_index.errors import MissingPassagesError, SettingsError, StoreError
+from dipair_index.records import FloatArray
+from dipair_index.stores.codecs import Codec, open_codec
+
+MAX_ID_BYTES = 511
+"""The longest key LMDB takes; every store keeps to it, so that one can replace another."""
+
+
+class TokenStore(Protocol):
+    """Keeps the tokens of each passage, an array (tokens_per_passage, dim), under its id.
+
+    Batches only. What `get` returns is what the codec makes of what was put, in float32.
+    A context manager, closed at its end.
+    """
+
+    @property
+    def codec(self) -> Codec:
+        """How the tokens are kept; knows tokens_per_passage and dim."""
+
+    def put(self, ids: Sequence[str], tokens: FloatArray) -> None:
+        """Stores tokens (len(ids), tokens_per_passage, dim); an id put again is replaced.
+
+        All or nothing, and on disk when it returns. The array is copied. SettingsError for a
+        wrong shape; StoreError for an id that is empty or over 511 bytes, for NaN or infinity,
+        and where writing fails.
+        """
+
+    def get(self, ids: Sequence[str]) -> FloatArray:
+        """Tokens (len(ids), tokens_per_passage, dim) in the order asked; ids may repeat.
+
+        MissingPassagesError names the ids that are absent.
+        """
+
+    def delete(self, ids: Sequence[str]) -> None:
+        """Forgets `ids`; where one is absent, MissingPassagesError, and nothing is deleted."""
+
+    def close(self) -> None:
+        """Lets go of files; closing twice is fine."""
+
+    def __contains__(self, passage_id: object) -> bool: ...
+
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[str]:
+        """Ids in the order of their characters' code points."""
+
+    def __enter__(self) -> TokenStore: ...
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None: ...
+
+
+class DictTokenStore:
+    """A token store in memory: the oracle that the others are compared with."""
+
+    def __init__(self, *, tokens_per_passage: int, dim: int, codec: str = "float32") -> None:
+        self.codec = open_codec(codec, tokens_per_passage=tokens_per_passage, dim=dim)
+        self._rows: dict[str, npt.NDArray[np.uint8]] = {}
+
+    def put(self, ids: Sequence[str], tokens: FloatArray) -> None:
+        """Stores tokens (len(ids), tokens_per_passage, dim); an id put again is replaced."""
+        checked_keys(ids)
+        rows = self.codec.encode(checked_tokens(ids, tokens, self.codec))
+        self._rows.update(zip(ids, rows, strict=True))
+
+    def get(self, ids: Sequence[str]) -> FloatArray:
+        """Tokens (len(ids), tokens_per_passage, dim) in the order asked; ids may repeat."""
+        self._refuse_missing(ids)
+        rows = np.empty((len(ids), self.codec.bytes_per_passage), np.uint8)
+        for place, passage_id in enumerate(ids):
+            rows[place] = self._rows[passage_id]
+        return self.codec.decode(rows)
+
+    def delete(self, ids: Sequence[str]) -> None:
+        """Forgets `ids`; where one is absent, MissingPassagesError, and nothing is deleted."""
+        self._refuse_missing(ids)
+        for passage_id in set(ids):
+            del self._rows[passage_id]
+
+    def close(self) -> None:
+        """Nothing to let go of."""
+
+    def _refuse_missing(self, ids: Sequence[str]) -> None:
+        missing = dict.fromkeys(each for each in ids if each not in self._rows)
+        if missing:
+            raise MissingPassagesError.naming(missing, "the store")
+
+    def __contains__(self, passage_id: object) -> bool:
+        return passage_id in self._rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(sorted(self._rows))
+
+    def __enter__(self) -> DictTokenStore:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def checked_keys(ids: Sequence[str]) -> list[bytes]:
+    """The ids as keys; StoreError names the first that cannot be one."""
+    keys = []
+    for passage_id in ids:
+        try:
+            key = passage_id.encode()
+        except UnicodeEncodeError as error:
+            raise StoreError(f"the passage id {passage_id!r} is not valid Unicode") from error
+        if not key:
+            raise StoreError("a passage id is empty: give every passage an id")
+        if len(key) > MAX_ID_BYTES:
+            raise StoreError(
+                f"the passage id {passage_id[:40]!r}… is {len(key)} bytes long: "
+                f"an id may have {MAX_ID_BYTES} bytes at most"
+            )
+        keys.append(key)
+    return keys
+
+
+def checked_tokens(ids: Sequence[str], tokens: FloatArray, codec: Codec) -> FloatArray:
+    """The tokens as float32, if they have the store's shape and are finite."""
+    expected = (len(ids), codec.tokens_per_passage, codec.dim)
+    if np.shape(tokens) != expected:
+        raise SettingsError(
+            f"tokens must be (ids, tokens_per_passage, dim) = {expected}, got {np.shape(tokens)}"
+        )
+    with np.errstate(over="ignore"):
+        tokens = np.asarray(tokens, dtype=np.float32)
+    wrong = np.flatnonzero(~np.isfinite(tokens).all(axis=(1, 2)))
+    if len(wrong):
+        raise StoreError(
+            f"the tokens of passage {ids[int(wrong[0])]!r} hold NaN or infinity: "
+            "nothing of this batch was stored"
+        )
+    return tokens
