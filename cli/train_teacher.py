@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
+
 from dipair_index.cli.console import remark
 from dipair_index.cli.make_dataset import DEFAULT_DATASET
 

@@ -4,7 +4,7 @@ DiPairError
 ├── FormatError            a data file is not what it should be (also a ValueError)
 ├── MissingPassagesError   ids that the store or the index does not hold (also a KeyError)
 ├── ModelError             a model cannot be loaded, or does not fit what it is used for
-├── IndexDirectoryError    an index or dataset directory is missing, foreign, unfinished or in the way
+├── IndexDirectoryError    a directory is missing, foreign, unfinished or in the way
 ├── StoreError             the stored data cannot be read or written (full disk, corrupt file)
 ├── DownloadError          a file could not be fetched
 └── SettingsError          settings that cannot work (also a ValueError)

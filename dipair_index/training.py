@@ -57,7 +57,7 @@ class LabelledGroups:
 
     @classmethod
     def from_table(cls, labels: pa.Table) -> LabelledGroups:
-        """Groups `query_id, passage_id, logit`; raises `FormatError` where none can be learnt from."""
+        """Groups `query_id, passage_id, logit`; `FormatError` where none can be learnt from."""
         values = labels["logit"].to_numpy().astype(np.float32)
         if not len(values) or not np.isfinite(values).all():
             raise FormatError("the labels are empty or hold a logit that is not a finite number")

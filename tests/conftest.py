@@ -7,11 +7,61 @@ from typing import Any
 
 import pytest
 
-WORDS = (
-    "the a of and in to is how what why does bees honey dance winter queen volcano lava ash "
-    "erupts mountain tea leaves green black oxidation moon tide gravity sun light bread dough "
-    "yeast piano keys strings solar panels current heat water ice glacier river"
-).split()
+WORDS = [
+    "the",
+    "a",
+    "of",
+    "and",
+    "in",
+    "to",
+    "is",
+    "how",
+    "what",
+    "why",
+    "does",
+    "bees",
+    "honey",
+    "dance",
+    "winter",
+    "queen",
+    "volcano",
+    "lava",
+    "ash",
+    "erupts",
+    "mountain",
+    "tea",
+    "leaves",
+    "green",
+    "black",
+    "oxidation",
+    "moon",
+    "tide",
+    "gravity",
+    "sun",
+    "light",
+    "bread",
+    "dough",
+    "yeast",
+    "piano",
+    "keys",
+    "strings",
+    "solar",
+    "panels",
+    "current",
+    "heat",
+    "water",
+    "ice",
+    "glacier",
+    "river",
+]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    """Models this small lose more to a second thread than they gain."""
+    import torch
+
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

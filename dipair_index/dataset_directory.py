@@ -1,0 +1,176 @@
+"""The directory of a dataset: what lies where, and how a new one takes its place."""
+
+from __future__ import annotations
+
+import filecmp
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dipair_index.errors import IndexDirectoryError, StoreError
+
+NAMES = {
+    "dataset.json", "queries.parquet", "passages.parquet", "train.parquet", "valid.parquet",
+    "test.parquet", "transfer.parquet", "ann", "labels", "query_vectors.npy",
+    "query_vectors.json", "neighbours.npy", "neighbours.json", "positive_scores.npy",
+    "positive_scores.json", "passage_vectors.npy", "passage_vectors.json",
+}  # fmt: skip
+KEPT = ("query_vectors", "neighbours", "positive_scores")
+"""What another run over the same texts takes over."""
+
+
+@dataclass(frozen=True)
+class DatasetLayout:
+    """The paths inside a dataset directory."""
+
+    folder: Path
+
+    @property
+    def record(self) -> Path:
+        """Parameters, counts and digests; written last, so a folder with it is whole."""
+        return self.folder / "dataset.json"
+
+    @property
+    def queries(self) -> Path:
+        """`query_id, text, split`."""
+        return self.folder / "queries.parquet"
+
+    @property
+    def passages(self) -> Path:
+        """`passage_id, text`."""
+        return self.folder / "passages.parquet"
+
+    @property
+    def transfer(self) -> Path:
+        """`query_id, passage_id, rank, score`."""
+        return self.folder / "transfer.parquet"
+
+    @property
+    def labels(self) -> Path:
+        """The folder of a teacher's labels."""
+        return self.folder / "labels"
+
+    @property
+    def ann(self) -> Path:
+        """The folder of the index over all passages."""
+        return self.folder / "ann"
+
+    def pairs(self, split: str) -> Path:
+        """`query_id, passage_id, label, score` of "train", "valid" or "test"."""
+        return self.folder / f"{split}.parquet"
+
+    def kept(self, name: str) -> Path:
+        """An array that was computed once."""
+        return self.folder / f"{name}.npy"
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """Returns what `dataset.json` says.
+
+    Raises `IndexDirectoryError` where there is none, or none that can be read.
+    """
+    path = DatasetLayout(folder).record
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise IndexDirectoryError(
+            f"{folder} is not a dataset (it has no dataset.json): name one that "
+            "`dipair-index make-dataset` has written"
+        ) from error
+    except ValueError as error:
+        raise IndexDirectoryError(
+            f"{path} is damaged ({error}): run `dipair-index make-dataset` again"
+        ) from error
+    if not isinstance(record, dict):
+        raise IndexDirectoryError(f"{path} is damaged: run `dipair-index make-dataset` again")
+    return record
+
+
+def check_target(out: Path, *, overwrite: bool) -> None:
+    """Raises `IndexDirectoryError` where something is in the way of a new dataset at `out`."""
+    old = _beside(out, ".old")
+    if not out.exists() and (old / "dataset.json").is_file():
+        os.replace(old, out)  # a run was stopped just before it put the new one there
+    if out.exists() or out.is_symlink():
+        if not overwrite:
+            raise IndexDirectoryError(
+                f"{out} exists: pass --overwrite to replace it, or another --out"
+            )
+        read_record(out)
+    building = _beside(out, ".building")
+    if building.exists():
+        inside = {path.name for path in building.iterdir()} if building.is_dir() else {"a file"}
+        foreign = {name.removesuffix(".tmp") for name in inside} - NAMES
+        if foreign:
+            raise IndexDirectoryError(
+                f"{building} holds {min(foreign)}, which is no part of a dataset: move it away"
+            )
+
+
+def begin(out: Path, *, overwrite: bool) -> DatasetLayout:
+    """Returns the folder beside `out` in which to build, with what can be taken over from `out`.
+
+    What an interrupted run has left there stays. Raises as `check_target` does.
+    """
+    check_target(out, overwrite=overwrite)
+    building = DatasetLayout(_beside(out, ".building"))
+    try:
+        building.folder.mkdir(parents=True, exist_ok=True)
+        for name in KEPT if out.exists() else ():
+            if not building.kept(name).exists():
+                for suffix in (".npy", ".json"):
+                    link(out / f"{name}{suffix}", building.folder / f"{name}{suffix}")
+    except OSError as error:
+        raise StoreError(f"cannot write {building.folder}: {error.strerror or error}") from error
+    return building
+
+
+def finish(building: DatasetLayout, out: Path) -> None:
+    """Moves a whole dataset to `out`, with the labels of the one that was there.
+
+    Raises `IndexDirectoryError` when those labels are of other pairs; nothing is moved then.
+    """
+    previous = DatasetLayout(out)
+    if previous.labels.exists() and not building.labels.exists():
+        if not _same_pairs_to_label(previous, building):
+            raise IndexDirectoryError(
+                f"{previous.labels} holds a teacher's labels of other pairs than the new ones: "
+                "move or delete that folder, then run this again (nothing is computed twice)"
+            )
+        shutil.copytree(previous.labels, building.labels, copy_function=link)
+    place, old = Path(os.path.realpath(out)), _beside(out, ".old")
+    if place.exists():
+        shutil.rmtree(old, ignore_errors=True)
+        os.replace(place, old)
+    os.replace(building.folder, place)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def link(source: str | Path, target: str | Path) -> None:
+    """Gives a file a second name, or copies it where the file system cannot."""
+    if Path(source).is_file():
+        try:
+            os.link(source, target)
+        except OSError:
+            shutil.copy2(source, target)
+
+
+def _beside(out: Path, suffix: str) -> Path:
+    # a link is followed, so that the move stays on one disk
+    place = Path(os.path.realpath(out))
+    return place.with_name(place.name + suffix)
+
+
+def _same_pairs_to_label(old: DatasetLayout, new: DatasetLayout) -> bool:
+    from dipair_index.tables import read_table
+
+    def positives(layout: DatasetLayout) -> list[Any]:
+        pairs = read_table(layout.pairs("train"), ["query_id", "passage_id", "label"]).to_pylist()
+        return [pair for pair in pairs if pair["label"] > 0]
+
+    return filecmp.cmp(old.transfer, new.transfer, shallow=False) and (
+        positives(old) == positives(new)
+    )

