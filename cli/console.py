@@ -6,7 +6,8 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import chain
+from itertools import chain, islice
+from typing import TextIO
 
 import click
 
@@ -31,7 +32,7 @@ def progress(what: str, unit: str) -> Iterator[Callable[[int], None]]:
         rate = (count - first[0]) / max(time.monotonic() - started, 1e-9)
         return f"{what}: {count:,} {unit}, {rate:,.0f} a second"
 
-    if sys.stderr.isatty():
+    if _is_terminal(sys.stderr):
         from rich.console import Console
         from rich.progress import Progress, SpinnerColumn, TextColumn
 
@@ -72,8 +73,11 @@ def table(
 
     `numbers` names the columns that are set to the right.
     """
-    if not sys.stdout.isatty():
-        for row in chain([columns], rows):
+    if not _is_terminal(sys.stdout):
+        rows = iter(rows)
+        # the first row is made before the header is printed, since making it may fail
+        first_row = list(islice(rows, 1))
+        for row in chain([columns], first_row, rows):
             click.echo("\t".join(" ".join(cell.split()) for cell in row))
         return
     from rich.box import SIMPLE_HEAD
@@ -95,3 +99,7 @@ def snippet(text: str, length: int = 100) -> str:
     """The beginning of a text, on one line."""
     flat = " ".join(text.split())
     return flat if len(flat) <= length else flat[: length - 1].rstrip() + "…"
+
+
+def _is_terminal(stream: TextIO) -> bool:
+    return stream.isatty()

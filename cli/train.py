@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from dipair_index.cli.console import remark
+from dipair_index.cli.console import progress, remark
 from dipair_index.cli.make_dataset import DEFAULT_DATASET
 
 DEFAULT_MODEL = Path("dipair.model")
@@ -169,6 +169,7 @@ def train(
             device=device,
             half=half,
         ),
+        progress=progress,
         resume=resume,
         overwrite=overwrite,
     )

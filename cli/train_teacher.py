@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from dipair_index.cli.console import remark
+from dipair_index.cli.console import progress, remark
 from dipair_index.cli.make_dataset import DEFAULT_DATASET
 
 DEFAULT_TEACHER = Path("dipair.teacher")
@@ -66,13 +66,13 @@ def train_teacher(
       dipair-index train-teacher --dataset dipair.dataset --out dipair.teacher
     """
     from dipair_index import teacher_training
-    from dipair_index.teacher_training import TeacherSettings
+    from dipair_index.trainer import Schedule
 
     record = teacher_training.train_teacher(
         dataset,
         out,
         encoder=encoder,
-        settings=TeacherSettings(
+        schedule=Schedule(
             epochs=epochs,
             learning_rate=learning_rate,
             batch_size=batch_size,
@@ -81,6 +81,7 @@ def train_teacher(
             seed=seed,
             device=device,
         ),
+        progress=progress,
         resume=resume,
         overwrite=overwrite,
     )

@@ -22,6 +22,7 @@ from dipair_index.errors import IndexDirectoryError, ModelError, SettingsError
 from dipair_index.labels import read_labels, read_texts
 from dipair_index.mining import area_under_curve
 from dipair_index.model import DiPairModel, save_split
+from dipair_index.neighbours import Progress
 from dipair_index.records import FloatArray
 from dipair_index.sentence_vectors import encoder_source
 from dipair_index.tables import read_table
@@ -39,6 +40,7 @@ def distil(
     layers: int | None,
     model_settings: Mapping[str, Any],
     settings: TrainingSettings,
+    progress: Progress,
     resume: bool = False,
     overwrite: bool = False,
 ) -> dict[str, Any]:
@@ -83,7 +85,17 @@ def distil(
             f"the tokenizer of {encoder} has {len(tokenizer)} pieces, its encoder "
             f"{model.encoder.get_input_embeddings().num_embeddings} embeddings: they do not fit"
         )
-    train(model, tokenizer, groups, queries, passages, working, settings, resume=resume)
+    train(
+        model,
+        tokenizer,
+        groups,
+        queries,
+        passages,
+        working,
+        settings,
+        progress=progress,
+        resume=resume,
+    )
 
     def save(folder: Path) -> None:
         save_split(model, folder)

@@ -197,7 +197,9 @@ class DiPairModel(PreTrainedModel):  # type: ignore[misc]
                 f"no encoder could be loaded from {name}: name a folder with config.json and "
                 "model.safetensors, or a hub model that can be reached"
             ) from error
-        model = cls(DiPairConfig(encoder=encoder.config.to_dict(), **settings))
+        described = encoder.config.to_diff_dict()
+        described.pop("_name_or_path", None)  # a folder of this machine means nothing elsewhere
+        model = cls(DiPairConfig(encoder=described, **settings))
         encoder.pooler = None
         model.encoder.load_state_dict(encoder.state_dict())
         return model

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+import torch
 
 from dipair_index.batches import length_sorted_batches
+from dipair_index.dual_encoder import fingerprint
 from dipair_index.errors import ModelError
 from dipair_index.records import FloatArray
 
@@ -37,37 +39,37 @@ def open_teacher(name: str, *, device: str = "cpu", batch_size: int = 8) -> Teac
     if path.suffix == ".onnx" or (path / "model.onnx").is_file():
         file = path if path.suffix == ".onnx" else path / "model.onnx"
         return OnnxTeacher(file, batch_size=batch_size)
-    return TransformersTeacher(name, device=device, batch_size=batch_size)
+    return TransformersTeacher.load(name, device=device, batch_size=batch_size)
 
 
 class TransformersTeacher:
     """A transformers sequence classifier with one output: a local folder or a hub name."""
 
-    def __init__(self, name: str, *, device: str = "cpu", batch_size: int = 8) -> None:
-        import torch
+    def __init__(self, model: Any, tokenizer: Any, *, name: str, batch_size: int = 8) -> None:
+        if model.config.num_labels != 1:
+            raise ModelError(
+                f"{name} gives {model.config.num_labels} outputs a pair, a teacher gives 1"
+            )
+        self._model = model.eval()
+        self._tokenizer = tokenizer
+        self._batch_size = batch_size
+        self.name = name
+        self.fingerprint = fingerprint(model)
+
+    @classmethod
+    def load(cls, name: str, *, device: str = "cpu", batch_size: int = 8) -> TransformersTeacher:
+        """Loads a local folder or a hub name; raises `ModelError` when there is no such model."""
         from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
         try:
-            self._model = AutoModelForSequenceClassification.from_pretrained(name)
-            self._tokenizer = AutoTokenizer.from_pretrained(name)
+            model = AutoModelForSequenceClassification.from_pretrained(name)
+            tokenizer = AutoTokenizer.from_pretrained(name)
         except (OSError, ValueError) as error:
             raise ModelError(
                 f"no cross-encoder could be loaded from {name}: name a folder with config.json "
                 "and model.safetensors, a hub model that can be reached, or an ONNX file"
             ) from error
-        if self._model.config.num_labels != 1:
-            raise ModelError(
-                f"{name} gives {self._model.config.num_labels} outputs a pair, a teacher gives 1"
-            )
-        self._torch = torch
-        self._model.to(device).eval()
-        self._batch_size = batch_size
-        self.name = name
-        digest = hashlib.sha256()
-        for key, tensor in self._model.state_dict().items():
-            digest.update(key.encode())
-            digest.update(tensor.cpu().contiguous().numpy().tobytes())
-        self.fingerprint = digest.hexdigest()[:16]
+        return cls(model.to(device), tokenizer, name=name, batch_size=batch_size)
 
     def logits(self, queries: Sequence[str], passages: Sequence[str]) -> FloatArray:
         """Returns one logit a pair, (pairs,), in the order given."""
@@ -82,7 +84,7 @@ class TransformersTeacher:
                 padding=True,
                 return_tensors="pt",
             ).to(self._model.device)
-            with self._torch.inference_mode():
+            with torch.inference_mode():
                 result[rows] = self._model(**inputs).logits[:, 0].float().cpu().numpy()
         return result
 

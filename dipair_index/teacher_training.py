@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,36 +11,18 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
-from transformers import (
-    AutoModelForSequenceClassification,
-    AutoTokenizer,
-    Trainer,
-    TrainingArguments,
-    set_seed,
-)
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, set_seed
 
 from dipair_index.dataset_directory import DatasetLayout, read_record
 from dipair_index.distillation import begin_run, finish_run
 from dipair_index.errors import FormatError, ModelError
 from dipair_index.labels import read_texts
 from dipair_index.mining import area_under_curve
+from dipair_index.neighbours import Progress
 from dipair_index.sentence_vectors import encoder_source
 from dipair_index.tables import read_table
-from dipair_index.teacher import MAX_TOKENS
-
-
-@dataclass(frozen=True)
-class TeacherSettings:
-    """How the teacher is fine-tuned; the optimiser is the paper's (section 4.4)."""
-
-    epochs: float = 1.0
-    learning_rate: float = 5e-5
-    batch_size: int = 32
-    warm_up: float = 0.1
-    max_steps: int = -1
-    save_steps: int = 200
-    seed: int = 0
-    device: str = "cpu"
+from dipair_index.teacher import MAX_TOKENS, Teacher, TransformersTeacher
+from dipair_index.trainer import Schedule, run_training
 
 
 def train_teacher(
@@ -48,7 +30,8 @@ def train_teacher(
     out: Path,
     *,
     encoder: str,
-    settings: TeacherSettings,
+    schedule: Schedule,
+    progress: Progress,
     resume: bool = False,
     overwrite: bool = False,
 ) -> dict[str, Any]:
@@ -67,11 +50,11 @@ def train_teacher(
         )
     record: dict[str, Any] = {
         "encoder": encoder,
-        "training": asdict(settings),
+        "training": asdict(schedule),
         "dataset": source.get("passages_digest"),
     }
     working = begin_run(out, record, resume=resume, overwrite=overwrite)
-    set_seed(settings.seed)
+    set_seed(schedule.seed)
     name = encoder_source(encoder)
     try:
         model = AutoModelForSequenceClassification.from_pretrained(name, num_labels=1)
@@ -94,52 +77,36 @@ def train_teacher(
     def compute_loss(output: Any, labels: Tensor, **_: Any) -> Tensor:
         return functional.binary_cross_entropy_with_logits(output.logits[:, 0], labels)
 
-    def predict(split: str) -> float | None:
-        held_out = _pairs(layout.pairs(split), *texts)
-        if not held_out:
-            return None
-        output = trainer.predict(held_out)
-        positive = np.array([label > 0 for _, _, label in held_out])
-        scores = output.predictions[:, 0]
-        auc = area_under_curve(scores[positive], scores[~positive])
-        return None if auc is None else round(auc, 4)
-
-    trainer = Trainer(
-        model=model,
-        args=TrainingArguments(
-            output_dir=str(working / "checkpoints"),
-            num_train_epochs=settings.epochs,
-            max_steps=settings.max_steps,
-            per_device_train_batch_size=settings.batch_size,
-            learning_rate=settings.learning_rate,
-            weight_decay=0.01,
-            adam_epsilon=1e-6,
-            lr_scheduler_type="linear",
-            warmup_steps=settings.warm_up,
-            logging_steps=20,
-            save_steps=settings.save_steps,
-            save_total_limit=1,
-            seed=settings.seed,
-            data_seed=settings.seed,
-            use_cpu=settings.device == "cpu",
-            remove_unused_columns=False,
-            label_names=["labels"],
-            report_to=[],
-        ),
-        train_dataset=pairs,
-        data_collator=collate,
-        compute_loss_func=compute_loss,
-    )
-    checkpoints = list((working / "checkpoints").glob("checkpoint-*"))
-    trainer.train(resume_from_checkpoint=bool(resume and checkpoints))
-    record["auc"] = {split: predict(split) for split in ("valid", "test")}
+    with progress("training the teacher", "steps") as report:
+        run_training(
+            model,
+            pairs,
+            collate,
+            compute_loss,
+            working / "checkpoints",
+            schedule,
+            resume=resume,
+            report=report,
+        )
 
     def save(folder: Path) -> None:
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
 
+    teacher = TransformersTeacher(model.eval(), tokenizer, name=str(out))
+    record["auc"] = {
+        split: _area(teacher, _pairs(layout.pairs(split), *texts)) for split in ("valid", "test")
+    }
     finish_run(out, working, record, save)
     return record
+
+
+def _area(teacher: Teacher, pairs: list[tuple[str, str, float]]) -> float | None:
+    """Returns the teacher's AUC on pairs, None where they are of one class only."""
+    positive = np.array([label > 0 for _, _, label in pairs], bool)
+    scores = teacher.logits([query for query, _, _ in pairs], [text for _, text, _ in pairs])
+    auc = area_under_curve(scores[positive], scores[~positive])
+    return None if auc is None else round(auc, 4)
 
 
 def _pairs(

@@ -5,28 +5,29 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import pyarrow as pa
 import torch
 from torch import Tensor
-from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed
+from transformers import set_seed
 
-from dipair_index.errors import DiPairError, FormatError, SettingsError
+from dipair_index.errors import FormatError, SettingsError
 from dipair_index.losses import distillation_loss, vector_loss
 from dipair_index.model import DiPairModel
+from dipair_index.neighbours import Progress
 from dipair_index.records import FloatArray
 from dipair_index.state_cache import StateCache
+from dipair_index.trainer import Schedule, run_training
+
+Collate: TypeAlias = Callable[[list[dict[str, Any]]], dict[str, Any]]
+"""Makes a batch of items of `GroupDataset`."""
 
 
 @dataclass(frozen=True)
 class TrainingSettings:
-    """How both stages train; the optimiser is the paper's (section 4.4): AdamW, weight decay 0.01.
-
-    A step is one batch of `batch_queries` queries with `group` labelled passages each. Warm-up is a
-    share of the steps, since the paper's 50,000 steps of it suit 40 million pairs only.
-    """
+    """How both stages train: a step is `batch_queries` queries with `group` passages each."""
 
     loss: str = "both"
     temperature: float = 1.0
@@ -37,7 +38,6 @@ class TrainingSettings:
     stage_one_learning_rate: float = 5e-4
     stage_two_epochs: float = 1.0
     stage_two_learning_rate: float = 5e-5
-    warm_up: float = 0.1
     max_steps: int = -1
     save_steps: int = 200
     train_embeddings: bool = False
@@ -82,14 +82,18 @@ class GroupDataset(torch.utils.data.Dataset[dict[str, Any]]):
         self._groups = groups
         self._group = group
         self._seed = seed
-        self.epoch = 0
+        self._epoch = 0
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Draws as this epoch does, from 0, from now on."""
+        self._epoch = epoch
 
     def __len__(self) -> int:
         return len(self._groups.rows)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         # seeded by epoch and query, so that a resumed run draws what an undisturbed one would
-        random = np.random.default_rng((self._seed, self.epoch, index))
+        random = np.random.default_rng((self._seed, self._epoch, index))
         rows, logits = self._groups.rows[index], self._groups.logits[index]
         chosen = random.permutation(len(rows))[: self._group]
         missing = self._group - len(chosen)
@@ -101,24 +105,6 @@ class GroupDataset(torch.utils.data.Dataset[dict[str, Any]]):
         }
 
 
-class _EpochCallback(TrainerCallback):  # type: ignore[misc]
-    """Tells the dataset its epoch and stops a run whose loss is no number."""
-
-    def __init__(self, dataset: GroupDataset) -> None:
-        self._dataset = dataset
-
-    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._dataset.epoch = int(state.epoch or 0)
-
-    def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        loss = (state.log_history or [{}])[-1].get("loss")
-        if loss is not None and not np.isfinite(loss):
-            raise DiPairError(
-                f"the loss is no longer a number at step {state.global_step}: train again with a "
-                "smaller learning rate"
-            )
-
-
 def train(
     model: DiPairModel,
     tokenizer: Any,
@@ -128,6 +114,7 @@ def train(
     folder: Path,
     settings: TrainingSettings,
     *,
+    progress: Progress,
     resume: bool = False,
 ) -> None:
     """Trains `model` in place; checkpoints and cached encoder outputs stay in `folder`.
@@ -143,13 +130,19 @@ def train(
     cache = StateCache.fill(
         model.to(settings.device), tokenizer, query_texts, passage_texts, folder / "states"
     )
+
+    def run_stage(collate: Collate, stage: int) -> None:
+        _run_stage(model, groups, collate, folder, settings, stage, resume, progress)
+
     done = folder / "stage-one.pt"
     if resume and done.is_file():
         model.load_state_dict(torch.load(done, weights_only=True))
     else:
         initialise_projections(model, cache.passages[:, 0])
         model.encoder.requires_grad_(False)
-        _run_stage(model, groups, cache.collate, folder / "stage-one", settings, 1, resume)
+        _run_stage(
+            model, groups, cache.collate, folder / "stage-one", settings, 1, resume, progress
+        )
         torch.save(model.state_dict(), done)
     model.encoder.requires_grad_(True)
     model.encoder.embeddings.requires_grad_(settings.train_embeddings)
@@ -166,7 +159,7 @@ def train(
             "labels": torch.from_numpy(np.stack([item["labels"] for item in items])),
         }
 
-    _run_stage(model, groups, collate, folder / "stage-two", settings, 2, resume)
+    run_stage(collate, 2)
 
 
 def initialise_projections(model: DiPairModel, vectors: FloatArray) -> None:
@@ -182,16 +175,16 @@ def initialise_projections(model: DiPairModel, vectors: FloatArray) -> None:
 def _run_stage(
     model: DiPairModel,
     groups: LabelledGroups,
-    collate: Callable[[list[dict[str, Any]]], dict[str, Any]],
+    collate: Collate,
     folder: Path,
     settings: TrainingSettings,
     stage: int,
     resume: bool,
+    progress: Progress,
 ) -> None:
     epochs = settings.stage_one_epochs if stage == 1 else settings.stage_two_epochs
     if epochs == 0:
         return
-    rate = settings.stage_one_learning_rate if stage == 1 else settings.stage_two_learning_rate
 
     def compute_loss(output: Mapping[str, Tensor], labels: Tensor, **_: Any) -> Tensor:
         loss = distillation_loss(
@@ -205,36 +198,30 @@ def _run_stage(
         return loss
 
     dataset = GroupDataset(groups, settings.group, settings.seed)
-    trainer = Trainer(
-        model=model,
-        args=TrainingArguments(
-            output_dir=str(folder),
-            num_train_epochs=epochs,
-            max_steps=settings.max_steps,
-            per_device_train_batch_size=settings.batch_queries,
-            learning_rate=rate,
-            weight_decay=0.01,
-            adam_epsilon=1e-6,
-            lr_scheduler_type="linear",
-            warmup_steps=settings.warm_up,
-            logging_steps=20,
-            save_steps=settings.save_steps,
-            save_total_limit=1,
-            seed=settings.seed,
-            data_seed=settings.seed,
-            use_cpu=settings.device == "cpu",
-            bf16=settings.half,
-            remove_unused_columns=False,
-            label_names=["labels"],
-            report_to=[],
+    schedule = Schedule(
+        epochs=epochs,
+        learning_rate=(
+            settings.stage_one_learning_rate if stage == 1 else settings.stage_two_learning_rate
         ),
-        train_dataset=dataset,
-        data_collator=collate,
-        compute_loss_func=compute_loss,
-        callbacks=[_EpochCallback(dataset)],
+        batch_size=settings.batch_queries,
+        max_steps=settings.max_steps,
+        save_steps=settings.save_steps,
+        seed=settings.seed,
+        device=settings.device,
+        half=settings.half,
     )
-    checkpoints = list(folder.glob("checkpoint-*"))
-    trainer.train(resume_from_checkpoint=bool(resume and checkpoints))
+    with progress(f"training, stage {stage}", "steps") as report:
+        run_training(
+            model,
+            dataset,
+            collate,
+            compute_loss,
+            folder / f"stage-{stage}",
+            schedule,
+            resume=resume,
+            report=report,
+            on_epoch=dataset.begin_epoch,
+        )
 
 
 def _inputs(tokenizer: Any, texts: list[str], max_length: int) -> dict[str, Tensor]:

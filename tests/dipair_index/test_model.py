@@ -111,10 +111,7 @@ def slow_states(model: DiPairModel, ids: list[int], kept: int) -> Array:
     with torch.inference_mode():
         outputs = model.encoder(input_ids=torch.tensor([ids]))[0][0].numpy()
     width = outputs.shape[1]
-    if model.config.keep == "first":
-        rows = list(outputs[:kept])
-    else:
-        rows = list(outputs[-kept:])
+    rows = list(outputs[:kept] if model.config.keep == "first" else outputs[-kept:])
     rows += [np.zeros(width, np.float32)] * (kept - len(rows))
     if model.config.pooling == "mean":
         rows[0] = outputs.mean(0)

@@ -1,0 +1,43 @@
+# Targets for newcomers (demo, test) and for those who change the code (lint, typecheck, test-slow).
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# torch is pinned here alone: one build for the demo, the tests and CI
+INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.PHONY: demo test test-slow lint typecheck clean
+
+demo: $(VENV)/.installed
+	$(BIN)/dipair-index build
+	$(BIN)/dipair-index rerank --compare --top-k 5 \
+		--query "how do bees tell each other where flowers are"
+
+test: $(VENV)/.test-installed
+	$(BIN)/pytest -m "not slow"
+
+test-slow: $(VENV)/.test-installed
+	$(BIN)/pytest -m slow
+
+lint: $(VENV)/.test-installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+# type checkers cannot see setup.cfg's mapping of folders in the source tree, so check what is installed
+typecheck: $(VENV)/.test-installed
+	rm -rf build/typecheck
+	$(INSTALL) --no-deps --target build/typecheck .
+	cd build/typecheck && ../../$(BIN)/mypy --config-file ../../pyproject.toml -p dipair_index
+
+clean:
+	rm -rf build dist *.egg-info $(VENV)
+
+$(VENV)/bin/pip:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: $(VENV)/bin/pip setup.cfg pyproject.toml constraints.txt
+	$(INSTALL) --editable .
+	touch $@
+
+$(VENV)/.test-installed: $(VENV)/.installed
+	$(INSTALL) --editable ".[test,lint]"
+	touch $@

@@ -1,0 +1,105 @@
+"""transformers' Trainer as all our training uses it: the paper's optimiser, resumable, quiet."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+
+from dipair_index.errors import DiPairError
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long and how fast one model trains.
+
+    The optimiser is the paper's (section 4.4): AdamW, weight decay 0.01, eps 1e-6, linear warm-up
+    and decay. Warm-up is a share of the steps, since the paper's 50,000 suit 40 million pairs only.
+    """
+
+    epochs: float
+    learning_rate: float
+    batch_size: int
+    warm_up: float = 0.1
+    max_steps: int = -1
+    save_steps: int = 200
+    seed: int = 0
+    device: str = "cpu"
+    half: bool = False
+
+
+def run_training(
+    model: Any,
+    dataset: Any,
+    collate: Callable[[list[Any]], dict[str, Any]],
+    compute_loss: Callable[..., Any],
+    folder: Path,
+    schedule: Schedule,
+    *,
+    resume: bool,
+    report: Callable[[int], None] = lambda step: None,
+    on_epoch: Callable[[int], None] = lambda epoch: None,
+) -> None:
+    """Trains `model` in place with checkpoints in `folder`; `resume` goes on from the last.
+
+    Raises `DiPairError` when the loss is no longer a number.
+    """
+    trainer = Trainer(
+        model=model,
+        args=TrainingArguments(
+            output_dir=str(folder),
+            num_train_epochs=schedule.epochs,
+            max_steps=schedule.max_steps,
+            per_device_train_batch_size=schedule.batch_size,
+            learning_rate=schedule.learning_rate,
+            weight_decay=0.01,
+            adam_epsilon=1e-6,
+            lr_scheduler_type="linear",
+            warmup_steps=schedule.warm_up,
+            logging_steps=20,
+            # else Trainer logs the mean of the finite losses and goes on
+            logging_nan_inf_filter=False,
+            save_steps=schedule.save_steps,
+            save_total_limit=1,
+            seed=schedule.seed,
+            data_seed=schedule.seed,
+            use_cpu=schedule.device == "cpu",
+            bf16=schedule.half,
+            disable_tqdm=True,
+            remove_unused_columns=False,
+            label_names=["labels"],
+            report_to=[],
+        ),
+        train_dataset=dataset,
+        data_collator=collate,
+        compute_loss_func=compute_loss,
+        callbacks=[_Watch(report, on_epoch)],
+    )
+    trainer.remove_callback(PrinterCallback)  # stdout is for data
+    trainer.train(resume_from_checkpoint=resume and any(folder.glob("checkpoint-*")))
+
+
+class _Watch(TrainerCallback):  # type: ignore[misc]
+    """Reports steps and epochs, and stops a run that has diverged."""
+
+    def __init__(self, report: Callable[[int], None], on_epoch: Callable[[int], None]) -> None:
+        self._report = report
+        self._on_epoch = on_epoch
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._on_epoch(int(state.epoch or 0))
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._report(state.global_step)
+
+    def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        loss = state.log_history[-1].get("loss") if state.log_history else None
+        if loss is not None and not np.isfinite(float(loss)):
+            raise DiPairError(
+                f"the loss is no longer a number at step {state.global_step}: train again with a "
+                "smaller learning rate"
+            )

@@ -1,0 +1,146 @@
+"""Labels come in shards that survive an interruption and know their teacher."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from dipair_index.errors import FormatError, IndexDirectoryError, SettingsError
+from dipair_index.labels import label_pairs, pairs_to_label, read_labels
+from dipair_index.records import FloatArray
+from dipair_index.tables import write_table
+
+
+class WordTeacher:
+    """Counts shared words: a teacher whose every logit can be checked."""
+
+    name = "words"
+    fingerprint = "1"
+
+    def __init__(self) -> None:
+        self.scored = 0
+
+    def logits(self, queries: Sequence[str], passages: Sequence[str]) -> FloatArray:
+        self.scored += len(queries)
+        pairs = zip(queries, passages, strict=True)
+        return np.array([len(set(q.split()) & set(p.split())) for q, p in pairs], np.float32)
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> Path:
+    folder = tmp_path / "dataset"
+    folder.mkdir()
+    ids = [f"p{number}" for number in range(9)]
+    texts = [f"w{number} w{number + 1} w{number + 2}" for number in range(9)]
+    write_table(pa.table({"passage_id": ids, "text": texts}), folder / "passages.parquet")
+    queries = {"query_id": ["a", "b", "c"], "text": ["w1 w2", "w4 w5 w6", "w8"]}
+    write_table(pa.table(queries), folder / "queries.parquet")
+    transfer = [(query, f"p{row}") for query in "abc" for row in range(6)]
+    columns = {
+        "query_id": [query for query, _ in transfer],
+        "passage_id": [passage for _, passage in transfer],
+    }
+    write_table(pa.table(columns), folder / "transfer.parquet")
+    train = {
+        "query_id": ["a", "a", "b"],
+        "passage_id": ["p1", "p8", "p0"],
+        "label": [1.0, 1.0, 0.0],
+    }
+    write_table(pa.table(train), folder / "train.parquet")
+    return folder
+
+
+def run(dataset: Path, teacher: WordTeacher, **settings: int) -> list[tuple[int, int]]:
+    asked = {"per_query": 3, "shard_size": 4, "seed": 0} | settings
+    return list(label_pairs(dataset, dataset / "labels", teacher, **asked))
+
+
+def test_each_query_has_its_positives_and_so_many_others(dataset: Path) -> None:
+    pairs = pairs_to_label(dataset, per_query=3, seed=0).to_pylist()
+    assert len({(pair["query_id"], pair["passage_id"]) for pair in pairs}) == len(pairs) == 11
+    by_query = {name: [p["passage_id"] for p in pairs if p["query_id"] == name] for name in "abc"}
+    assert by_query["a"][:2] == ["p1", "p8"]  # judged, though p8 was not retrieved
+    assert [len(by_query[name]) for name in "abc"] == [5, 3, 3]
+    # whole groups behind each other
+    order = [pair["query_id"] for pair in pairs]
+    assert len([name for name, _ in itertools.groupby(order)]) == 3
+
+
+def test_every_logit_is_that_of_its_own_pair(dataset: Path) -> None:
+    assert run(dataset, WordTeacher()) == [(4, 11), (8, 11), (11, 11)]
+    queries = {"a": "w1 w2", "b": "w4 w5 w6", "c": "w8"}
+    for row in read_labels(dataset / "labels").to_pylist():
+        number = int(row["passage_id"][1:])
+        words = {f"w{number}", f"w{number + 1}", f"w{number + 2}"}
+        assert row["logit"] == len(words & set(queries[row["query_id"]].split()))
+
+
+def test_an_interrupted_run_goes_on_and_ends_as_an_undisturbed_one(
+    dataset: Path, tmp_path: Path
+) -> None:
+    whole = list(
+        label_pairs(dataset, tmp_path / "whole", WordTeacher(), per_query=3, shard_size=4, seed=0)
+    )
+    assert whole[-1] == (11, 11)
+    steps = label_pairs(
+        dataset, dataset / "labels", WordTeacher(), per_query=3, shard_size=4, seed=0
+    )
+    next(steps)
+    steps.close()
+    teacher = WordTeacher()
+    run(dataset, teacher)
+    assert teacher.scored == 7
+    for shard in sorted((tmp_path / "whole").iterdir()):
+        assert (dataset / "labels" / shard.name).read_bytes() == shard.read_bytes()
+
+
+def test_a_larger_limit_adds_to_what_is_there(dataset: Path) -> None:
+    teacher = WordTeacher()
+    run(dataset, teacher, limit=5)
+    assert (teacher.scored, read_labels(dataset / "labels").num_rows) == (8, 8)
+    run(dataset, teacher, limit=9)
+    assert (teacher.scored, read_labels(dataset / "labels").num_rows) == (11, 11)
+
+
+def test_labels_of_another_teacher_are_not_mixed_in(dataset: Path) -> None:
+    run(dataset, WordTeacher())
+    other = WordTeacher()
+    other.fingerprint = "2"
+    before = {path.name: path.read_bytes() for path in (dataset / "labels").iterdir()}
+    with pytest.raises(IndexDirectoryError, match="holds labels made with other settings"):
+        run(dataset, other)
+    assert {path.name: path.read_bytes() for path in (dataset / "labels").iterdir()} == before
+
+
+def test_a_damaged_shard_is_named(dataset: Path) -> None:
+    run(dataset, WordTeacher())
+    shard = dataset / "labels" / "part-00001.parquet"
+    data = bytearray(shard.read_bytes())
+    data[40] ^= 255
+    shard.write_bytes(bytes(data))
+    with pytest.raises(FormatError, match="part-00001.parquet is damaged: delete it"):
+        read_labels(dataset / "labels")
+
+
+def test_a_folder_without_labels_is_refused(dataset: Path) -> None:
+    with pytest.raises(FormatError, match="holds no labels: run `dipair-index label` first"):
+        read_labels(dataset)
+
+
+def test_a_teacher_that_gives_no_number_stops_the_run(dataset: Path) -> None:
+    class Broken(WordTeacher):
+        def logits(self, queries: Sequence[str], passages: Sequence[str]) -> FloatArray:
+            return np.full(len(queries), np.nan, np.float32)
+
+    with pytest.raises(FormatError, match="words gave a logit that is not a number"):
+        run(dataset, Broken())
+
+
+def test_no_passages_a_query_is_refused(dataset: Path) -> None:
+    with pytest.raises(SettingsError, match="--per-query must be 1 or more, got 0"):
+        pairs_to_label(dataset, per_query=0, seed=0)

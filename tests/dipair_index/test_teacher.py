@@ -1,0 +1,108 @@
+"""Teachers are real: a small cross-encoder of transformers, and the same one as an ONNX file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from dipair_index.errors import ModelError
+from dipair_index.teacher import open_teacher
+
+QUERIES = ["why do bees dance", "lava", "green tea", "lava"]
+PASSAGES = ["the honey bees dance " * 60, "lava ash erupts", "tea leaves", "moon"]
+
+
+def cross_encoder(folder: Path, tokenizer: Any, *, outputs: int) -> Any:
+    from transformers import BertConfig, BertForSequenceClassification
+
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=64,
+        num_labels=outputs,
+        initializer_range=0.2,
+    )
+    model = BertForSequenceClassification(config).eval()
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return model
+
+
+def test_logits_come_in_the_order_given_and_alone_as_in_a_batch(
+    tmp_path: Path, tiny_tokenizer: Any
+) -> None:
+    model = cross_encoder(tmp_path, tiny_tokenizer, outputs=1)
+    expected = []
+    for query, passage in zip(QUERIES, PASSAGES, strict=True):
+        inputs = tiny_tokenizer(
+            query, passage, truncation="only_second", max_length=160, return_tensors="pt"
+        )
+        with torch.inference_mode():
+            expected.append(model(**inputs).logits.item())
+    teacher = open_teacher(str(tmp_path), batch_size=3)
+    np.testing.assert_allclose(teacher.logits(QUERIES, PASSAGES), expected, atol=1e-5)
+
+
+def token_counting_onnx(file: Path) -> None:
+    """Writes a model whose logit is the sum of the piece numbers, the passage's counted twice."""
+    from onnx import TensorProto, helper, save
+
+    names = ["input_ids", "attention_mask", "token_type_ids"]
+    inputs = [
+        helper.make_tensor_value_info(name, TensorProto.INT64, ["batch", "tokens"])
+        for name in names
+    ]
+    nodes = [
+        helper.make_node("Mul", ["input_ids", "attention_mask"], ["seen"]),
+        helper.make_node("Mul", ["seen", "token_type_ids"], ["second"]),
+        helper.make_node("Add", ["seen", "second"], ["both"]),
+        helper.make_node("Cast", ["both"], ["numbers"], to=TensorProto.FLOAT),
+        helper.make_node("ReduceSum", ["numbers", "axes"], ["logits"], keepdims=1),
+    ]
+    axes = helper.make_tensor("axes", TensorProto.INT64, [1], [1])
+    output = helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", 1])
+    graph = helper.make_graph(nodes, "counting", inputs, [output], [axes])
+    opset = helper.make_opsetid("", 18)
+    save(helper.make_model(graph, opset_imports=[opset], ir_version=9), str(file))
+
+
+def test_an_onnx_file_is_fed_ids_masks_and_types_of_each_pair(
+    tmp_path: Path, tiny_tokenizer: Any
+) -> None:
+    tiny_tokenizer.save_pretrained(tmp_path)
+    token_counting_onnx(tmp_path / "model.onnx")
+    expected = []
+    for query, passage in zip(QUERIES, PASSAGES, strict=True):
+        pair = tiny_tokenizer(query, passage, truncation="only_second", max_length=160)
+        ids, types = pair["input_ids"], pair["token_type_ids"]
+        expected.append(sum(one * (1 + kind) for one, kind in zip(ids, types, strict=True)))
+    for name in (tmp_path, tmp_path / "model.onnx"):
+        scores = open_teacher(str(name), batch_size=3).logits(QUERIES, PASSAGES)
+        assert scores.tolist() == expected
+
+
+def test_a_teacher_with_several_outputs_is_refused(tmp_path: Path, tiny_tokenizer: Any) -> None:
+    cross_encoder(tmp_path, tiny_tokenizer, outputs=3)
+    with pytest.raises(ModelError, match="gives 3 outputs a pair, a teacher gives 1"):
+        open_teacher(str(tmp_path))
+
+
+def test_what_is_no_teacher_is_refused_by_name(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=f"no cross-encoder could be loaded from {tmp_path}"):
+        open_teacher(str(tmp_path))
+    file = tmp_path / "teacher.onnx"
+    with pytest.raises(ModelError, match="teacher.onnx is missing"):
+        open_teacher(str(file))
+    file.write_bytes(b"not a model")
+    with pytest.raises(ModelError, match="tokenizer.json is missing"):
+        open_teacher(str(file))
+    (tmp_path / "tokenizer.json").write_text("{}")
+    with pytest.raises(ModelError, match="is not an ONNX model"):
+        open_teacher(str(file))
