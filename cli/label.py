@@ -8,6 +8,7 @@ import click
 
 from dipair_index.cli.console import progress, remark
 from dipair_index.cli.make_dataset import DEFAULT_DATASET
+from dipair_index.cli.torch_device import prepare_torch
 
 
 @click.command()
@@ -81,6 +82,7 @@ def label(
     from dipair_index.teacher import open_teacher
 
     read_record(dataset)
+    prepare_torch(device)
     target = labels or DatasetLayout(dataset).labels
     model = open_teacher(teacher, device=device, batch_size=batch_size)
     done = 0

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dipair_index.cli.console import progress, remark, table
+from dipair_index.cli.torch_device import prepare_torch
 
 if TYPE_CHECKING:
     from dipair_index.msmarco import MsMarcoFiles
@@ -155,6 +156,8 @@ def msmarco(
     )
     check_target(out, overwrite=overwrite)
     files = _files(from_dir, sample, download_dir)
+    if vectors != "use":
+        prepare_torch(device)
     embedder = open_embedder(vectors, device=device)
     building = begin(out, overwrite=overwrite)
     index = FaissFolder(building.ann, ann, previous=out / "ann", taken_from=ann_from)

@@ -8,6 +8,7 @@ import click
 
 from dipair_index.cli.console import progress, remark
 from dipair_index.cli.make_dataset import DEFAULT_DATASET
+from dipair_index.cli.torch_device import prepare_torch
 
 DEFAULT_MODEL = Path("dipair.model")
 
@@ -131,11 +132,13 @@ def train(
     Example:
       dipair-index train --dataset dipair.dataset --out dipair.model
     """
-    from dipair_index.dataset_directory import DatasetLayout
+    from dipair_index.dataset_directory import DatasetLayout, read_record
     from dipair_index.distillation import distil
     from dipair_index.sentence_vectors import reads_first_token
     from dipair_index.training import TrainingSettings
 
+    read_record(dataset)
+    prepare_torch(device)
     if pooling == "auto":
         pooling = "cls" if reads_first_token(encoder) else "mean"
     record = distil(

@@ -8,6 +8,7 @@ import click
 
 from dipair_index.cli.console import progress, remark
 from dipair_index.cli.make_dataset import DEFAULT_DATASET
+from dipair_index.cli.torch_device import prepare_torch
 
 DEFAULT_TEACHER = Path("dipair.teacher")
 
@@ -66,8 +67,11 @@ def train_teacher(
       dipair-index train-teacher --dataset dipair.dataset --out dipair.teacher
     """
     from dipair_index import teacher_training
+    from dipair_index.dataset_directory import read_record
     from dipair_index.trainer import Schedule
 
+    read_record(dataset)
+    prepare_torch(device)
     record = teacher_training.train_teacher(
         dataset,
         out,

@@ -1,0 +1,272 @@
+"""`dipair-index rerank`: from queries to ranked passages."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+from click.core import ParameterSource
+
+from dipair_index.cli.build import DEFAULT_INDEX, build_sample
+from dipair_index.cli.console import progress, remark, snippet, table
+from dipair_index.cli.torch_device import prepare_torch
+
+if TYPE_CHECKING:
+    from dipair_index.records import Query, Run
+    from dipair_index.rerank.index import DiPairIndex
+    from dipair_index.rerank.ranking import RankedPassage, Timings
+
+    Rankings = Iterator[tuple[Query, list[RankedPassage]]]
+
+TAG = "dipair-index"
+QUERIES_AT_ONCE = 32
+
+
+@click.command()
+@click.option("--query", metavar="TEXT", help="Answer this query; - reads it from stdin")
+@click.option("--queries", metavar="FILE", help="Answer each query of a TSV or JSONL file")
+@click.option(
+    "--index-dir",
+    type=click.Path(path_type=Path),
+    default=DEFAULT_INDEX,
+    show_default=True,
+    help="Search this index",
+)
+@click.option("--model", help="Score with this DiPair model  [default: the one of the index]")
+@click.option(
+    "--candidates",
+    type=click.IntRange(min=1),
+    default=100,
+    show_default=True,
+    help="Retrieve this many passages for the head to score",
+)
+@click.option(
+    "--top-k",
+    type=click.IntRange(min=1),
+    default=10,
+    show_default=True,
+    help="Print this many passages a query",
+)
+@click.option(
+    "--run",
+    "run_file",
+    metavar="RUN",
+    help="Rerank the passages of this TREC run instead of retrieving",
+)
+@click.option("--no-rerank", is_flag=True, help="Print the vector search's order alone")
+@click.option("--compare", is_flag=True, help="Print the order before DiPair beside DiPair's")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON object a query")
+@click.option("--trec", "as_trec", is_flag=True, help="Print a TREC run")
+@click.option("--raw-scores", is_flag=True, help="Print logits, not scores from 0 to 1")
+@click.option("--device", default="cpu", show_default=True, help="Compute on this torch device")
+@click.pass_context
+def rerank(
+    ctx: click.Context,
+    query: str | None,
+    queries: str | None,
+    index_dir: Path,
+    model: str | None,
+    candidates: int,
+    top_k: int,
+    run_file: str | None,
+    no_rerank: bool,
+    compare: bool,
+    as_json: bool,
+    as_trec: bool,
+    raw_scores: bool,
+    device: str,
+) -> None:
+    """Retrieve passages for a query and rerank them with DiPair.
+
+    Prints a table on a terminal and tab-separated lines into a pipe. With no --index-dir, and no
+    index in ./dipair.index, an index of the bundled sample is built there first.
+
+    \b
+    Example:
+      dipair-index rerank --query "why does dough rise"
+      dipair-index rerank --queries queries.tsv --trec > dipair.run
+      dipair-index rerank --queries queries.tsv --run bm25.run --trec > dipair.run
+    """
+    if (query is None) == (queries is None):
+        raise click.UsageError("give either --query TEXT or --queries FILE")
+    if query is not None and (as_trec or run_file):
+        option = "--trec" if as_trec else "--run"
+        raise click.UsageError(f"{option} needs query ids: give --queries FILE, not --query")
+    if as_json + as_trec + compare > 1:
+        raise click.UsageError("give one of --json, --trec and --compare")
+    if no_rerank and (compare or run_file):
+        option = "--compare" if compare else "--run"
+        raise click.UsageError(f"--no-rerank leaves nothing to do for {option}: drop one of them")
+    if not run_file and not no_rerank and candidates < top_k:
+        raise click.UsageError(
+            f"--candidates {candidates} is fewer than --top-k {top_k}: retrieve at least as many "
+            "as are printed"
+        )
+    run, asked = _run(run_file, _queries(query, queries))
+    default_index = ctx.get_parameter_source("index_dir") is ParameterSource.DEFAULT
+    if default_index and not index_dir.exists():
+        build_sample(index_dir, model=model, device=device)
+    else:
+        prepare_torch(device)
+    from dipair_index.rerank.index import DiPairIndex
+
+    with DiPairIndex.open(index_dir, model, device=device) as index:
+        ranked = _answers(
+            index,
+            asked,
+            run,
+            top_k=max(top_k, candidates) if compare else top_k,
+            candidates=candidates,
+            rerank=not no_rerank,
+            raw_scores=raw_scores,
+        )
+        if as_trec:
+            _print_trec(ranked)
+        elif as_json:
+            _print_json(ranked)
+        elif compare:
+            _print_beside(ranked, top_k, "run" if run_file else "vector search")
+        else:
+            _print_table(ranked, several=queries is not None)
+
+
+def _queries(text: str | None, file: str | None) -> list[Query]:
+    """Returns the queries to answer; refuses empty ones before anything is loaded."""
+    from dipair_index.formats import read_queries
+    from dipair_index.records import Query
+
+    if file is not None:
+        return list(read_queries(file))
+    if text == "-":
+        try:
+            text = sys.stdin.buffer.read().decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise click.UsageError(f"standard input is not UTF-8 ({error.reason})") from error
+    if not text or not text.strip():
+        raise click.UsageError("the query is empty: give --query some text")
+    return [Query("query", text.strip())]
+
+
+def _run(file: str | None, asked: list[Query]) -> tuple[Run | None, list[Query]]:
+    """Returns the run to rerank, if any, and the queries that it ranks passages for."""
+    if file is None:
+        return None, asked
+    from dipair_index.errors import FormatError
+    from dipair_index.formats import read_run
+
+    run = read_run(file)
+    unknown = sorted(set(run) - {query.query_id for query in asked})
+    if unknown:
+        others = f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""
+        raise FormatError(
+            f"{file} ranks passages for query {unknown[0]}{others}, whose text --queries does not "
+            "hold: give the file with these queries"
+        )
+    ranked = [query for query in asked if query.query_id in run]
+    if len(ranked) < len(asked):
+        remark(f"{len(asked) - len(ranked)} queries have no line in {file} and are left out")
+    return run, ranked
+
+
+def _answers(
+    index: DiPairIndex,
+    asked: Sequence[Query],
+    run: Run | None,
+    *,
+    top_k: int,
+    candidates: int,
+    rerank: bool,
+    raw_scores: bool,
+) -> Rankings:
+    """Yields each query with its ranking, some queries at a time; says the timings at the end."""
+    from dipair_index.rerank.ranking import Timings
+
+    waiting, spent, count = iter(asked), Timings(), 0
+    # a few queries are answered before a bar could be read
+    with progress("Ranking", "queries") if len(asked) > QUERIES_AT_ONCE else _quiet() as show:
+        while batch := list(islice(waiting, QUERIES_AT_ONCE)):
+            texts = [query.text for query in batch]
+            if run is None:
+                rankings = index.search(
+                    texts,
+                    top_k=top_k,
+                    candidates=candidates,
+                    rerank=rerank,
+                    raw_scores=raw_scores,
+                )
+            else:
+                ranked = index.rerank_run(batch, run, top_k=top_k, raw_scores=raw_scores)
+                rankings = [ranked[query.query_id] for query in batch]
+            spent = Timings(*map(sum, zip(spent, index.timings, strict=True)))
+            yield from zip(batch, rankings, strict=True)
+            count += len(batch)
+            show(count)
+    remark(_spent(spent, count))
+
+
+def _quiet() -> AbstractContextManager[Callable[[int], None]]:
+    return nullcontext(lambda count: None)
+
+
+def _spent(timings: Timings, queries: int) -> str:
+    parts = ", ".join(
+        f"{part} {1000 * seconds:.1f} ms"
+        for part, seconds in timings._asdict().items()
+        if seconds > 0
+    )
+    return f"{parts} ({'1 query' if queries == 1 else f'{queries:,} queries'})"
+
+
+def _print_trec(ranked: Rankings) -> None:
+    from dipair_index.formats import write_run
+    from dipair_index.records import ScoredPassage
+
+    for query, passages in ranked:
+        scored = [ScoredPassage(passage.id, passage.score) for passage in passages]
+        write_run({query.query_id: scored}, sys.stdout, TAG)
+
+
+def _print_json(ranked: Rankings) -> None:
+    for query, passages in ranked:
+        results = [passage._asdict() for passage in passages]
+        answer = {"query_id": query.query_id, "query": query.text, "results": results}
+        click.echo(json.dumps(answer, ensure_ascii=False))
+
+
+def _print_table(ranked: Rankings, *, several: bool) -> None:
+    """Prints one table; of several queries the first column says which."""
+    columns = ["rank", "score", "retrieval rank", "id", "text"]
+    rows = (_cells(query, passage, several) for query, passages in ranked for passage in passages)
+    table(["query", *columns] if several else columns, rows, numbers=columns[:3])
+
+
+def _cells(query: Query, passage: RankedPassage, several: bool) -> list[str]:
+    before = "" if passage.retrieval_rank is None else str(passage.retrieval_rank)
+    cells = [str(passage.rank), f"{passage.score:.4f}", before, passage.id, _text(passage)]
+    return [query.query_id, *cells] if several else cells
+
+
+def _print_beside(ranked: Rankings, top_k: int, before_name: str) -> None:
+    """Prints for each query the order before DiPair and DiPair's, rank by rank."""
+    for query, passages in ranked:
+        click.echo(query.text)
+        before = sorted(passages, key=lambda passage: passage.retrieval_rank or 0)
+        rows = [
+            [str(rank), _short(left), _short(right)]
+            for rank, (left, right) in enumerate(zip(before, passages, strict=True), start=1)
+        ]
+        table(["rank", before_name, "DiPair"], rows[:top_k], numbers=["rank"])
+
+
+def _text(passage: RankedPassage) -> str:
+    return snippet(f"{passage.title} {passage.text}" if passage.title else passage.text)
+
+
+def _short(passage: RankedPassage) -> str:
+    return f"{passage.id}: {snippet(_text(passage), 60)}"

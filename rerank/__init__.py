@@ -1,0 +1,1 @@
+"""Retrieve, rerank, and build the index that both read."""

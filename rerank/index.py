@@ -1,0 +1,292 @@
+"""Retrieve, then rerank: the index directory as a user of the library holds it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import overload
+
+import numpy as np
+
+from dipair_index.dual_encoder import DualEncoder, EncodedTexts
+from dipair_index.errors import IndexDirectoryError, MissingPassagesError, SettingsError
+from dipair_index.records import FloatArray, Query, Run
+from dipair_index.rerank.head import HeadScorer
+from dipair_index.rerank.ranking import (
+    RankedPassage,
+    Stopwatch,
+    Timings,
+    best_first,
+    probability,
+)
+from dipair_index.sentence_vectors import SentenceEmbedder, open_embedder
+from dipair_index.stores.ann import FaissIndex
+from dipair_index.stores.index_directory import Layout, Manifest
+from dipair_index.stores.lmdb import LmdbTokenStore
+from dipair_index.stores.passages import PassageStore
+
+
+class DiPairIndex:
+    """An index directory, opened for reading, with the model that it was built by.
+
+        with DiPairIndex.open("dipair.index") as index:
+            for passage in index.search("why does dough rise", top_k=3):
+                ...
+
+    Scores are in [0, 1]: the sigmoid of the head's logit, and (1 + cosine) / 2 where `rerank` is
+    false. With `raw_scores` they are the logit and the cosine. `timings` are those of the last
+    call.
+    """
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        encoder: DualEncoder,
+        embedder: SentenceEmbedder,
+        tokens: LmdbTokenStore,
+        passages: PassageStore,
+        ann: FaissIndex,
+        opened: ExitStack,
+    ) -> None:
+        self.manifest = manifest
+        self.timings = Timings()
+        self._encoder = encoder
+        self._embedder = embedder
+        self._scorer = HeadScorer(encoder.model)
+        self._tokens = tokens
+        self._passages = passages
+        self._ann = ann
+        self._opened = opened
+
+    @classmethod
+    def open(
+        cls,
+        path: str | Path,
+        model: str | Path | DualEncoder | None = None,
+        *,
+        device: str = "cpu",
+    ) -> DiPairIndex:
+        """Opens an index with the model its manifest names, or with `model`.
+
+        Raises `IndexDirectoryError` where there is no index, where it is damaged, and where
+        `model` is not the one that it was built by.
+        """
+        layout, manifest = Layout(Path(path)), Manifest.read(path)
+        if not isinstance(model, DualEncoder):
+            model = DualEncoder.load(model or manifest.model, device=device)
+        if model.fingerprint != manifest.model_fingerprint:
+            raise IndexDirectoryError(
+                f"{path} was built by the model {manifest.model} ({manifest.model_fingerprint}), "
+                f"but {model.name} is {model.fingerprint}: name the model it was built by, or "
+                "build it again"
+            )
+        embedder = open_embedder(manifest.embedder, dual_encoder=model, device=device)
+        if embedder.fingerprint != manifest.embedder_fingerprint:
+            raise IndexDirectoryError(
+                f"the vectors in {path} are those of {manifest.embedder} "
+                f"({manifest.embedder_fingerprint}), but {embedder.name} is now "
+                f"{embedder.fingerprint}: build it again"
+            )
+        opened = ExitStack()
+        try:
+            tokens = opened.enter_context(
+                LmdbTokenStore.open(
+                    layout.tokens,
+                    tokens_per_passage=manifest.max_passage_tokens,
+                    dim=manifest.dim,
+                    codec=manifest.codec,
+                    readonly=True,
+                )
+            )
+            passages = opened.enter_context(PassageStore.open(layout.passages, readonly=True))
+            ann = FaissIndex.load(layout.ann)
+        except BaseException:
+            opened.close()
+            raise
+        return cls(manifest, model, embedder, tokens, passages, ann, opened)
+
+    @overload
+    def search(
+        self,
+        query: str,
+        top_k: int = 10,
+        candidates: int = 100,
+        *,
+        rerank: bool = True,
+        raw_scores: bool = False,
+    ) -> list[RankedPassage]: ...
+
+    @overload
+    def search(
+        self,
+        query: list[str],
+        top_k: int = 10,
+        candidates: int = 100,
+        *,
+        rerank: bool = True,
+        raw_scores: bool = False,
+    ) -> list[list[RankedPassage]]: ...
+
+    def search(
+        self,
+        query: str | list[str],
+        top_k: int = 10,
+        candidates: int = 100,
+        *,
+        rerank: bool = True,
+        raw_scores: bool = False,
+    ) -> list[RankedPassage] | list[list[RankedPassage]]:
+        """Returns the `top_k` best of the `candidates` nearest passages, best first, ties by id.
+
+        One query gives one list, a list of queries a list of lists. Without `rerank` the
+        `top_k` nearest passages are returned as they are.
+        """
+        queries = [query] if isinstance(query, str) else query
+        _refuse(queries, top_k)
+        if rerank and candidates < top_k:
+            raise SettingsError(f"candidates must be top_k ({top_k}) or more, got {candidates}")
+        watch = Stopwatch()
+        encoded, vectors = self._encode(queries, watch)
+        with watch.part("retrieve"):
+            ids, similarities = self._ann.search(vectors, candidates if rerank else top_k)
+        rankings = []
+        for row, found in enumerate(ids):
+            retrieval = dict(zip(found, similarities[row].tolist(), strict=False))
+            if rerank:
+                logits = self._logits(encoded.tokens[row], found, watch)
+                ranking = self._ranked(found, logits, top_k, raw_scores, retrieval)
+            else:
+                scores = [s if raw_scores else (1 + s) / 2 for s in retrieval.values()]
+                ranking = self._described(found, np.clip(scores, -1, 1).tolist(), retrieval)
+            rankings.append(ranking)
+        self.timings = watch.timings
+        return rankings[0] if isinstance(query, str) else rankings
+
+    def rerank(
+        self,
+        query: str,
+        passage_ids: Iterable[str],
+        top_k: int = 10,
+        *,
+        raw_scores: bool = False,
+    ) -> list[RankedPassage]:
+        """Returns the `top_k` best of the given passages; `MissingPassagesError` names absent ones.
+
+        An id that is given twice is ranked once.
+        """
+        _refuse([query], top_k)
+        watch, ids = Stopwatch(), list(dict.fromkeys(passage_ids))
+        with watch.part("encode"):
+            encoded = self._encoder.encode_queries([query])
+        logits = self._logits(encoded.tokens[0], ids, watch)
+        self.timings = watch.timings
+        return self._ranked(ids, logits, top_k, raw_scores)
+
+    def rerank_run(
+        self,
+        queries: Iterable[Query],
+        run: Run,
+        top_k: int = 10,
+        *,
+        raw_scores: bool = False,
+    ) -> dict[str, list[RankedPassage]]:
+        """Reranks for each query the passages that the run names, and no others.
+
+        `MissingPassagesError` names the query and the passages that are not in the index.
+        """
+        asked = list(queries)
+        _refuse([query.text for query in asked], top_k)
+        watch, rankings = Stopwatch(), {}
+        with watch.part("encode"):
+            encoded = self._encoder.encode_queries([query.text for query in asked])
+        for (query_id, _), tokens in zip(asked, encoded.tokens, strict=True):
+            scores = run.get(query_id, {})
+            ids = sorted(scores, key=lambda passage_id: (-scores[passage_id], passage_id))
+            try:
+                logits = self._logits(tokens, ids, watch)
+            except MissingPassagesError as error:
+                raise MissingPassagesError(
+                    f"the run ranks for query {query_id} what the index does not hold "
+                    f"({error}): index these passages too, or take them out of the run"
+                ) from error
+            retrieval = {passage_id: scores[passage_id] for passage_id in ids}
+            rankings[query_id] = self._ranked(ids, logits, top_k, raw_scores, retrieval)
+        self.timings = watch.timings
+        return rankings
+
+    def close(self) -> None:
+        """Closes the stores; closing twice is fine."""
+        self._opened.close()
+
+    def __len__(self) -> int:
+        return self.manifest.passages
+
+    def __enter__(self) -> DiPairIndex:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _encode(self, queries: list[str], watch: Stopwatch) -> tuple[EncodedTexts, FloatArray]:
+        """Returns what the head reads of the queries, and the vectors that FAISS searches with."""
+        with watch.part("encode"):
+            encoded = self._encoder.encode_queries(queries)
+            # the model's own vectors come from the same pass
+            same = self.manifest.embedder == "model"
+            return encoded, encoded.vectors if same else self._embedder.embed_queries(queries)
+
+    def _logits(self, query_tokens: FloatArray, ids: list[str], watch: Stopwatch) -> FloatArray:
+        with watch.part("gather"):
+            passage_tokens = self._tokens.get(ids)
+        with watch.part("score"):
+            return self._scorer.logits(query_tokens, passage_tokens)
+
+    def _ranked(
+        self,
+        ids: list[str],
+        logits: FloatArray,
+        top_k: int,
+        raw_scores: bool,
+        retrieval: dict[str, float] | None = None,
+    ) -> list[RankedPassage]:
+        """Sorts by logit, since two logits may have the same sigmoid."""
+        best = best_first(ids, logits, top_k)
+        scores = [float(logits[place]) for place in best]
+        if not raw_scores:
+            scores = [probability(score) for score in scores]
+        return self._described([ids[place] for place in best], scores, retrieval or {})
+
+    def _described(
+        self, ids: list[str], scores: list[float], retrieval: dict[str, float]
+    ) -> list[RankedPassage]:
+        """Adds texts and what the first stage said; `retrieval` is in its order."""
+        before = {passage_id: rank for rank, passage_id in enumerate(retrieval, start=1)}
+        return [
+            RankedPassage(
+                id=passage.passage_id,
+                score=score,
+                rank=rank,
+                text=passage.text,
+                title=passage.title,
+                metadata=passage.metadata,
+                retrieval_rank=before.get(passage.passage_id),
+                retrieval_score=retrieval.get(passage.passage_id),
+            )
+            for rank, (passage, score) in enumerate(
+                zip(self._passages.get(ids), scores, strict=True), start=1
+            )
+        ]
+
+
+def _refuse(queries: list[str], top_k: int) -> None:
+    if top_k < 1:
+        raise SettingsError(f"top_k must be 1 or more, got {top_k}")
+    if not all(query.strip() for query in queries):
+        raise SettingsError("a query is empty: give it some text")

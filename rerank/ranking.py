@@ -1,0 +1,70 @@
+"""What a search returns, and the one place that sorts it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+
+class RankedPassage(NamedTuple):
+    """One result: higher scores are better, ranks count from 1.
+
+    `retrieval_rank` and `retrieval_score` are those of the first stage: the inner product of the
+    vector search, what a run says, or None where passages were given without an order.
+    """
+
+    id: str
+    score: float
+    rank: int
+    text: str
+    title: str = ""
+    metadata: Mapping[str, Any] = {}
+    retrieval_rank: int | None = None
+    retrieval_score: float | None = None
+
+
+class Timings(NamedTuple):
+    """Seconds that each part of a search took, over all its queries."""
+
+    encode: float = 0.0
+    retrieve: float = 0.0
+    gather: float = 0.0
+    score: float = 0.0
+
+
+def best_first(ids: Sequence[str], scores: npt.NDArray[np.float32], top_k: int) -> list[int]:
+    """Returns the places of the `top_k` highest scores, ties in the order of their ids."""
+    order = sorted(range(len(ids)), key=lambda place: (-scores[place], ids[place]))
+    return order[:top_k]
+
+
+def probability(logit: float) -> float:
+    """Returns the sigmoid: a logit as a score in [0, 1]."""
+    # 60 is where float64 cannot tell the result from 0 or 1 by any reader's need
+    return float(1.0 / (1.0 + np.exp(-np.clip(np.float64(logit), -60.0, 60.0))))
+
+
+class Stopwatch:
+    """Adds up the seconds of each part of `Timings`."""
+
+    def __init__(self) -> None:
+        self._seconds = dict.fromkeys(Timings._fields, 0.0)
+
+    @contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        """Counts the time until its end to the part `name`."""
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._seconds[name] += time.perf_counter() - started
+
+    @property
+    def timings(self) -> Timings:
+        """Returns what has been counted so far."""
+        return Timings(**self._seconds)

@@ -1,0 +1,176 @@
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import Result
+
+from dipair_index.rerank.index import DiPairIndex
+
+Run = Callable[..., Result]
+QUERY = "how bees dance"
+
+pytestmark = pytest.mark.usefixtures("tiny_package")
+
+
+@pytest.fixture
+def expected(built_index: Path) -> list[str]:
+    with DiPairIndex.open(built_index) as index:
+        return [passage.id for passage in index.search(QUERY)]
+
+
+@pytest.fixture
+def queries(tmp_path: Path) -> Path:
+    path = tmp_path / "queries.tsv"
+    path.write_text(f"q1\t{QUERY}\nq2\tthe moon\n")
+    return path
+
+
+def rows(result: Result) -> list[list[str]]:
+    assert result.exit_code == 0, result.output
+    return [line.split("\t") for line in result.stdout.splitlines()]
+
+
+def test_a_pipe_gets_tab_separated_lines_and_stderr_the_timings(
+    run: Run, built_index: Path, expected: list[str]
+) -> None:
+    result = run("rerank", "--index-dir", built_index, "--query", QUERY, "--top-k", "3")
+    header, *lines = rows(result)
+
+    assert header == ["rank", "score", "retrieval rank", "id", "text"]
+    assert [line[0] for line in lines] == ["1", "2", "3"]
+    assert [line[3] for line in lines] == expected[:3]
+    assert all(0 <= float(line[1]) <= 1 and 1 <= int(line[2]) <= 6 for line in lines)
+    parts = [part.split()[0] for part in result.stderr.strip().split(", ")]
+    assert parts == ["encode", "retrieve", "gather", "score"]
+    assert result.stderr.endswith("(1 query)\n")
+
+
+def test_the_query_may_come_on_stdin(run: Run, built_index: Path, expected: list[str]) -> None:
+    result = run("rerank", "--index-dir", built_index, "--query", "-", stdin=f"{QUERY}\n")
+    assert [line[3] for line in rows(result)[1:]] == expected
+
+
+def test_json_holds_everything_that_is_known(
+    run: Run, built_index: Path, expected: list[str]
+) -> None:
+    result = run("rerank", "--index-dir", built_index, "--query", QUERY, "--json")
+    answer = json.loads(result.stdout)
+
+    assert (answer["query_id"], answer["query"]) == ("query", QUERY)
+    assert [passage["id"] for passage in answer["results"]] == expected
+    assert [passage["rank"] for passage in answer["results"]] == [1, 2, 3, 4, 5, 6]
+    assert set(answer["results"][0]) == {
+        "id", "score", "rank", "text", "title", "metadata", "retrieval_rank", "retrieval_score"
+    }  # fmt: skip
+
+
+def test_raw_scores_are_logits(run: Run, built_index: Path) -> None:
+    import math
+
+    command = ["rerank", "--index-dir", built_index, "--query", QUERY, "--json"]
+    scores = [p["score"] for p in json.loads(run(*command).stdout)["results"]]
+    logits = [p["score"] for p in json.loads(run(*command, "--raw-scores").stdout)["results"]]
+    assert scores == pytest.approx([1 / (1 + math.exp(-logit)) for logit in logits])
+
+
+def test_no_rerank_shows_the_first_stage(run: Run, built_index: Path) -> None:
+    command = ["rerank", "--index-dir", built_index, "--query", QUERY]
+    result = run(*command, "--no-rerank", "--top-k", "4", "--candidates", "1")
+    nearest = rows(result)[1:]
+
+    assert [line[2] for line in nearest] == ["1", "2", "3", "4"]
+    assert "score" not in result.stderr
+    reranked = {line[3]: line[2] for line in rows(run(*command))[1:]}
+    assert [reranked[line[3]] for line in nearest] == ["1", "2", "3", "4"]
+
+
+def test_compare_sets_the_two_orders_side_by_side(
+    run: Run, built_index: Path, expected: list[str]
+) -> None:
+    command = ["rerank", "--index-dir", built_index, "--query", QUERY, "--top-k", "3"]
+    title, header, *lines = rows(run(*command, "--compare"))
+    nearest = [line[3] for line in rows(run(*command, "--no-rerank"))[1:]]
+
+    assert (title, header) == ([QUERY], ["rank", "vector search", "DiPair"])
+    assert [line[1].split(":")[0] for line in lines] == nearest
+    assert [line[2].split(":")[0] for line in lines] == expected[:3]
+
+
+def test_queries_give_a_trec_run(
+    run: Run, built_index: Path, queries: Path, expected: list[str]
+) -> None:
+    result = run("rerank", "--index-dir", built_index, "--queries", queries, "--trec")
+    fields = [line.split() for line in result.stdout.splitlines()]
+
+    assert result.exit_code == 0
+    assert [line[0] for line in fields] == ["q1"] * 6 + ["q2"] * 6
+    assert [line[2] for line in fields[:6]] == expected
+    assert [line[3] for line in fields] == ["1", "2", "3", "4", "5", "6"] * 2
+    assert {(line[1], line[5]) for line in fields} == {("Q0", "dipair-index")}
+    assert result.stderr.endswith("(2 queries)\n")
+
+
+def test_queries_without_trec_give_a_table_that_says_which(
+    run: Run, built_index: Path, queries: Path
+) -> None:
+    lines = rows(run("rerank", "--index-dir", built_index, "--queries", queries, "--top-k", "2"))
+    assert [line[0] for line in lines] == ["query", "q1", "q1", "q2", "q2"]
+
+
+def test_many_queries_are_answered_in_groups(
+    run: Run, built_index: Path, tmp_path: Path, expected: list[str]
+) -> None:
+    (tmp_path / "many.tsv").write_text("".join(f"q{n:02}\t{QUERY}\n" for n in range(70)))
+    result = run("rerank", "--index-dir", built_index, "--queries", tmp_path / "many.tsv", "--json")
+    answers = [json.loads(line) for line in result.stdout.splitlines()]
+
+    assert [answer["query_id"] for answer in answers] == [f"q{n:02}" for n in range(70)]
+    assert {tuple(p["id"] for p in answer["results"]) for answer in answers} == {tuple(expected)}
+
+
+def test_a_run_is_reranked_without_adding_or_losing_passages(
+    run: Run, built_index: Path, queries: Path, tmp_path: Path, expected: list[str]
+) -> None:
+    (tmp_path / "bm25.run").write_text(
+        "q1 Q0 p6 1 9.0 bm25\nq1 Q0 p2 2 8.0 bm25\nq1 Q0 p4 3 7.0 bm25\n"
+    )
+    command = ["rerank", "--index-dir", built_index, "--queries", queries]
+    result = run(*command, "--run", tmp_path / "bm25.run")
+    lines = rows(result)[1:]
+
+    assert [line[4] for line in lines] == [each for each in expected if each in {"p2", "p4", "p6"}]
+    assert {line[4]: line[3] for line in lines} == {"p6": "1", "p2": "2", "p4": "3"}
+    assert "1 queries have no line in" in result.stderr
+    compared = rows(run(*command, "--run", tmp_path / "bm25.run", "--compare"))
+    assert compared[1] == ["rank", "run", "DiPair"]
+    assert [line[1].split(":")[0] for line in compared[2:]] == ["p6", "p2", "p4"]
+
+
+def test_with_nothing_built_the_sample_is_indexed_first(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, expected: list[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    first = run("rerank", "--query", QUERY)
+    assert "there is no index at dipair.index: building one of the bundled sample first" in (
+        first.stderr
+    )
+    second = run("rerank", "--query", QUERY)
+
+    assert [line[3] for line in rows(first)[1:]] == expected
+    assert first.stdout == second.stdout
+    assert "building" not in second.stderr
+
+
+def test_a_terminal_gets_a_table(
+    run: Run, built_index: Path, monkeypatch: pytest.MonkeyPatch, expected: list[str]
+) -> None:
+    from dipair_index.cli import console
+
+    monkeypatch.setattr(console, "_is_terminal", lambda stream: True)
+    result = run("rerank", "--index-dir", built_index, "--query", QUERY, "--top-k", "2")
+
+    assert result.exit_code == 0, result.output
+    lines = result.stdout.splitlines()
+    assert "─────" in result.stdout
+    assert [line.split()[3] for line in lines if line.strip()[:1].isdigit()] == expected[:2]
