@@ -10,8 +10,8 @@ def prepare_torch(device: str) -> None:
 
     from dipair_index.errors import SettingsError
 
-    disable_progress_bar()  # type: ignore[no-untyped-call]
-    set_verbosity_error()  # type: ignore[no-untyped-call]
+    disable_progress_bar()
+    set_verbosity_error()
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:  # torch asserts that it has CUDA

@@ -40,7 +40,8 @@ class DualEncoder:
         device: str = "cpu",
         batch_size: int = 64,
     ) -> None:
-        self.model = model.to(device).eval()
+        self.model = model.eval()
+        model.to(device)  # type: ignore[arg-type]  # the type of a wrapped method lacks its self
         self.tokenizer = tokenizer
         self.name = name
         self.fingerprint = fingerprint(model)

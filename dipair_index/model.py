@@ -28,14 +28,14 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
-from transformers.utils import ModelOutput
+from transformers.utils.generic import ModelOutput
 
 from dipair_index.errors import ModelError, SettingsError
 
 Side = Literal["query", "passage"]
 
 
-class DiPairConfig(PretrainedConfig):  # type: ignore[misc]
+class DiPairConfig(PretrainedConfig):
     """Sizes of a DiPair model; the defaults are those of Q2P-MAT (section 4.4)."""
 
     model_type = "dipair"
@@ -97,7 +97,7 @@ class Encoded(NamedTuple):
 
 
 @dataclass
-class DiPairOutput(ModelOutput):  # type: ignore[misc]
+class DiPairOutput(ModelOutput):
     """Scores of B queries against G passages each, and the vectors FAISS would compare."""
 
     logits: Tensor | None = None  # (B, G)
@@ -146,7 +146,7 @@ class Head(nn.Module):
         return logits
 
 
-class DiPairModel(PreTrainedModel):  # type: ignore[misc]
+class DiPairModel(PreTrainedModel):
     """Shared encoder, a projection a side, and the head."""
 
     config_class = DiPairConfig

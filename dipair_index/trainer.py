@@ -83,7 +83,7 @@ def run_training(
     trainer.train(resume_from_checkpoint=resume and any(folder.glob("checkpoint-*")))
 
 
-class _Watch(TrainerCallback):  # type: ignore[misc]
+class _Watch(TrainerCallback):
     """Reports steps and epochs, and stops a run that has diverged."""
 
     def __init__(self, report: Callable[[int], None], on_epoch: Callable[[int], None]) -> None:

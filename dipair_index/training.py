@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import set_seed
 
 from dipair_index.errors import FormatError, SettingsError
@@ -127,9 +128,8 @@ def train(
     set_seed(settings.seed)
     query_texts = [queries[name] for name in groups.query_ids]
     passage_texts = [passages[name] for name in groups.passage_ids]
-    cache = StateCache.fill(
-        model.to(settings.device), tokenizer, query_texts, passage_texts, folder / "states"
-    )
+    model.to(settings.device)  # type: ignore[arg-type]  # the type of a wrapped method lacks its self
+    cache = StateCache.fill(model, tokenizer, query_texts, passage_texts, folder / "states")
 
     def run_stage(collate: Collate, stage: int) -> None:
         _run_stage(model, groups, collate, folder, settings, stage, resume, progress)
@@ -162,12 +162,12 @@ def train(
     run_stage(collate, 2)
 
 
-def initialise_projections(model: DiPairModel, vectors: FloatArray) -> None:
+def initialise_projections(model: DiPairModel, vectors: npt.NDArray[np.floating[Any]]) -> None:
     """Sets both projections to the leading directions of `vectors`: cosines survive them."""
     sample = np.asarray(vectors[:20_000], np.float32)
     directions = np.linalg.eigh(sample.T @ sample)[1][:, ::-1].T  # rows, largest first
     with torch.no_grad():
-        for projection in model.projections.values():
+        for projection in cast("Iterable[nn.Linear]", model.projections.values()):
             rows = min(projection.out_features, len(directions))
             projection.weight[:rows] = torch.from_numpy(directions[:rows].copy())
 
