@@ -108,11 +108,14 @@ def rerank(
             f"--candidates {candidates} is fewer than --top-k {top_k}: retrieve at least as many "
             "as are printed"
         )
+    from dipair_index.stores.index_directory import Manifest
+
     run, asked = _run(run_file, _queries(query, queries))
     default_index = ctx.get_parameter_source("index_dir") is ParameterSource.DEFAULT
     if default_index and not index_dir.exists():
         build_sample(index_dir, model=model, device=device)
     else:
+        Manifest.read(index_dir)  # says what is wrong with it before torch takes its seconds
         prepare_torch(device)
     from dipair_index.rerank.index import DiPairIndex
 

@@ -62,7 +62,7 @@ def distil(
         "layers": layers,
         "model": dict(model_settings),
         "training": asdict(settings),
-        "dataset": source.get("passages_digest"),
+        "dataset": source["embedder"]["passages_digest"],
         "labels": {
             **json.loads((labels / "labels.json").read_text(encoding="utf-8")),
             "pairs": table.num_rows,

@@ -51,7 +51,7 @@ def train_teacher(
     record: dict[str, Any] = {
         "encoder": encoder,
         "training": asdict(schedule),
-        "dataset": source.get("passages_digest"),
+        "dataset": source["embedder"]["passages_digest"],
     }
     working = begin_run(out, record, resume=resume, overwrite=overwrite)
     set_seed(schedule.seed)

@@ -60,7 +60,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_table(pa.table(texts), folder / "queries.parquet")
     texts = {"passage_id": list(passages), "text": list(passages.values())}
     write_table(pa.table(texts), folder / "passages.parquet")
-    (folder / "dataset.json").write_text(json.dumps({"passages_digest": "made here"}))
+    (folder / "dataset.json").write_text(json.dumps({"embedder": {"passages_digest": "made here"}}))
     return folder
 
 
@@ -124,6 +124,7 @@ def test_a_student_learns_from_its_teacher_in_two_stages(
     record = json.loads((out / "training.json").read_text())
     assert record["labels"]["pairs"] == 48
     assert record["training"]["seed"] == 0
+    assert record["dataset"] == "made here"
     assert not (tmp_path / "student.training").exists()
     loaded = DualEncoder.load(out)
     right, wrong = score_pairs(loaded, ["bees why"] * 2, ["the honey bees dance", "moon tide"])
@@ -251,7 +252,7 @@ def test_a_teacher_needs_both_kinds_of_pairs(dataset: Path, tiny_encoder_dir: Pa
     folder.mkdir()
     for name in ("queries", "passages"):
         (folder / f"{name}.parquet").write_bytes((dataset / f"{name}.parquet").read_bytes())
-    (folder / "dataset.json").write_text("{}")
+    (folder / "dataset.json").write_bytes((dataset / "dataset.json").read_bytes())
     columns = {"query_id": ["q0"], "passage_id": ["p00"], "label": [1.0]}
     write_table(pa.table(columns), folder / "train.parquet")
     with pytest.raises(FormatError, match="holds pairs of one label only"):
