@@ -7,19 +7,12 @@ from pathlib import Path
 import click
 
 from dipair_index.cli.console import progress, remark
-from dipair_index.cli.make_dataset import DEFAULT_DATASET
+from dipair_index.cli.dataset_option import dataset_option
 from dipair_index.cli.torch_device import prepare_torch
 
 
 @click.command()
-@click.option(
-    "--dataset",
-    type=click.Path(path_type=Path),
-    default=DEFAULT_DATASET,
-    show_default=True,
-    metavar="DIR",
-    help="Label the transfer set of this dataset",
-)
+@dataset_option
 @click.option(
     "--teacher",
     required=True,

@@ -7,21 +7,14 @@ from pathlib import Path
 import click
 
 from dipair_index.cli.console import progress, remark
-from dipair_index.cli.make_dataset import DEFAULT_DATASET
+from dipair_index.cli.dataset_option import dataset_option
 from dipair_index.cli.torch_device import prepare_torch
 
 DEFAULT_MODEL = Path("dipair.model")
 
 
 @click.command()
-@click.option(
-    "--dataset",
-    type=click.Path(path_type=Path),
-    default=DEFAULT_DATASET,
-    show_default=True,
-    metavar="DIR",
-    help="Train on this dataset",
-)
+@dataset_option
 @click.option(
     "--labels",
     type=click.Path(path_type=Path),

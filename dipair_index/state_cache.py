@@ -11,7 +11,11 @@ import numpy.typing as npt
 import torch
 
 from dipair_index.batches import TokenisedBatches
+from dipair_index.digests import TextsDigest
+from dipair_index.dual_encoder import fingerprint
 from dipair_index.model import DiPairModel, Side
+from dipair_index.neighbours import Progress
+from dipair_index.row_files import fill_rows
 
 CHUNK = 4096
 """Texts encoded between two notes of the progress."""
@@ -32,14 +36,14 @@ class StateCache:
         queries: Sequence[str],
         passages: Sequence[str],
         folder: Path,
+        progress: Progress,
     ) -> StateCache:
         """Encodes both sides into `folder`, going on where an earlier call was interrupted."""
         folder.mkdir(parents=True, exist_ok=True)
         model.eval()
-        config = model.config
         return cls(
-            _fill_side(model, tokenizer, "query", queries, config.query_length, folder),
-            _fill_side(model, tokenizer, "passage", passages, config.passage_length, folder),
+            _fill_side(model, tokenizer, "query", queries, folder, progress),
+            _fill_side(model, tokenizer, "passage", passages, folder, progress),
         )
 
     def collate(self, items: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
@@ -58,27 +62,32 @@ def _fill_side(
     tokenizer: Any,
     side: Side,
     texts: Sequence[str],
-    max_length: int,
     folder: Path,
+    progress: Progress,
 ) -> npt.NDArray[np.float16]:
     config = model.config
-    kept = config.max_query_tokens if side == "query" else config.max_passage_tokens
-    shape = (len(texts), kept, config.vector_dim)
-    file, note = folder / f"{side}.npy", folder / f"{side}.done"
-    done = int(note.read_text()) if note.is_file() and file.is_file() else 0
-    states = np.lib.format.open_memmap(
-        file, mode="r+" if done else "w+", dtype=np.float16, shape=None if done else shape
-    )
-    if states.shape != shape:
-        done = 0
-        states = np.lib.format.open_memmap(file, mode="w+", dtype=np.float16, shape=shape)
-    for start in range(done, len(texts), CHUNK):
-        chunk = list(texts[start : start + CHUNK])
-        for rows, batch in TokenisedBatches(tokenizer, chunk, max_length=max_length):
+    of_query = side == "query"
+    kept = config.max_query_tokens if of_query else config.max_passage_tokens
+    max_length = config.query_length if of_query else config.passage_length
+
+    def states(chunk: Sequence[str]) -> npt.NDArray[np.float16]:
+        rows = np.empty((len(chunk), kept, config.vector_dim), np.float16)
+        for places, batch in TokenisedBatches(tokenizer, chunk, max_length=max_length):
             batch = batch.to(model.device)
             with torch.inference_mode():
                 output = model.states(side, batch["input_ids"], batch["attention_mask"])
-            states[start + rows] = output.half().cpu().numpy()
-        states.flush()
-        note.write_text(str(start + len(chunk)))
-    return states
+            rows[places] = output.half().cpu().numpy()
+        return rows
+
+    digest = TextsDigest()
+    digest.update(map(str, range(len(texts))), texts)
+    with progress(f"encoding {'queries' if of_query else 'passages'}", "texts") as report:
+        return fill_rows(
+            folder / f"{side}.npy",
+            (len(texts), kept, config.vector_dim),
+            np.float16,
+            key={"encoder": fingerprint(model.encoder), "texts": digest.hexdigest()},
+            chunks=(texts[start : start + CHUNK] for start in range(0, len(texts), CHUNK)),
+            compute=states,
+            report=report,
+        )

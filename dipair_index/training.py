@@ -129,7 +129,9 @@ def train(
     query_texts = [queries[name] for name in groups.query_ids]
     passage_texts = [passages[name] for name in groups.passage_ids]
     model.to(settings.device)  # type: ignore[arg-type]  # the type of a wrapped method lacks its self
-    cache = StateCache.fill(model, tokenizer, query_texts, passage_texts, folder / "states")
+    cache = StateCache.fill(
+        model, tokenizer, query_texts, passage_texts, folder / "states", progress
+    )
 
     def run_stage(collate: Collate, stage: int) -> None:
         _run_stage(model, groups, collate, folder, settings, stage, resume, progress)
