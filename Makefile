@@ -10,7 +10,7 @@ INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint c
 demo: $(VENV)/.installed
 	$(BIN)/dipair-index build
 	$(BIN)/dipair-index rerank --compare --top-k 5 \
-		--query "how do bees tell each other where flowers are"
+		--query "why does a honey bee die after stinging someone"
 
 test: $(VENV)/.test-installed
 	$(BIN)/pytest -m "not slow"

@@ -149,6 +149,8 @@ def test_an_interruption_says_how_to_go_on(
 def test_ctrl_c_ends_the_process_with_a_sentence(tmp_path: Path, tiny_model_dir: Path) -> None:
     """A real signal, while the command waits for the rest of its corpus on a pipe."""
     program = "from dipair_index.rerank import build; build.CHUNK = 1\n"
+    # a shell without job control starts what runs in the background with Ctrl-C ignored
+    program += "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
     program += "from dipair_index.cli import main; main()"
     command = [sys.executable, "-c", program, "build", "--corpus", "-", "--model", tiny_model_dir]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
