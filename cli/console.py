@@ -30,7 +30,8 @@ def progress(what: str, unit: str) -> Iterator[Callable[[int], None]]:
 
     def line(count: int) -> str:
         rate = (count - first[0]) / max(time.monotonic() - started, 1e-9)
-        return f"{what}: {count:,} {unit}, {rate:,.0f} a second"
+        speed = f"{rate:,.0f}" if rate >= 10 else f"{rate:.1f}"
+        return f"{what}: {count:,} {unit}, {speed} a second"
 
     if _is_terminal(sys.stderr):
         from rich.console import Console

@@ -80,6 +80,7 @@ def label(
     model = open_teacher(teacher, device=device, batch_size=batch_size)
     done = 0
     with progress("labelling", "pairs") as report:
+        report(0)
         for done, _ in label_pairs(
             dataset,
             target,
