@@ -141,11 +141,16 @@ def finish(building: DatasetLayout, out: Path) -> None:
                 "move or delete that folder, then run this again (nothing is computed twice)"
             )
         shutil.copytree(previous.labels, building.labels, copy_function=link)
-    place, old = Path(os.path.realpath(out)), _beside(out, ".old")
+    move_into_place(building.folder, out)
+
+
+def move_into_place(folder: Path, target: Path) -> None:
+    """Renames `folder` to `target`; what was there is kept until the new one is in its place."""
+    place, old = Path(os.path.realpath(target)), _beside(target, ".old")
     if place.exists():
         shutil.rmtree(old, ignore_errors=True)
         os.replace(place, old)
-    os.replace(building.folder, place)
+    os.replace(folder, place)
     shutil.rmtree(old, ignore_errors=True)
 
 

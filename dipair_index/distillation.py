@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
 import shutil
 from collections.abc import Callable, Mapping
@@ -16,7 +15,7 @@ import numpy as np
 import torch
 from transformers import AutoTokenizer, set_seed
 
-from dipair_index.dataset_directory import DatasetLayout, read_record
+from dipair_index.dataset_directory import DatasetLayout, move_into_place, read_record
 from dipair_index.dual_encoder import DualEncoder
 from dipair_index.errors import IndexDirectoryError, ModelError, SettingsError
 from dipair_index.labels import read_labels, read_texts
@@ -149,12 +148,7 @@ def finish_run(
     save(unfinished)
     text = json.dumps(record, indent=2) + "\n"
     (unfinished / "training.json").write_text(text, encoding="utf-8")
-    old = out.with_name(f"{out.name}.old")
-    if out.exists():
-        shutil.rmtree(old, ignore_errors=True)
-        os.replace(out, old)
-    os.replace(unfinished, out)
-    shutil.rmtree(old, ignore_errors=True)
+    move_into_place(unfinished, out)
     shutil.rmtree(working)
 
 
