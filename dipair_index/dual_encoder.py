@@ -72,19 +72,21 @@ class DualEncoder:
 
     def encode_queries(self, texts: Sequence[str]) -> EncodedTexts:
         """Returns the first N projected tokens and the vector of each text, in the order given."""
-        return self._encode("query", texts, self.model.config.query_length)
+        return self._encode("query", texts)
 
     def encode_passages(self, texts: Sequence[str]) -> EncodedTexts:
         """Returns the first M projected tokens and the vector of each text, in the order given."""
-        return self._encode("passage", texts, self.model.config.passage_length)
+        return self._encode("passage", texts)
 
-    def _encode(self, side: Side, texts: Sequence[str], max_length: int) -> EncodedTexts:
+    def _encode(self, side: Side, texts: Sequence[str]) -> EncodedTexts:
         config = self.model.config
-        kept = config.max_query_tokens if side == "query" else config.max_passage_tokens
-        tokens = np.zeros((len(texts), kept, config.dim), np.float32)
+        tokens = np.zeros((len(texts), config.kept(side), config.dim), np.float32)
         vectors = np.zeros((len(texts), config.vector_dim), np.float32)
         batches = TokenisedBatches(
-            self.tokenizer, texts, max_length=max_length, batch_size=self._batch_size
+            self.tokenizer,
+            texts,
+            max_length=config.text_length(side),
+            batch_size=self._batch_size,
         )
         self.truncated += batches.truncated
         for rows, batch in batches:

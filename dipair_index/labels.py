@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from dipair_index.errors import FormatError, IndexDirectoryError, SettingsError
 from dipair_index.tables import read_table, write_table
@@ -127,8 +126,8 @@ def read_labels(folder: Path) -> pa.Table:
     tables = []
     for shard in shards:
         try:
-            tables.append(pq.read_table(shard, page_checksum_verification=True))
-        except (OSError, pa.ArrowException) as error:
+            tables.append(read_table(shard))
+        except FormatError as error:
             raise FormatError(
                 f"{shard} is damaged: delete it and run `dipair-index label` again ({error})"
             ) from error

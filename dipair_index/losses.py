@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TypeAlias
-
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-LOSSES = ("binary", "listwise", "both")
-
-Loss: TypeAlias = str
-
 
 def distillation_loss(
-    loss: Loss, student: Tensor, teacher: Tensor, *, temperature: float = 1.0
+    loss: str, student: Tensor, teacher: Tensor, *, temperature: float = 1.0
 ) -> Tensor:
     """Returns the loss of logits (queries, passages) against the teacher's; NaN has no label.
 

@@ -83,6 +83,14 @@ class DiPairConfig(PretrainedConfig):
             )
         super().__init__(**kwargs)
 
+    def kept(self, side: Side) -> int:
+        """Output tokens that are kept of a text: N of a query, M of a passage."""
+        return self.max_query_tokens if side == "query" else self.max_passage_tokens
+
+    def text_length(self, side: Side) -> int:
+        """Tokens that the encoder reads of a text."""
+        return self.query_length if side == "query" else self.passage_length
+
     @property
     def vector_dim(self) -> int:
         """Width of the pooled vector that FAISS holds."""
@@ -213,23 +221,19 @@ class DiPairModel(PreTrainedModel):
         mask = attention_mask.to(hidden.dtype).unsqueeze(-1)  # (texts, tokens, 1)
         hidden = hidden * mask
         if self.config.keep == "first":
-            kept = hidden[:, : self._kept(side)]
+            kept = hidden[:, : self.config.kept(side)]
         else:
             lengths = attention_mask.sum(1)
-            start = (lengths - self._kept(side)).clamp(min=0)
-            places = start[:, None] + torch.arange(self._kept(side), device=hidden.device)
+            start = (lengths - self.config.kept(side)).clamp(min=0)
+            places = start[:, None] + torch.arange(self.config.kept(side), device=hidden.device)
             inside = (places < lengths[:, None]).to(hidden.dtype).unsqueeze(-1)
             places = places.clamp(max=hidden.shape[1] - 1).unsqueeze(-1)
             kept = hidden.gather(1, places.expand(-1, -1, hidden.shape[-1])) * inside
-        kept = functional.pad(kept, (0, 0, 0, self._kept(side) - kept.shape[1]))
+        kept = functional.pad(kept, (0, 0, 0, self.config.kept(side) - kept.shape[1]))
         if self.config.pooling == "mean":
             mean = hidden.sum(1) / mask.sum(1).clamp(min=1)
             kept = torch.cat([mean.unsqueeze(1), kept[:, 1:]], dim=1)
         return kept
-
-    def _kept(self, side: Side) -> int:
-        query, passage = self.config.max_query_tokens, self.config.max_passage_tokens
-        return int(query if side == "query" else passage)
 
     def encode(self, side: Side, input_ids: Tensor, attention_mask: Tensor) -> Encoded:
         """Returns the projected tokens that are cached, and the pooled vector, of each text."""

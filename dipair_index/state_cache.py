@@ -66,12 +66,11 @@ def _fill_side(
     progress: Progress,
 ) -> npt.NDArray[np.float16]:
     config = model.config
-    of_query = side == "query"
-    kept = config.max_query_tokens if of_query else config.max_passage_tokens
-    max_length = config.query_length if of_query else config.passage_length
+    shape = (config.kept(side), config.vector_dim)
+    max_length = config.text_length(side)
 
     def states(chunk: Sequence[str]) -> npt.NDArray[np.float16]:
-        rows = np.empty((len(chunk), kept, config.vector_dim), np.float16)
+        rows = np.empty((len(chunk), *shape), np.float16)
         for places, batch in TokenisedBatches(tokenizer, chunk, max_length=max_length):
             batch = batch.to(model.device)
             with torch.inference_mode():
@@ -81,10 +80,10 @@ def _fill_side(
 
     digest = TextsDigest()
     digest.update(map(str, range(len(texts))), texts)
-    with progress(f"encoding {'queries' if of_query else 'passages'}", "texts") as report:
+    with progress(f"encoding {'queries' if side == 'query' else 'passages'}", "texts") as report:
         return fill_rows(
             folder / f"{side}.npy",
-            (len(texts), kept, config.vector_dim),
+            (len(texts), *shape),
             np.float16,
             key={"encoder": fingerprint(model.encoder), "texts": digest.hexdigest()},
             chunks=(texts[start : start + CHUNK] for start in range(0, len(texts), CHUNK)),
