@@ -13,17 +13,16 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-import ir_measures
 import numpy as np
-from ir_measures import RR, Qrel, R, ScoredDoc, nDCG
 
+from dipair_index.evaluation import Bootstrap, JudgedRuns, evaluate
 from dipair_index.formats import read_qrels, read_queries, read_run
 from dipair_index.records import Query, Run
 from dipair_index.rerank.index import DiPairIndex
 from dipair_index.rerank.ranking import RankedPassage
 from dipair_index.teacher import open_teacher
 
-MEASURES = [nDCG @ 10, RR(rel=2) @ 10, R(rel=2) @ 100]
+MEASURES = ["nDCG@10", "RR(rel=2)@10", "R(rel=2)@100"]
 
 
 def scores_of(rankings: dict[str, list[RankedPassage]]) -> Run:
@@ -77,11 +76,6 @@ def main() -> None:
         parser.add_argument(f"--{name}", required=True)
     parser.add_argument("--teacher", help="an ONNX file or a transformers cross-encoder")
     arguments = parser.parse_args()
-    qrels = [
-        Qrel(query_id, passage_id, relevance)
-        for query_id, judged in read_qrels(arguments.qrels).items()
-        for passage_id, relevance in judged.items()
-    ]
     run = read_run(arguments.run)
     queries = [query for query in read_queries(arguments.queries) if query.query_id in run]
     texts = [query.text for query in queries]
@@ -106,15 +100,12 @@ def main() -> None:
             systems["  reranked by the teacher"] = teacher_run(
                 arguments.teacher, index, queries, run
             )
-    print("system\t" + "\t".join(str(measure) for measure in MEASURES))
-    for name, scored in systems.items():
-        rows = [
-            ScoredDoc(query_id, passage_id, score)
-            for query_id, scores in scored.items()
-            for passage_id, score in scores.items()
-        ]
-        figures = ir_measures.calc_aggregate(MEASURES, qrels, rows)
-        print(name + "\t" + "\t".join(f"{figures[measure]:.4f}" for measure in MEASURES))
+    judged = JudgedRuns(read_qrels(arguments.qrels), systems)
+    figures: dict[str, list[str]] = {name: [] for name in systems}
+    for measured in evaluate(judged, MEASURES, Bootstrap(next(iter(systems)), resamples=0)):
+        figures[measured.system].append(f"{measured.value:.4f}")
+    for name, values in {"system": MEASURES, **figures}.items():
+        print("\t".join([name, *values]))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,63 @@
+"""Options that mean the same in several commands."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+DEFAULT_INDEX = Path("dipair.index")
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def index_dir_option(purpose: str) -> Callable[[Command], Command]:
+    """`--index-dir`; `purpose` is its help."""
+    return click.option(
+        "--index-dir",
+        type=click.Path(path_type=Path),
+        default=DEFAULT_INDEX,
+        show_default=True,
+        help=purpose,
+    )
+
+
+def device_option(verb: str) -> Callable[[Command], Command]:
+    """`--device`; `verb` says what is done there."""
+    return click.option(
+        "--device", default="cpu", show_default=True, help=f"{verb} on this torch device"
+    )
+
+
+def json_option(what: str = "one JSON object") -> Callable[[Command], Command]:
+    """`--json`, as `as_json`."""
+    return click.option("--json", "as_json", is_flag=True, help=f"Print {what}")
+
+
+def encoding_options(work: str, overwrite: str) -> Callable[[Command], Command]:
+    """What all commands that encode passages take; `overwrite` is the help of that option."""
+    return all_of(
+        click.option(
+            "--batch-size",
+            type=click.IntRange(min=1),
+            default=64,
+            show_default=True,
+            help="Encode this many passages at once",
+        ),
+        device_option("Encode"),
+        click.option("--resume", is_flag=True, help=f"Go on with an interrupted {work}"),
+        click.option("--overwrite", is_flag=True, help=overwrite),
+    )
+
+
+def all_of(*options: Callable[[Any], Any]) -> Callable[[Command], Command]:
+    """One decorator for several options, listed in this order."""
+
+    def decorate(command: Command) -> Command:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
