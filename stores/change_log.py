@@ -1,0 +1,174 @@
+"""Which passages a store holds: a log of changes, one small object each, and what it comes to."""
+
+from __future__ import annotations
+
+import struct
+import threading
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from dipair_index.errors import StoreError
+from dipair_index.stores.id_table import Hashes, IdTable, Integers, Keys
+from dipair_index.stores.locations import Location
+
+CHANGES = "log."
+"""What the names of the objects begin with."""
+
+_MAGIC = b"dipairch"
+_HEADER = struct.Struct("<8sQIII")
+_CHECKSUM = struct.Struct("<I")
+_READ_AHEAD = 256
+
+
+@dataclass(frozen=True)
+class Change:
+    """Keys that have the rows from `first_row` on, and the rows that no key has any more."""
+
+    keys: Keys
+    hashes: Hashes
+    first_row: int
+    gone: Integers
+
+    @classmethod
+    def of(cls, keys: Keys, first_row: int, gone: Integers) -> Change:
+        """A change to write."""
+        return cls(keys, keys.hashes(), first_row, gone)
+
+    @property
+    def rows(self) -> Integers:
+        """The row of each key."""
+        return np.arange(self.first_row, self.first_row + len(self.hashes))
+
+    def encode(self) -> bytes:
+        """Header, hashes, rows gone, lengths and text of the keys, and the CRC-32 of all these."""
+        text = self.keys.text
+        parts = [
+            _HEADER.pack(_MAGIC, self.first_row, len(self.hashes), len(self.gone), len(text)),
+            self.hashes.astype("<u8").tobytes(),
+            self.gone.astype("<i8").tobytes(),
+            self.keys.lengths.astype("<u2").tobytes(),
+            text.tobytes(),
+        ]
+        body = b"".join(parts)
+        return body + _CHECKSUM.pack(zlib.crc32(body))
+
+    @classmethod
+    def decode(cls, data: bytes, name: str) -> Change:
+        """What `encode` made; StoreError, with the `name` of the object, where it is damaged."""
+        body, checksum = memoryview(data)[: -_CHECKSUM.size], data[-_CHECKSUM.size :]
+        if not data.startswith(_MAGIC) or checksum != _CHECKSUM.pack(zlib.crc32(body)):
+            raise StoreError(
+                f"{name} is damaged, which says where passages are: restore it, or build the "
+                "store again"
+            )
+        _, first_row, count, gone, _ = _HEADER.unpack_from(body)
+        at = _HEADER.size
+        hashes = np.frombuffer(body, "<u8", count, at)
+        rows_gone = np.frombuffer(body, "<i8", gone, at + 8 * count)
+        lengths = np.frombuffer(body, "<u2", count, at + 8 * (count + gone))
+        text = np.frombuffer(body, np.uint8, offset=at + 8 * (count + gone) + 2 * count)
+        return cls(Keys(text, lengths), hashes, first_row, rows_gone)
+
+
+class ChangeLog:
+    """All changes at a location, in their order; any thread.
+
+    `ids` says which row each id has, `written` how many rows each shard has that holds a passage.
+    """
+
+    def __init__(self, location: Location, shard_rows: int) -> None:
+        self.ids = IdTable()
+        self.written: dict[int, int] = {}
+        self.stored_bytes = 0
+        self.lock = threading.RLock()
+        self._location = location
+        self._shard_rows = shard_rows
+        self._live: dict[int, int] = {}
+        self._count = 0
+        numbers = location.numbers(CHANGES)
+        # a folder that is written to may be listed with a gap
+        self._apply(self._read(range(max(numbers, default=-1) + 1)))
+
+    def commit(self, make: Callable[[], Change]) -> list[int]:
+        """Writes the change that `make` finds to be due; returns shards without a passage now."""
+        with self.lock:
+            while True:
+                absent = self.follow()
+                change = make()
+                data = change.encode()
+                name = _name(self._count)
+                written = self._location.store.write(name, data, if_equal=absent).result()
+                # no generation where the object was there: another writer's, or this very one, if
+                # an answer was lost and TensorStore tried again
+                if written.generation or self._location.read(name) == data:
+                    return self._apply([(change, len(data))])
+
+    def follow(self) -> bytes:
+        """Takes in what other writers have changed; returns what says that the next is absent."""
+        with self.lock:
+            while True:
+                name = _name(self._count)
+                found = self._location.store.read(name).result()
+                if found.state == "missing":
+                    absent: bytes = found.stamp.generation
+                    return absent
+                change = Change.decode(found.value, self._location.name_of(name))
+                self._apply([(change, len(found.value))])
+
+    def damage(self) -> list[str]:
+        """Reads all changes again: a sentence for each that is damaged or gone."""
+        found = []
+        for number in range(self._count):
+            try:
+                list(self._read([number]))
+            except StoreError as error:
+                found.append(str(error))
+        return found
+
+    def _read(self, numbers: Iterable[int]) -> Iterator[tuple[Change, int]]:
+        names = [_name(number) for number in numbers]
+        for start in range(0, len(names), _READ_AHEAD):
+            part = names[start : start + _READ_AHEAD]
+            futures = [self._location.store.read(name) for name in part]
+            for name, future in zip(part, futures, strict=True):
+                found = future.result()
+                if found.state == "missing":
+                    raise StoreError(
+                        f"{self._location.name_of(name)} is missing, which says where passages "
+                        "are: restore it, or build the store again"
+                    )
+                change = Change.decode(found.value, self._location.name_of(name))
+                yield change, len(found.value)
+
+    def _apply(self, changes: Iterable[tuple[Change, int]]) -> list[int]:
+        """Takes changes in; returns the shards that have no passage any more."""
+        added = []
+        gone = []
+        for change, size in changes:
+            self._count += 1
+            self.stored_bytes += size
+            if len(change.hashes):
+                added.append((change.keys, change.hashes, change.rows))
+                for start in range(0, len(change.hashes), self._shard_rows):
+                    shard = (change.first_row + start) // self._shard_rows
+                    count = min(self._shard_rows, len(change.hashes) - start)
+                    self.written[shard] = self._live[shard] = count
+            gone.append(change.gone)
+        rows_gone = np.concatenate(gone) if gone else np.empty(0, np.int64)
+        self.ids.update(added, rows_gone)
+        empty = []
+        shards, counts = np.unique(rows_gone // self._shard_rows, return_counts=True)
+        for shard, count in zip(shards.tolist(), counts.tolist(), strict=True):
+            self._live[shard] -= count
+            if not self._live[shard]:
+                del self._live[shard], self.written[shard]
+                empty.append(shard)
+        return empty
+
+
+def _name(number: int) -> str:
+    # of one length, so that a listing shows them in their order
+    return f"{CHANGES}{number:016}"

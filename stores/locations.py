@@ -1,0 +1,147 @@
+"""Where a store is: a folder, or a URL of a key-value store that TensorStore knows."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from dipair_index.errors import DiPairError, StoreError
+
+CACHE_BYTES = 64 * 2**20
+"""Of all stores of a process together: chunks read lately, and where chunks are in their shards."""
+
+# TensorStore tries 32 times, which keeps one waiting for a quarter of an hour where nobody answers
+RETRIES = {"max_retries": 7, "initial_delay": "0.5s", "max_delay": "8s"}
+
+_ADVICE = (
+    ("unsupported URL scheme", "it may be a folder, file://, s3://, gs:// or memory://"),
+    ("NoSuchBucket", "make the bucket first"),
+    ("PERMISSION_DENIED", "check the credentials and what they allow"),
+    ("UNAUTHENTICATED", "check the credentials"),
+    ("retry attempts failed", "check the endpoint and the network, and run it again"),
+    ("No space left", "make room on the disk and run it again"),
+    ("File too large", "make room on the disk and run it again"),
+    ("quota exceeded", "make room on the disk and run it again"),
+    ("DATA_LOSS", "`verify` names the passages that are damaged"),
+)
+
+
+class Location:
+    """The objects under a folder or URL, which is shown in every error.
+
+    S3 is asked at AWS_ENDPOINT_URL_S3 or AWS_ENDPOINT_URL, in AWS_REGION or AWS_DEFAULT_REGION,
+    where these are set; credentials come from where the AWS tools look for them.
+    """
+
+    def __init__(self, location: str | Path) -> None:
+        import tensorstore
+
+        self.name = str(location)
+        with self.sentences("open"):
+            self.spec = _spec(self.name)
+            self.store = tensorstore.KvStore.open(self.spec, context=context()).result()
+
+    def name_of(self, key: str) -> str:
+        """The place of one object."""
+        return f"{self.name.rstrip('/')}/{key}"
+
+    def read(self, key: str) -> bytes | None:
+        """The object, or None where there is none."""
+        found = self.store.read(key).result()
+        return None if found.state == "missing" else found.value
+
+    def numbers(self, prefix: str) -> list[int]:
+        """The numbers that follow `prefix` in the names of objects, sorted."""
+        keys = [key.decode()[len(prefix) :] for key in self.store.list(_range(prefix)).result()]
+        return sorted(int(key) for key in keys if key.isdigit())
+
+    def delete(self, *prefixes: str) -> None:
+        """Deletes the objects whose names begin so, and the folder if it is empty then."""
+        for prefix in prefixes:
+            self.store.delete_range(_range(prefix)).result()
+        if self.folder is not None:
+            for lock in self.folder.glob("*.__lock"):
+                # what a writer that was killed has left
+                lock.unlink(missing_ok=True)
+            with suppress(OSError):
+                self.folder.rmdir()
+
+    @property
+    def folder(self) -> Path | None:
+        """Where the objects are files, their folder."""
+        return Path(self.spec["path"]) if self.spec["driver"] == "file" else None
+
+    @contextmanager
+    def sentences(self, verb: str) -> Iterator[None]:
+        """TensorStore's errors, which are of many classes, as StoreError."""
+        try:
+            yield
+        except DiPairError:
+            raise
+        except (ValueError, KeyError, OSError, RuntimeError) as error:
+            # what follows in brackets is for TensorStore's own developers
+            text = re.sub(r" \[[\w ]+[=\d].*", "", str(error), flags=re.DOTALL)
+            advice = next((f": {say}" for sign, say in _ADVICE if sign in str(error)), "")
+            raise StoreError(f"cannot {verb} the store at {self.name}: {text}{advice}") from error
+
+
+@cache
+def context() -> Any:
+    """What all stores of this process share: one cache, and what memory:// holds."""
+    import tensorstore
+
+    return tensorstore.Context(
+        {
+            "cache_pool": {"total_bytes_limit": CACHE_BYTES},
+            "s3_request_retries": RETRIES,
+            "gcs_request_retries": RETRIES,
+        }
+    )
+
+
+def uncached_context() -> Any:
+    """As `context`, but each read comes from the store."""
+    import tensorstore
+
+    return tensorstore.Context({"cache_pool": {"total_bytes_limit": 0}}, context())
+
+
+def _spec(location: str) -> dict[str, Any]:
+    import tensorstore
+
+    spec: dict[str, Any]
+    if "://" in location:
+        spec = tensorstore.KvStore.Spec(location).to_json()
+    else:
+        spec = {"driver": "file", "path": str(Path(location).absolute())}
+    if spec.get("path") and not spec["path"].endswith("/"):
+        spec["path"] += "/"
+    if spec["driver"] == "s3":
+        spec |= _s3_settings()
+    return spec
+
+
+def _s3_settings() -> dict[str, Any]:
+    """What TensorStore does not look up itself."""
+    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
+    settings: dict[str, Any] = {}
+    if endpoint:
+        settings["endpoint"] = endpoint
+    if region:
+        settings["aws_region"] = region
+    if os.environ.get("AWS_ACCESS_KEY_ID"):
+        # the default is to try files and the network first, and to log each that fails
+        settings["aws_credentials"] = {"type": "environment"}
+    return settings
+
+
+def _range(prefix: str) -> Any:
+    import tensorstore
+
+    return tensorstore.KvStore.KeyRange(prefix, prefix[:-1] + chr(ord(prefix[-1]) + 1))

@@ -1,0 +1,194 @@
+"""Token embeddings in a folder or a bucket: a zarr array that is only added to, and its changes.
+
+`zarr.json` and `c.<shard>.0` are the array, with a row for each passage. `log.<number>` is one
+change each: ids with their rows, and rows that no id has any more. A put writes shards of its own
+first and its change last, so that it is whole or not there, and no object is written again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+
+from dipair_index.errors import MissingPassagesError, StoreError
+from dipair_index.stores.change_log import CHANGES, Change, ChangeLog
+from dipair_index.stores.codecs import Codec, Rows, open_codec
+from dipair_index.stores.environment import lookup_key
+from dipair_index.stores.id_table import Integers, Keys
+from dipair_index.stores.locations import Location
+from dipair_index.stores.token_store import TokenStore, checked_keys, checked_rows
+from dipair_index.stores.zarr_rows import KIND, METADATA, SHARDS, ZarrRows
+
+
+class TensorStoreTokenStore(TokenStore):
+    """A token store in a folder or at a URL: file://, s3://, gs:// or memory://. Any thread.
+
+    A reader sees what was there when it was opened, and looks again where an id is missing and
+    where ids are listed or counted. Several processes may write: where two do at one time, the
+    second takes in the change of the first (on S3 servers other than Amazon's only with
+    TENSORSTORE_S3_USE_CONDITIONAL_WRITE=true). Put in large batches: each makes its own objects.
+    """
+
+    def __init__(self, location: Location, codec: Codec, *, readonly: bool) -> None:
+        self.codec = codec
+        self._location = location
+        self._readonly = readonly
+        self._closed = False
+        self._rows = ZarrRows(location, codec, readonly=readonly)
+        self._log = ChangeLog(location, self._rows.shard_rows)
+
+    @classmethod
+    def open(
+        cls,
+        location: str | Path,
+        *,
+        tokens_per_passage: int,
+        dim: int,
+        codec: str,
+        readonly: bool = False,
+    ) -> TensorStoreTokenStore:
+        """Opens the store at `location`; creates it where it is absent, unless `readonly`.
+
+        StoreError where there is nothing to read, where it was made with other settings or by a
+        newer version, and where TensorStore cannot open it.
+        """
+        chosen = open_codec(codec, tokens_per_passage=tokens_per_passage, dim=dim)
+        place = Location(location)
+        with place.sentences("open"):
+            return cls(place, chosen, readonly=readonly)
+
+    @staticmethod
+    def remove(location: str | Path) -> None:
+        """Deletes the objects of the store at `location`, and the folder if nothing else is in it.
+
+        Nothing happens where there is none. StoreError where something else is there, or where
+        it cannot be deleted.
+        """
+        place = Location(location)
+        with place.sentences("delete"):
+            metadata = place.read(METADATA)
+            if metadata is None:
+                return
+            # not parsed, so that a damaged store can be removed as well
+            if KIND.encode() not in metadata:
+                raise StoreError(f"{place.name} holds a zarr array of something else: it stays")
+            # last what says that it is a store, so that a removal cut short can be run again
+            place.delete(SHARDS, CHANGES, METADATA)
+
+    def put_encoded(self, ids: Sequence[str], rows: Rows) -> None:
+        """As `put`, of uint8 rows (len(ids), bytes_per_passage) that this codec has encoded."""
+        keys = checked_keys(ids)
+        rows = checked_rows(ids, rows, self.codec)
+        # of an id that stands twice in the batch, the last counts
+        last = {key: place for place, key in enumerate(keys)}
+        if len(last) < len(keys):
+            rows = rows[list(last.values())]
+        with self._using("write to"):
+            if len(rows):
+                first = self._rows.append(rows)
+                self._commit(lambda: self._replacing(list(last), first))
+
+    def _replacing(self, keys: Sequence[bytes], first: int) -> Change:
+        replaced = self._log.ids.find(keys)
+        return Change.of(Keys.of(keys), first, replaced[replaced >= 0])
+
+    def delete(self, ids: Sequence[str]) -> None:
+        """Forgets `ids`; where one is absent, MissingPassagesError, and nothing is deleted."""
+        unique = list(dict.fromkeys(ids))
+        with self._using("write to"):
+            if unique:
+                self._commit(lambda: Change.of(Keys.of([]), 0, self._find(unique)))
+
+    def _commit(self, change: Callable[[], Change]) -> None:
+        self._rows.drop(self._log.commit(change))
+
+    def get_encoded(self, ids: Sequence[str]) -> Rows:
+        """As `get`, but the codec's uint8 rows (len(ids), bytes_per_passage): a new array."""
+        with self._using("read from"):
+            rows = self._find(ids)
+            while True:
+                try:
+                    return self._rows.take(rows)
+                except ValueError:
+                    # a passage that was replaced or deleted meanwhile may have left its shard
+                    self._log.follow()
+                    again = self._find(ids)
+                    if np.array_equal(rows, again):
+                        raise
+                    rows = again
+
+    def _find(self, ids: Sequence[str]) -> Integers:
+        """The row of each id; MissingPassagesError."""
+        # what can be no id has a key that no id has
+        keys = [lookup_key(passage_id) or b"\xff" for passage_id in ids]
+        with self._log.lock:
+            rows = self._log.ids.find(keys)
+            if (rows < 0).any():
+                self._log.follow()
+                rows = self._log.ids.find(keys)
+        missing = dict.fromkeys(ids[place] for place in np.flatnonzero(rows < 0).tolist())
+        if missing:
+            raise MissingPassagesError.naming(missing, "the store")
+        return rows
+
+    def verify(self) -> list[str]:
+        """Reads everything: a sentence for each damage, naming passages or files; [] if whole."""
+        with self._using("read from"):
+            self._log.follow()
+            return [*self._rows.metadata_damage(), *self._log.damage(), *self._damaged_passages()]
+
+    def _damaged_passages(self) -> Iterator[str]:
+        for shard, parts in self._rows.damaged_rows(dict(self._log.written)):
+            with self._log.lock:
+                self._log.follow()
+                ids = [each for rows in parts for each in self._log.ids.between(rows)]
+                there = shard in self._log.written
+            # else another writer has dropped it meanwhile
+            if there:
+                more = f" and {len(ids) - 5} more" if len(ids) > 5 else ""
+                what = ", ".join(ids[:5]) or "what was deleted"
+                yield f"{self._rows.name_of(shard)} is damaged: cannot read {what}{more}"
+
+    def stored_bytes(self) -> int:
+        """Bytes on disk, or in the bucket."""
+        with self._using("read from"), self._log.lock:
+            self._log.follow()
+            return self._rows.stored_bytes(self._log.written) + self._log.stored_bytes
+
+    def close(self) -> None:
+        """Lets go of files; closing twice is fine."""
+        self._closed = True
+        self._rows.close()
+
+    def __contains__(self, passage_id: object) -> bool:
+        if not isinstance(passage_id, str):
+            return False
+        with self._using("read from"):
+            try:
+                self._find([passage_id])
+            except MissingPassagesError:
+                return False
+            return True
+
+    def __len__(self) -> int:
+        with self._using("read from"), self._log.lock:
+            self._log.follow()
+            return len(self._log.ids)
+
+    def __iter__(self) -> Iterator[str]:
+        with self._using("read from"), self._log.lock:
+            self._log.follow()
+            return iter(self._log.ids)
+
+    @contextmanager
+    def _using(self, verb: str) -> Iterator[None]:
+        """Refuses what a closed or a readonly store cannot do; errors become sentences."""
+        if self._closed:
+            raise StoreError(f"the store at {self._location.name} is closed")
+        if self._readonly and verb == "write to":
+            raise StoreError(f"{self._location.name} was opened readonly and takes no changes")
+        with self._location.sentences(verb):
+            yield
