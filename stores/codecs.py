@@ -1,8 +1,10 @@
-"""How token embeddings become bytes: float32, float16, or int8 with one float32 scale a token."""
+"""How token embeddings become bytes: float32, float16, int8 or int4."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,14 +15,17 @@ from dipair_index.records import FloatArray
 Rows = npt.NDArray[np.uint8]
 """(passages, bytes_per_passage)"""
 
-
 _LARGEST_SCALE = np.nextafter(np.finfo(np.float32).max / np.float32(127), np.float32(0))
+_LARGEST_OF_INT4 = 2.0**126
+_STEP_SHIFT = np.uint32(19)
+"""The bits of a float32's mantissa that int4's steps do without; without a sign, 12 remain."""
 
 
 class Codec(ABC):
     """Turns tokens (passages, tokens_per_passage, dim) into rows of bytes, and back to float32.
 
-    A token of zeros comes back as exact zeros. Passages do not affect each other.
+    Zeros come back as exact zeros. Passages do not affect each other. Decoded tokens may encode to
+    other rows than those they came from, so a copy between stores moves rows.
     """
 
     name: str
@@ -29,10 +34,10 @@ class Codec(ABC):
     def __init__(self, tokens_per_passage: int, dim: int) -> None:
         self.tokens_per_passage = tokens_per_passage
         self.dim = dim
-        self.bytes_per_passage = tokens_per_passage * self._bytes_per_token()
+        self.bytes_per_passage = self._bytes_per_passage()
 
     @abstractmethod
-    def _bytes_per_token(self) -> int: ...
+    def _bytes_per_passage(self) -> int: ...
 
     @abstractmethod
     def encode(self, tokens: FloatArray) -> Rows:
@@ -48,8 +53,8 @@ class Float32Codec(Codec):
 
     name = "float32"
 
-    def _bytes_per_token(self) -> int:
-        return 4 * self.dim
+    def _bytes_per_passage(self) -> int:
+        return self.tokens_per_passage * self.dim * 4
 
     def encode(self, tokens: FloatArray) -> Rows:
         """The bytes of the numbers, little-endian."""
@@ -66,8 +71,8 @@ class Float16Codec(Codec):
 
     name = "float16"
 
-    def _bytes_per_token(self) -> int:
-        return 2 * self.dim
+    def _bytes_per_passage(self) -> int:
+        return self.tokens_per_passage * self.dim * 2
 
     def encode(self, tokens: FloatArray) -> Rows:
         """The nearest float16 numbers; StoreError where a number is too large for one."""
@@ -96,8 +101,8 @@ class Int8Codec(Codec):
 
     name = "int8"
 
-    def _bytes_per_token(self) -> int:
-        return self.dim + 4
+    def _bytes_per_passage(self) -> int:
+        return self.tokens_per_passage * (self.dim + 4)
 
     def encode(self, tokens: FloatArray) -> Rows:
         """Each token scaled to -127..127 and rounded."""
@@ -128,7 +133,90 @@ class Int8Codec(Codec):
         return tokens
 
 
-_CODECS: dict[str, type[Codec]] = {c.name: c for c in (Float32Codec, Float16Codec, Int8Codec)}
+class Int4Codec(Codec):
+    """Half a byte a number, and two bytes a group: its step and which of 16 levels means zero.
+
+    The levels of a group span its numbers and zero. The error of a number is at most half the
+    step, and at most a 28th of that span. The size of a group divides dim: up to 256 numbers, but
+    up to 16 in the first token, through which came nearly all of the error that equal groups
+    brought into the default model's scores (benchmarks/RESULTS.md).
+
+    A row is the levels, those of the first half of the numbers in the low four bits, then 16 bits
+    a group: 8 of exponent and 4 of mantissa of the step, and 4 of the level that means zero.
+    """
+
+    name = "int4"
+
+    def __init__(self, tokens_per_passage: int, dim: int) -> None:
+        numbers = tokens_per_passage * dim
+        self._half = (numbers + 1) // 2
+        fine, coarse = _largest_divisor(dim, 16), _largest_divisor(dim, 256)
+        # (first number, numbers, numbers a group)
+        self._parts = ((0, dim, fine), (dim, numbers - dim, coarse))
+        self._groups = sum(count // size for _, count, size in self._parts)
+        super().__init__(tokens_per_passage, dim)
+
+    def _bytes_per_passage(self) -> int:
+        return self._half + 2 * self._groups
+
+    def _grouped(self, numbers: npt.NDArray[Any]) -> Iterator[tuple[slice, npt.NDArray[Any]]]:
+        """Which groups, and views (passages, groups, size) of their numbers."""
+        done = 0
+        for start, count, size in self._parts:
+            part = numbers[:, start : start + count].reshape(len(numbers), count // size, size)
+            yield slice(done, done + count // size), part
+            done += count // size
+
+    def encode(self, tokens: FloatArray) -> Rows:
+        """Each number as its nearest level; StoreError for any beyond 2**126 (8.5e37)."""
+        if np.abs(tokens).max(initial=0.0) > _LARGEST_OF_INT4:
+            raise StoreError(
+                f"a token embedding holds {float(np.abs(tokens).max()):g}, but int4 ends at "
+                f"{_LARGEST_OF_INT4:g}: use the codec float32 or int8"
+            )
+        count = len(tokens)
+        numbers = tokens.reshape(count, self.tokens_per_passage * self.dim)
+        levels = np.zeros((count, 2 * self._half), np.uint8)
+        groups = np.empty((count, self._groups), "<u2")
+        for (which, part), (_, nearest) in zip(
+            self._grouped(numbers), self._grouped(levels), strict=True
+        ):
+            lowest = np.minimum(part.min(axis=2), 0)
+            steps = (np.maximum(part.max(axis=2), 0) - lowest) / np.float32(15)
+            # rounded up, so that 16 levels still span the numbers
+            bits = (steps.view(np.uint32) + np.uint32(2**_STEP_SHIFT - 1)) >> _STEP_SHIFT
+            steps = _steps(bits)
+            divisors = np.where(steps == 0, np.float32(1), steps)
+            zeros = np.rint(lowest / -divisors)
+            groups[:, which] = bits << 4 | zeros.astype(np.uint32)
+            scaled = part / divisors[:, :, None]
+            np.rint(scaled, out=scaled)
+            scaled += zeros[:, :, None]
+            # halves on both sides of zero round to 16 steps
+            np.minimum(scaled, 15, out=scaled)
+            nearest[:] = scaled
+        rows = np.empty((count, self.bytes_per_passage), np.uint8)
+        rows[:, : self._half] = levels[:, : self._half] | levels[:, self._half :] << 4
+        rows[:, self._half :] = _as_rows(groups, 2 * self._groups)
+        return rows
+
+    def decode(self, rows: Rows) -> FloatArray:
+        """Levels above or below the one that means zero, times their group's step."""
+        pairs, groups = rows[:, : self._half], rows[:, self._half :].view("<u2")
+        levels = np.concatenate([pairs & 15, pairs >> 4], axis=1).view(np.int8)
+        zeros, steps = (groups & 15).astype(np.int8), _steps(groups >> 4)
+        tokens = np.empty((len(rows), self.tokens_per_passage * self.dim), np.float32)
+        for (which, part), (_, numbers) in zip(
+            self._grouped(levels), self._grouped(tokens), strict=True
+        ):
+            part -= zeros[:, which, None]
+            np.multiply(part, steps[:, which, None], out=numbers)
+        return tokens.reshape(len(rows), self.tokens_per_passage, self.dim)
+
+
+_CODECS: dict[str, type[Codec]] = {
+    codec.name: codec for codec in (Float32Codec, Float16Codec, Int8Codec, Int4Codec)
+}
 
 CODEC_NAMES = tuple(_CODECS)
 
@@ -146,3 +234,12 @@ def open_codec(name: str, *, tokens_per_passage: int, dim: int) -> Codec:
 
 def _as_rows(numbers: npt.NDArray[np.generic], width: int) -> Rows:
     return np.ascontiguousarray(numbers).reshape(-1).view(np.uint8).reshape(len(numbers), width)
+
+
+def _steps(bits: npt.NDArray[np.integer[Any]]) -> FloatArray:
+    """Float32 numbers whose first bits, without the sign, are given."""
+    return (bits.astype(np.uint32) << _STEP_SHIFT).view(np.float32)
+
+
+def _largest_divisor(number: int, limit: int) -> int:
+    return next(size for size in range(min(number, limit), 0, -1) if number % size == 0)
