@@ -1,59 +1,30 @@
-"""Builds an index directory: each passage goes through the encoder once.
-
-    passages ─► chunks ─► dual encoder ─┬─ tokens ─► token store
-                                        └─ one vector a passage ─► file of vectors ─► FAISS
-
-A build works in `<index>.building` and is moved into place at the end. After each chunk all of it
-is on disk, so that an interrupted build goes on from there, and ends as it would have ended
-undisturbed.
-"""
+"""Builds an index directory, and adds to one."""
 
 from __future__ import annotations
 
+import os
 import shutil
-import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from importlib.metadata import version
-from itertools import islice, zip_longest
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
 from dipair_index import __version__
-from dipair_index.dataset_directory import link
 from dipair_index.dual_encoder import DEFAULT_MODEL, DualEncoder
 from dipair_index.errors import IndexDirectoryError, SettingsError
 from dipair_index.records import Passage
-from dipair_index.rerank.unfinished import UnfinishedBuild, forget_progress
+from dipair_index.rerank.part_builder import BuildSummary, PartBuilder
 from dipair_index.sentence_vectors import SentenceEmbedder, open_embedder
-from dipair_index.stores.ann import AnnInfo, FaissIndex, VectorSource
-from dipair_index.stores.index_directory import (
-    Layout,
-    Manifest,
-    publish,
-    refuse_target,
-    working_directory,
-)
-from dipair_index.stores.lmdb import LmdbTokenStore
-from dipair_index.stores.packed_ids import PackedIds
-from dipair_index.stores.passages import PassageStore
-
-CHUNK = 2048
-"""Passages a chunk. A constant, since rounding depends on which texts are encoded together."""
+from dipair_index.stores.ann import AnnInfo
+from dipair_index.stores.index_directory import Layout, refuse_target
+from dipair_index.stores.index_writer import IndexWriter
+from dipair_index.stores.manifest import Manifest
+from dipair_index.stores.snapshot import Snapshot
 
 NAMED_VECTORS = ("model", "use")
-
-
-class BuildSummary(NamedTuple):
-    """What a build did; `encoded` of the `passages` were done this time, the others before."""
-
-    passages: int
-    encoded: int
-    seconds: float
-    token_bytes: int
-    truncated: int
 
 
 def build_index(
@@ -62,6 +33,8 @@ def build_index(
     encoder: DualEncoder,
     *,
     vectors: str = "model",
+    store: str = "lmdb",
+    store_url: str = "",
     codec: str = "int8",
     ann: str | None = None,
     ann_from: str | Path | None = None,
@@ -73,147 +46,137 @@ def build_index(
     """Encodes `passages`, whose ids are unique, into the index directory `index_dir`.
 
     `vectors` says whose vectors FAISS holds: those of the DiPair "model", of "use", or of a
-    transformers encoder by name. `ann` is a kind of `FaissIndex`: that of `ann_from`, the dataset
-    or index whose vectors are taken over, or "flat". `report` is told the passages done so far.
+    transformers encoder by name. `store` is a kind of `open_token_store`, and with `store_url`
+    tokens are kept below that URL. `ann` is a kind of `FaissIndex`: that of `ann_from`, the
+    dataset or index whose vectors are taken over, or "flat". `report` is told the passages done
+    so far.
 
-    Whatever ends the build, Ctrl-C included, leaves what is done for `resume`. Raises
-    `IndexDirectoryError` for an index that exists and is not to be overwritten, and for an
-    unfinished build or an `ann_from` that does not fit.
+    Whatever ends the build, Ctrl-C included, leaves what is done for `resume`, and an index that
+    is to be overwritten as it was. Raises `IndexDirectoryError` for an index that exists and is
+    not to be overwritten, and for an unfinished build or an `ann_from` that does not fit.
     """
-    index_dir, started = Path(index_dir), time.monotonic()
+    index_dir = Path(index_dir)
     refuse_target(index_dir, overwrite=overwrite)
+    if store_url and store != "tensorstore":
+        raise SettingsError(f"the store {store} keeps no tokens at a URL: choose tensorstore")
     embedder = open_embedder(vectors, dual_encoder=encoder, device=str(encoder.model.device))
     taken = None if ann_from is None else _taken_from(Path(ann_from), embedder)
     _refuse_kind(ann, embedder.dim)
     config = encoder.model.config
-    settings = {
-        "model": encoder.fingerprint,
-        "vectors": embedder.fingerprint,
-        "codec": codec,
-        "ann_from": None if taken is None else str(taken.resolve()),
-    }
-    unfinished = UnfinishedBuild.open(
-        working_directory(index_dir),
-        settings,
-        vector_dim=0 if taken else embedder.dim,
-        resume=resume,
-        overwrite=overwrite,
+    manifest = Manifest(
+        package_version=__version__,
+        model=_lasting(encoder.name, DEFAULT_MODEL),
+        model_fingerprint=encoder.fingerprint,
+        max_query_tokens=config.max_query_tokens,
+        max_passage_tokens=config.max_passage_tokens,
+        dim=config.dim,
+        vector_dim=embedder.dim,
+        store=store,
+        codec=codec,
+        embedder=_lasting(embedder.name, *NAMED_VECTORS),
+        embedder_fingerprint=embedder.fingerprint,
+        ann_kind=ann or (AnnInfo.read(taken).kind if taken else "flat"),
+        seed=seed,
+        store_url=store_url,
+        library_versions={name: version(name) for name in ("faiss-cpu", "lmdb", "torch")},
     )
-    layout = Layout(unfinished.root)
-    with ExitStack() as opened:
-        opened.enter_context(unfinished)
-        before = unfinished.progress.passages
-        try:
-            tokens = opened.enter_context(
-                LmdbTokenStore.open(
-                    layout.tokens,
-                    tokens_per_passage=config.max_passage_tokens,
-                    dim=config.dim,
-                    codec=codec,
-                )
-            )
-            texts = opened.enter_context(PassageStore.open(layout.passages))
-            rows = iter(passages) if taken is None else _as_in(taken, iter(passages))
-            _encode(rows, unfinished, encoder, embedder, tokens, texts, report)
-            done = unfinished.progress
-            source = VectorSource(embedder.name, embedder.fingerprint, done.digest)
-            kind = _write_ann(layout.ann, unfinished, source, ann, taken, seed)
-        except BaseException:
-            if not unfinished.progress.passages:
-                opened.close()
-                unfinished.discard()
-            raise
-        Manifest(
-            package_version=__version__,
-            model=_lasting(encoder.name, DEFAULT_MODEL),
-            model_fingerprint=encoder.fingerprint,
-            max_query_tokens=config.max_query_tokens,
-            max_passage_tokens=config.max_passage_tokens,
-            dim=config.dim,
-            vector_dim=embedder.dim,
-            store="lmdb",
-            codec=codec,
-            embedder=_lasting(embedder.name, *NAMED_VECTORS),
-            embedder_fingerprint=embedder.fingerprint,
-            ann_kind=kind,
-            passages=done.passages,
-            truncated=done.truncated,
-            seed=seed,
-            passages_digest=done.digest,
-            library_versions={name: version(name) for name in ("faiss-cpu", "lmdb", "torch")},
-        ).write(layout.root)
-    publish(layout.root, index_dir, overwrite=overwrite)
-    forget_progress(index_dir)
-    return BuildSummary(
-        passages=done.passages,
-        encoded=done.passages - before,
-        seconds=time.monotonic() - started,
-        token_bytes=sum(
-            file.stat().st_size for file in Layout(index_dir).tokens.iterdir() if file.is_file()
-        ),
-        truncated=done.truncated,
-    )
+    with _writer_of_new(index_dir, overwrite=overwrite) as writer:
+        building = PartBuilder(writer, manifest, encoder, embedder, taken)
+        part, summary = building.run(
+            passages, "build", lambda ids: None, resume=resume, overwrite=overwrite, report=report
+        )
+        writer.replaced_by(replace(manifest, parts=(part,)))
+    return summary
 
 
-def _encode(
-    passages: Iterator[Passage],
-    unfinished: UnfinishedBuild,
+def add_passages(
+    passages: Iterable[Passage],
+    index_dir: str | Path,
     encoder: DualEncoder,
-    embedder: SentenceEmbedder,
-    tokens: LmdbTokenStore,
-    texts: PassageStore,
-    report: Callable[[int], None],
-) -> None:
-    """Stores chunk after chunk of the passages that are not stored yet."""
-    unfinished.skip(passages)
-    report(unfinished.progress.passages)
-    while chunk := list(islice(passages, CHUNK)):
-        ids = [passage.passage_id for passage in chunk]
-        read = [passage.full_text for passage in chunk]
-        truncated = encoder.truncated
-        encoded = encoder.encode_passages(read)
-        truncated = encoder.truncated - truncated
-        vectors = encoded.vectors
-        if not unfinished.keeps_vectors:
-            vectors = np.empty((len(chunk), 0), np.float32)
-        elif embedder.name != "model":
-            vectors = embedder.embed_passages(read)
-        tokens.put(ids, encoded.tokens)
-        texts.put(chunk)
-        unfinished.count(chunk, vectors, truncated=truncated)
-        report(unfinished.progress.passages)
-    if not unfinished.progress.passages:
-        raise SettingsError("there is no passage to index: give a corpus that holds some")
+    *,
+    update: bool = False,
+    resume: bool = False,
+    overwrite: bool = False,
+    report: Callable[[int], None] = lambda count: None,
+) -> BuildSummary:
+    """Encodes `passages` into the index at `index_dir`; with `update` they may be in it already.
+
+    Readers see all of them or none. Whatever ends it leaves the index as it was, and what is done
+    for `resume`; `overwrite` throws away what an interrupted one has left. Raises
+    `IndexDirectoryError` naming passages that are in the index already, without `update`.
+    """
+    with IndexWriter(index_dir) as writer:
+        manifest = writer.current
+        embedder = open_fitting(manifest, index_dir, encoder)
+        writer.merge_small()
+        with Snapshot.open(index_dir) as now:
+
+            def refuse(ids: Sequence[str]) -> None:
+                held = [] if update else np.flatnonzero(now.holding(ids)).tolist()
+                if held:
+                    raise IndexDirectoryError(
+                        f"{len(held)} of these passages are in {index_dir} already, such as "
+                        f"{ids[held[0]]}: replace them with `dipair-index update`, or leave them "
+                        "out"
+                    )
+
+            building = PartBuilder(writer, manifest, encoder, embedder, None)
+            part, summary = building.run(
+                passages, "add", refuse, resume=resume, overwrite=overwrite, report=report
+            )
+            parts = writer.without(now.parts, building.ids)
+            replaced = len(now) - sum(each.live for each in parts)
+            writer.replaced_by(replace(writer.current, parts=(*parts, part)))
+    return summary._replace(replaced=replaced)
 
 
-def _write_ann(
-    folder: Path,
-    unfinished: UnfinishedBuild,
-    source: VectorSource,
-    kind: str | None,
-    taken: Path | None,
-    seed: int,
-) -> str:
-    """Builds the FAISS index, or takes over another's; returns its kind."""
-    shutil.rmtree(folder, ignore_errors=True)
-    if taken is None:
-        kind = kind or "flat"
-        ids, vectors = unfinished.ids(), unfinished.vectors()
-        FaissIndex.build(ids, vectors, kind=kind, seed=seed, source=source).save(folder)
-        return kind
-    info = AnnInfo.read(taken)
-    if info.source.passages_digest != source.passages_digest:
-        raise _other_passages(taken)
-    if kind in (None, info.kind):
-        shutil.copytree(taken, folder, copy_function=link)
-        return info.kind
-    index = FaissIndex.load(taken)
-    FaissIndex.build(index.ids, index.vectors(), kind=kind, seed=seed, source=source).save(folder)
-    return kind
+def open_fitting(
+    manifest: Manifest, index_dir: str | Path, encoder: DualEncoder
+) -> SentenceEmbedder:
+    """Returns the embedder of the index; `IndexDirectoryError` where `encoder` or it is another."""
+    if encoder.fingerprint != manifest.model_fingerprint:
+        raise IndexDirectoryError(
+            f"{index_dir} was built by the model {manifest.model} ({manifest.model_fingerprint}), "
+            f"but {encoder.name} is {encoder.fingerprint}: name the model it was built by, or "
+            "build it again"
+        )
+    embedder = open_embedder(
+        manifest.embedder, dual_encoder=encoder, device=str(encoder.model.device)
+    )
+    if embedder.fingerprint != manifest.embedder_fingerprint:
+        raise IndexDirectoryError(
+            f"the vectors in {index_dir} are those of {manifest.embedder} "
+            f"({manifest.embedder_fingerprint}), but {embedder.name} is now "
+            f"{embedder.fingerprint}: build it again"
+        )
+    return embedder
+
+
+@contextmanager
+def _writer_of_new(index_dir: Path, *, overwrite: bool) -> Iterator[IndexWriter]:
+    """A writer of an index that may not be there yet; nothing is left where nothing was stored."""
+    made = not index_dir.exists()
+    index_dir.mkdir(parents=True, exist_ok=True)
+    try:
+        with IndexWriter(index_dir, new=True) as writer:
+            # another process may have built one while the models were loaded
+            refuse_target(index_dir, overwrite=overwrite)
+            yield writer
+    finally:
+        if made and os.listdir(index_dir) == [Layout(index_dir).writer_lock.name]:
+            shutil.rmtree(index_dir)
 
 
 def _taken_from(folder: Path, embedder: SentenceEmbedder) -> Path:
     """Returns the ANN folder in a dataset or an index; its vectors must be the embedder's."""
+    if Layout(folder).is_finished():
+        parts = Manifest.read(folder).parts
+        if len(parts) != 1 or parts[0].deleted:
+            raise IndexDirectoryError(
+                f"{folder} was changed since it was built, so its vectors cannot be taken over as "
+                "they are: run `dipair-index compact` on it first"
+            )
+        folder = Layout(folder).part(parts[0].name).root
     if (folder / "ann").is_dir():
         folder = folder / "ann"
     source = AnnInfo.read(folder).source
@@ -224,22 +187,6 @@ def _taken_from(folder: Path, embedder: SentenceEmbedder) -> Path:
             "--ann-from away"
         )
     return folder
-
-
-def _as_in(taken: Path, passages: Iterator[Passage]) -> Iterator[Passage]:
-    """Passes passages on while their ids are those of the ANN index, row by row."""
-    for passage, known in zip_longest(passages, PackedIds.load(taken)):
-        if passage is None or passage.passage_id != known:
-            raise _other_passages(taken)
-        yield passage
-
-
-def _other_passages(taken: Path) -> IndexDirectoryError:
-    return IndexDirectoryError(
-        f"{taken} holds other passages, or in another order, {AnnInfo.read(taken).count:,} in "
-        "number: give the corpus that it was made from, or leave --ann-from away and pass "
-        "--overwrite"
-    )
 
 
 def _refuse_kind(kind: str | None, dim: int) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import overload
@@ -11,9 +10,11 @@ from typing import overload
 import numpy as np
 
 from dipair_index.dual_encoder import DualEncoder, EncodedTexts
-from dipair_index.errors import IndexDirectoryError, MissingPassagesError, SettingsError
-from dipair_index.records import FloatArray, Query, Run
+from dipair_index.errors import MissingPassagesError, SettingsError
+from dipair_index.records import FloatArray, Passage, Query, Run
+from dipair_index.rerank.build import add_passages, open_fitting
 from dipair_index.rerank.head import HeadScorer
+from dipair_index.rerank.part_builder import BuildSummary
 from dipair_index.rerank.ranking import (
     RankedPassage,
     Stopwatch,
@@ -21,15 +22,14 @@ from dipair_index.rerank.ranking import (
     best_first,
     probability,
 )
-from dipair_index.sentence_vectors import SentenceEmbedder, open_embedder
-from dipair_index.stores.ann import FaissIndex
-from dipair_index.stores.index_directory import Layout, Manifest
-from dipair_index.stores.lmdb import LmdbTokenStore
-from dipair_index.stores.passages import PassageStore
+from dipair_index.sentence_vectors import SentenceEmbedder
+from dipair_index.stores.index_writer import IndexWriter
+from dipair_index.stores.manifest import Manifest
+from dipair_index.stores.snapshot import Snapshot
 
 
 class DiPairIndex:
-    """An index directory, opened for reading, with the model that it was built by.
+    """An index directory, with the model that it was built by.
 
         with DiPairIndex.open("dipair.index") as index:
             for passage in index.search("why does dough rise", top_k=3):
@@ -42,23 +42,17 @@ class DiPairIndex:
 
     def __init__(
         self,
-        manifest: Manifest,
+        path: Path,
+        snapshot: Snapshot,
         encoder: DualEncoder,
         embedder: SentenceEmbedder,
-        tokens: LmdbTokenStore,
-        passages: PassageStore,
-        ann: FaissIndex,
-        opened: ExitStack,
     ) -> None:
-        self.manifest = manifest
+        self.path = path
         self.timings = Timings()
         self._encoder = encoder
         self._embedder = embedder
         self._scorer = HeadScorer(encoder.model)
-        self._tokens = tokens
-        self._passages = passages
-        self._ann = ann
-        self._opened = opened
+        self._snapshot = snapshot
 
     @classmethod
     def open(
@@ -73,39 +67,69 @@ class DiPairIndex:
         Raises `IndexDirectoryError` where there is no index, where it is damaged, and where
         `model` is not the one that it was built by.
         """
-        layout, manifest = Layout(Path(path)), Manifest.read(path)
-        if not isinstance(model, DualEncoder):
-            model = DualEncoder.load(model or manifest.model, device=device)
-        if model.fingerprint != manifest.model_fingerprint:
-            raise IndexDirectoryError(
-                f"{path} was built by the model {manifest.model} ({manifest.model_fingerprint}), "
-                f"but {model.name} is {model.fingerprint}: name the model it was built by, or "
-                "build it again"
-            )
-        embedder = open_embedder(manifest.embedder, dual_encoder=model, device=device)
-        if embedder.fingerprint != manifest.embedder_fingerprint:
-            raise IndexDirectoryError(
-                f"the vectors in {path} are those of {manifest.embedder} "
-                f"({manifest.embedder_fingerprint}), but {embedder.name} is now "
-                f"{embedder.fingerprint}: build it again"
-            )
-        opened = ExitStack()
+        snapshot = Snapshot.open(path)
         try:
-            tokens = opened.enter_context(
-                LmdbTokenStore.open(
-                    layout.tokens,
-                    tokens_per_passage=manifest.max_passage_tokens,
-                    dim=manifest.dim,
-                    codec=manifest.codec,
-                    readonly=True,
-                )
-            )
-            passages = opened.enter_context(PassageStore.open(layout.passages, readonly=True))
-            ann = FaissIndex.load(layout.ann)
+            manifest = snapshot.manifest
+            if not isinstance(model, DualEncoder):
+                model = DualEncoder.load(model or manifest.model, device=device)
+            embedder = open_fitting(manifest, path, model)
         except BaseException:
-            opened.close()
+            snapshot.close()
             raise
-        return cls(manifest, model, embedder, tokens, passages, ann, opened)
+        return cls(Path(path), snapshot, model, embedder)
+
+    def refresh(self) -> bool:
+        """Goes over to what the index is now; returns whether it has changed since it was opened.
+
+        Until then, every call answers from the index as it was opened, whoever changes it.
+        """
+        if Manifest.read(self.path) == self.manifest:
+            return False
+        now = Snapshot.open(self.path)
+        try:
+            self._embedder = open_fitting(now.manifest, self.path, self._encoder)
+        except BaseException:
+            now.close()
+            raise
+        self._snapshot.close()
+        self._snapshot = now
+        return True
+
+    def add(
+        self,
+        passages: Iterable[Passage],
+        *,
+        update: bool = False,
+        resume: bool = False,
+        overwrite: bool = False,
+    ) -> BuildSummary:
+        """Adds passages as `add_passages` does; with `update` they may be in the index already."""
+        summary = add_passages(
+            passages, self.path, self._encoder, update=update, resume=resume, overwrite=overwrite
+        )
+        self.refresh()
+        return summary
+
+    def delete(self, passage_ids: Iterable[str]) -> int:
+        """Takes passages out for good; `MissingPassagesError` where one is not in the index."""
+        with IndexWriter(self.path) as writer:
+            count = writer.delete(passage_ids)
+        self.refresh()
+        return count
+
+    def compact(self) -> bool:
+        """Makes the index what a build of its passages would make; false if it is that already."""
+        with IndexWriter(self.path) as writer:
+            changed = writer.compact()
+            self.refresh()
+            # this index read the old parts until now
+            writer.tidy()
+        return changed
+
+    @property
+    def manifest(self) -> Manifest:
+        """What the index is."""
+        return self._snapshot.manifest
 
     @overload
     def search(
@@ -150,7 +174,7 @@ class DiPairIndex:
         watch = Stopwatch()
         encoded, vectors = self._encode(queries, watch)
         with watch.part("retrieve"):
-            ids, similarities = self._ann.search(vectors, candidates if rerank else top_k)
+            ids, similarities = self._snapshot.search(vectors, candidates if rerank else top_k)
         rankings = []
         for row, found in enumerate(ids):
             retrieval = dict(zip(found, similarities[row].tolist(), strict=False))
@@ -218,10 +242,10 @@ class DiPairIndex:
 
     def close(self) -> None:
         """Closes the stores; closing twice is fine."""
-        self._opened.close()
+        self._snapshot.close()
 
     def __len__(self) -> int:
-        return self.manifest.passages
+        return len(self._snapshot)
 
     def __enter__(self) -> DiPairIndex:
         return self
@@ -244,7 +268,7 @@ class DiPairIndex:
 
     def _logits(self, query_tokens: FloatArray, ids: list[str], watch: Stopwatch) -> FloatArray:
         with watch.part("gather"):
-            passage_tokens = self._tokens.get(ids)
+            passage_tokens = self._snapshot.tokens(ids)
         with watch.part("score"):
             return self._scorer.logits(query_tokens, passage_tokens)
 
@@ -280,7 +304,7 @@ class DiPairIndex:
                 retrieval_score=retrieval.get(passage.passage_id),
             )
             for rank, (passage, score) in enumerate(
-                zip(self._passages.get(ids), scores, strict=True), start=1
+                zip(self._snapshot.passages(ids), scores, strict=True), start=1
             )
         ]
 

@@ -1,15 +1,12 @@
-"""A build on its way: what of it is safely on disk, so that it can be gone on with."""
+"""A part of an index on its way: what of it is safely on disk, so that it can be gone on with."""
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
-import shutil
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from types import TracebackType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,14 +14,14 @@ import numpy as np
 from dipair_index.digests import TextsDigest
 from dipair_index.errors import IndexDirectoryError
 from dipair_index.records import FloatArray, Passage
+from dipair_index.stores.index_directory import PartLayout
+from dipair_index.stores.part import remove_part
 
 PASSAGES_AT_ONCE = 10_000
-_FOLDER = "build"
-"""Where these files stand in the index directory until the build is done."""
 
 
 class Progress(NamedTuple):
-    """How far the build is, and with which settings it was begun."""
+    """How far the part is, and with which settings it was begun."""
 
     settings: dict[str, Any]
     passages: int
@@ -33,83 +30,69 @@ class Progress(NamedTuple):
     truncated: int
 
 
-class UnfinishedBuild:
+class UnfinishedPart:
     """The ids and vectors so far, and `progress.json`, which counts what is valid of them.
 
     Every step is on disk before it is counted, so a build may end at any moment. `vector_dim`
-    of 0 keeps no vectors.
+    of 0 keeps no vectors. Only an `IndexWriter`'s holder may use it.
     """
 
-    def __init__(self, root: Path, settings: dict[str, Any], *, vector_dim: int) -> None:
-        self.root = root
-        self._folder = root / _FOLDER
+    def __init__(self, part: PartLayout, settings: dict[str, Any], *, vector_dim: int) -> None:
+        self.part = part
         self._vector_dim = vector_dim
         self._digest = TextsDigest()
         self.progress = Progress(settings, 0, self._digest.hexdigest(), 0, 0)
-        self._folder.mkdir(parents=True, exist_ok=True)
-        self._lock = (self._folder / "lock").open("a")
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            self._lock.close()
-            raise IndexDirectoryError(f"another build is at work in {root}: let it end") from error
 
     @classmethod
     def open(
         cls,
-        root: Path,
+        part: PartLayout,
         settings: dict[str, Any],
         *,
         vector_dim: int,
+        store_url: str = "",
         resume: bool,
         overwrite: bool,
-    ) -> UnfinishedBuild:
-        """Takes up the build in `root`, or begins one there.
+    ) -> UnfinishedPart:
+        """Takes up the part, or begins it anew with its tokens in a place below `store_url`.
 
-        Raises `IndexDirectoryError` for a build that is there and not asked for, for settings
-        that are not its own, and for a directory that is none of ours.
+        Raises `IndexDirectoryError` for one that is there and not asked for, and for settings
+        that are not its own.
         """
-        begun = read_progress(root)
-        if begun is None and root.exists() and not (root / _FOLDER).is_dir():
+        begun = read_progress(part)
+        unfinished = cls(part, settings, vector_dim=vector_dim)
+        if begun and begun.passages and resume:
+            unfinished._take_up(begun)
+        elif begun and begun.passages and not overwrite:
             raise IndexDirectoryError(
-                f"{root} is in the way and no unfinished build: move it elsewhere"
+                f"{part.root} holds {begun.passages:,} passages of an interrupted "
+                f"{begun.settings['command']}: pass --resume to go on with it, or --overwrite to "
+                "start over"
             )
-        unfinished = cls(root, settings, vector_dim=vector_dim)
-        try:
-            if begun and begun.passages and resume:
-                unfinished._take_up(begun)
-            elif begun and begun.passages and not overwrite:
-                raise IndexDirectoryError(
-                    f"{root} holds an unfinished build of {begun.passages:,} passages: pass "
-                    "--resume to go on with it, or --overwrite to start over"
-                )
-            else:
-                unfinished._start_over()
-        except BaseException:
-            unfinished.close()
-            raise
+        else:
+            remove_part(part)
+            part.create(store_url)
+            part.progress.mkdir()
+            unfinished._ids.write_bytes(b"")
+            unfinished._vectors.write_bytes(b"")
+            unfinished._save()
         return unfinished
 
     def _take_up(self, begun: Progress) -> None:
         for name, asked in self.progress.settings.items():
             if begun.settings.get(name) != asked:
                 raise IndexDirectoryError(
-                    f"the unfinished build in {self.root} was begun with "
+                    f"the unfinished part in {self.part.root} was begun with "
                     f"{name} {begun.settings.get(name)}, not {asked}: resume it with the same "
                     "settings, or pass --overwrite without --resume to start over"
                 )
         self.progress = begun
-        # what was written after the last count is no part of the build
-        os.truncate(self._ids, begun.id_bytes)
-        os.truncate(self._vectors, 4 * self._vector_dim * begun.passages)
-
-    def _start_over(self) -> None:
-        for path in self.root.iterdir():
-            if path != self._folder:
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
-        self._ids.write_bytes(b"")
-        self._vectors.write_bytes(b"")
-        self._save()
+        vector_bytes = 4 * self._vector_dim * begun.passages
+        for file, size in ((self._ids, begun.id_bytes), (self._vectors, vector_bytes)):
+            if not file.is_file() or file.stat().st_size < size:
+                raise self.lossy()
+            # what was written after the last count is no part of the build
+            os.truncate(file, size)
 
     def skip(self, passages: Iterator[Passage]) -> None:
         """Passes over what is stored; `IndexDirectoryError` where it is not the same passages."""
@@ -120,7 +103,7 @@ class UnfinishedBuild:
         if self._digest.hexdigest() != self.progress.digest:
             raise IndexDirectoryError(
                 f"the corpus does not begin with the {self.progress.passages:,} passages of the "
-                f"unfinished build in {self.root}: give the same corpus, or pass --overwrite "
+                f"unfinished part in {self.part.root}: give the same corpus, or pass --overwrite "
                 "without --resume to start over"
             )
 
@@ -153,24 +136,16 @@ class UnfinishedBuild:
         shape = (self.progress.passages, self._vector_dim)
         return np.memmap(self._vectors, np.float32, mode="r", shape=shape)
 
+    def lossy(self) -> IndexDirectoryError:
+        """What to say where less is there than was counted."""
+        return IndexDirectoryError(
+            f"the unfinished part in {self.part.root} has lost some of its "
+            f"{self.progress.passages:,} passages: pass --overwrite without --resume to start over"
+        )
+
     def discard(self) -> None:
         """Removes everything that was built."""
-        shutil.rmtree(self.root)
-
-    def close(self) -> None:
-        """Lets another process go on; closing twice is fine."""
-        self._lock.close()
-
-    def __enter__(self) -> UnfinishedBuild:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
+        remove_part(self.part)
 
     def _count_in(self, passages: Sequence[Passage]) -> None:
         self._digest.update(
@@ -179,39 +154,37 @@ class UnfinishedBuild:
         )
 
     def _save(self) -> None:
-        part = self._folder / "progress.json.tmp"
+        part = self.part.progress / "progress.json.tmp"
         with part.open("w", encoding="utf-8") as target:
             json.dump(self.progress._asdict(), target, indent=2)
             target.flush()
             os.fsync(target.fileno())
-        os.replace(part, self._folder / "progress.json")
+        os.replace(part, _progress_file(self.part))
 
     @property
     def _ids(self) -> Path:
-        return self._folder / "ids.jsonl"
+        return self.part.progress / "ids.jsonl"
 
     @property
     def _vectors(self) -> Path:
-        return self._folder / "vectors.f32"
+        return self.part.progress / "vectors.f32"
 
 
-def read_progress(root: Path) -> Progress | None:
-    """Returns how far the build in `root` is, None where there is none."""
+def read_progress(part: PartLayout) -> Progress | None:
+    """Returns how far the part is, None where there is none on its way."""
+    file = _progress_file(part)
     try:
-        text = (root / _FOLDER / "progress.json").read_text(encoding="utf-8")
+        return Progress(**json.loads(file.read_text(encoding="utf-8")))
     except (FileNotFoundError, NotADirectoryError):
         return None
-    try:
-        return Progress(**json.loads(text))
     except (ValueError, TypeError) as error:
         raise IndexDirectoryError(
-            f"{root / _FOLDER / 'progress.json'} is damaged: remove {root} and build again"
+            f"{file} is damaged: remove {part.root} and run it again"
         ) from error
 
 
-def forget_progress(index_dir: Path) -> None:
-    """Removes from a finished index what only its build needed."""
-    shutil.rmtree(index_dir / _FOLDER, ignore_errors=True)
+def _progress_file(part: PartLayout) -> Path:
+    return part.progress / "progress.json"
 
 
 def _append(path: Path, data: bytes) -> None:

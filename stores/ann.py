@@ -6,7 +6,7 @@ import json
 import math
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from importlib import import_module
 from pathlib import Path
@@ -27,6 +27,8 @@ ANN_FORMAT_VERSION = 1
 HNSW_NEIGHBOURS = 32
 HNSW_EFFORT = 200
 """Candidates looked at while the graph is built, and the least while it is searched."""
+_ORIGINALS = "vectors.npy"
+_COMPARED = 16
 TRAINING_VECTORS_PER_LIST = 39
 """Below this FAISS warns that a cluster has too few points."""
 
@@ -73,8 +75,16 @@ class AnnInfo:
 class FaissIndex:
     """Passage ids by vector. Approximate kinds may miss some; scores are inner products."""
 
-    def __init__(self, index: Any, ids: PackedIds, kind: str, source: VectorSource) -> None:
+    def __init__(
+        self,
+        index: Any,
+        ids: PackedIds,
+        kind: str,
+        source: VectorSource,
+        originals: FloatArray | None = None,
+    ) -> None:
         self._index = index
+        self._originals = originals
         self.ids: Sequence[str] = ids
         self.kind = kind
         self.source = source
@@ -119,40 +129,65 @@ class FaissIndex:
                 f"FAISS cannot build {kind!r} from {len(ids)} vectors ({_reason(error)}): "
                 "use flat or hnsw, or give more passages"
             ) from error
-        return cls(index, PackedIds.of(ids), kind, source or VectorSource())
+        built = cls(index, PackedIds.of(ids), kind, source or VectorSource())
+        if not built._gives_back(vectors[:_COMPARED]):
+            built._originals = vectors
+        return built
 
-    def search(self, vectors: FloatArray, top_k: int) -> tuple[list[list[str]], FloatArray]:
+    def _gives_back(self, vectors: FloatArray) -> bool:
+        """Whether FAISS keeps the first vectors as they are."""
+        try:
+            return np.array_equal(self._reconstructed(len(vectors)), vectors)
+        except RuntimeError:
+            return False
+
+    def search(
+        self, vectors: FloatArray, top_k: int, *, deleted: Collection[str] = frozenset()
+    ) -> tuple[list[list[str]], FloatArray]:
         """Ids of the largest inner products for each of vectors (queries, dim), and these.
 
-        Best first, ties by id. Scores are (queries, min(top_k, count)); where an approximate
-        kind finds fewer, the query's list is shorter and its last scores are -inf.
+        Best first, ties by id, none of the `deleted` ones, all of which are in the index. Scores
+        are (queries, min(top_k, count)); where an approximate kind finds fewer, the query's list
+        is shorter and its last scores are -inf.
         """
         vectors = checked_query_vectors(vectors, dim=self.dim, top_k=top_k)
-        kept = min(top_k, len(self))
-        scores, rows = self._search_past_ties(vectors, kept)
+        kept = min(top_k, len(self) - len(deleted))
+        best = np.full((len(vectors), kept), -np.inf, np.float32)
+        if not kept or not len(vectors):
+            return [[] for _ in vectors], best
         ids = []
-        for query in range(len(vectors)):
-            found = [self.ids[row] for row in rows[query].tolist() if row >= 0]
-            best = scores[query, : len(found)]
-            if (best[1:] == best[:-1]).any():
+        scores, rows, live = self._search_past_ties(vectors, kept, deleted)
+        for query, stays in enumerate(live):
+            found = [self.ids[row] for row in rows[query, stays].tolist()]
+            their = scores[query, stays]
+            if (their[1:] == their[:-1]).any():
                 # FAISS leaves ties in no order of ours; sorting keeps equal scores in place
-                found = [each for _, each in sorted(zip((-best).tolist(), found, strict=True))]
+                found = [each for _, each in sorted(zip((-their).tolist(), found, strict=True))]
             ids.append(found[:kept])
-        return ids, scores[:, :kept].copy()
+            best[query, : len(ids[-1])] = their[:kept]
+        return ids, best
 
     def _search_past_ties(
-        self, vectors: FloatArray, kept: int
-    ) -> tuple[FloatArray, npt.NDArray[np.int64]]:
-        """Goes on until the last score found is below the last one kept, or nothing is left."""
-        found = kept
+        self, vectors: FloatArray, kept: int, deleted: Collection[str]
+    ) -> tuple[FloatArray, npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
+        """Scores, rows, and which of them are live, for at least `kept` live ones a query.
+
+        Goes on until the last score found is below the last one kept, or nothing is left.
+        """
+        count = kept + 1 + min(kept, len(deleted))
         while True:
-            found = min(2 * found if found > kept else kept + 1, len(self))
-            scores, rows = self._search(vectors, found)
+            count = min(count, len(self))
+            scores, rows = self._search(vectors, count)
             # FAISS marks what it did not find with row -1
-            scores[rows < 0] = -np.inf
-            cut_a_tie = (scores[:, kept - 1] == scores[:, -1]) & (rows[:, -1] >= 0)
-            if found == len(self) or not cut_a_tie.any():
-                return scores, rows
+            live = rows >= 0
+            if deleted:
+                live[live] = [self.ids[row] not in deleted for row in rows[live].tolist()]
+            kept_at = (np.cumsum(live, axis=1) >= kept).argmax(axis=1)
+            past = scores[np.arange(len(scores)), kept_at] > scores[:, -1]
+            whole = (past & (live.sum(axis=1) >= kept)) | (rows[:, -1] < 0)
+            if count == len(self) or whole.all():
+                return scores, rows, live
+            count *= 2
 
     def _search(self, vectors: FloatArray, count: int) -> tuple[FloatArray, npt.NDArray[np.int64]]:
         # untyped: FAISS's stubs do not know its search parameters
@@ -165,22 +200,16 @@ class FaissIndex:
         return scores, rows
 
     def vectors(self) -> FloatArray:
-        """The vectors (count, dim) in the order of `ids`, as FAISS kept them.
+        """The vectors (count, dim) in the order of `ids`, exactly as they were given."""
+        return self._reconstructed(len(self)) if self._originals is None else self._originals
 
-        Exact for flat, hnsw and ivf. StoreError for kinds that cannot give them back.
-        """
+    def _reconstructed(self, count: int) -> FloatArray:
         import faiss
 
         ivf = faiss.try_extract_index_ivf(self._index)
-        try:
-            if ivf is not None:
-                ivf.make_direct_map()
-            vectors: FloatArray = self._index.reconstruct_n(0, len(self))
-        except RuntimeError as error:
-            raise StoreError(
-                f"an ANN index of kind {self.kind!r} does not give its vectors back: "
-                "embed the passages again"
-            ) from error
+        if ivf is not None:
+            ivf.make_direct_map()
+        vectors: FloatArray = self._index.reconstruct_n(0, count)
         return vectors
 
     def save(self, folder: str | Path) -> None:
@@ -190,9 +219,16 @@ class FaissIndex:
         folder = Path(folder)
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            (folder / "ann.json").unlink(missing_ok=True)
-            faiss.write_index(self._index, str(folder / "index.faiss"))
+            for name in ("ann.json", "index.faiss", _ORIGINALS):
+                # never into an old file: it may be mapped, or a link to another index's
+                (folder / name).unlink(missing_ok=True)
+            with (folder / "index.faiss").open("wb") as target:
+                # FAISS itself says nothing where the last bytes find no room on the disk
+                faiss.write_index(self._index, faiss.PyCallbackIOWriter(target.write))
             PackedIds.of(self.ids).save(folder)
+            if self._originals is not None:
+                # FAISS compresses them, and a merge with other vectors must not do so twice
+                np.save(folder / _ORIGINALS, self._originals)
             size = (folder / "index.faiss").stat().st_size
             info = AnnInfo(self.kind, len(self), self.dim, self.source, size)
             part = folder / "ann.json.tmp"
@@ -214,7 +250,8 @@ class FaissIndex:
         if not file.is_file() or file.stat().st_size != info.index_bytes:
             raise StoreError(f"{file} is cut short or not the one of ann.json: build it again")
         try:
-            index = faiss.read_index(str(file))
+            # what is read of it is read through the memory map
+            index = faiss.read_index(str(file), faiss.IO_FLAG_MMAP_IFC)
         except RuntimeError as error:
             raise StoreError(f"{file} is damaged ({_reason(error)}): build it again") from error
         ids = PackedIds.load(Path(folder))
@@ -223,7 +260,21 @@ class FaissIndex:
                 f"{folder} is damaged: {len(ids)} ids and {index.ntotal} vectors of {index.d}, "
                 f"but ann.json says {info.count} of {info.dim}; build it again"
             )
-        return cls(index, ids, info.kind, info.source)
+        return cls(index, ids, info.kind, info.source, _originals(Path(folder), info))
+
+
+def _originals(folder: Path, info: AnnInfo) -> FloatArray | None:
+    """The vectors as they were given, where FAISS has compressed them."""
+    file = folder / _ORIGINALS
+    if not file.is_file():
+        return None
+    try:
+        vectors: FloatArray = np.load(file, mmap_mode="r")
+        if vectors.shape != (info.count, info.dim):
+            raise ValueError(f"{vectors.shape}, not {(info.count, info.dim)}")
+    except (OSError, EOFError, ValueError) as error:
+        raise StoreError(f"{file} is damaged ({error}): build it again") from error
+    return vectors
 
 
 def _new_index(kind: str, count: int, dim: int, *, seed: int) -> Any:

@@ -1,35 +1,39 @@
-"""The index directory: which files it holds, what its manifest says, how it is put in place."""
+"""The index directory: which files it holds, what may stand in its place, and who may write.
+
+    manifest.json      what the index is, and which parts it has; the only file that is replaced
+    parts/000001/      passages that were stored together; never written again
+        tokens/ (or tokens.url)  passages/  ann/  files.json  deleted-000002.jsonl
+    building/          a part on its way; nothing of it counts yet
+    writer.lock        held, and signed, by the one process that changes the index
+
+Parts are written beside those that are read, and a manifest that names them comes last. So a
+reader sees the old index or the new one, and a crash leaves the old one.
+"""
 
 from __future__ import annotations
 
-import json
+import fcntl
 import os
-import shutil
-from dataclasses import asdict, dataclass, field, fields
-from datetime import datetime, timezone
+import platform
+import sys
+from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
-from typing import Any
+from uuid import uuid4
 
 from dipair_index.errors import IndexDirectoryError, StoreError
-
-FORMAT_VERSION = 1
-_KIND = "dipair-index"
+from dipair_index.stores.manifest import MANIFEST, is_manifest, write_whole
 
 
 @dataclass(frozen=True)
-class Layout:
-    """The files of an index directory."""
+class PartLayout:
+    """The files of a part."""
 
     root: Path
 
     @property
-    def manifest(self) -> Path:
-        """What the index is; written last."""
-        return self.root / "manifest.json"
-
-    @property
     def tokens(self) -> Path:
-        """The token store."""
+        """The folder of the token store, where it is not elsewhere."""
         return self.root / "tokens"
 
     @property
@@ -42,204 +46,148 @@ class Layout:
         """The ANN index over the passages' vectors."""
         return self.root / "ann"
 
-    def is_finished(self) -> bool:
-        """Whether there is a manifest, and it is one of ours."""
-        try:
-            values = json.loads(self.manifest.read_text("utf-8"))
-        except (OSError, ValueError):
-            return False
-        return isinstance(values, dict) and values.get("kind") == _KIND
+    @property
+    def progress(self) -> Path:
+        """How far a part on its way is; no file of the finished one."""
+        return self.root / "progress"
 
-    def is_ours(self) -> bool:
-        """Whether this may be overwritten: an index, be it one whose manifest is damaged."""
-        parts = (self.tokens, self.passages, self.ann)
-        return self.is_finished() or (
-            self.manifest.is_file() and all(part.is_dir() for part in parts)
-        )
+    @property
+    def _tokens_url(self) -> Path:
+        return self.root / "tokens.url"
+
+    def create(self, store_url: str) -> None:
+        """Makes the folder; with a `store_url`, tokens get a place of their own below it."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        if store_url:
+            # whole or not at all: what is below the URL is removed one day
+            write_whole(self._tokens_url, f"{store_url.rstrip('/')}/{uuid4().hex}".encode())
+
+    def tokens_location(self) -> str | Path:
+        """The URL or the folder of the token store."""
+        if self._tokens_url.is_file():
+            return self._tokens_url.read_text("utf-8")
+        return self.tokens
 
 
 @dataclass(frozen=True)
-class Manifest:
-    """What an index was built with and from."""
+class Layout:
+    """The files of an index directory."""
 
-    package_version: str
-    model: str
-    model_fingerprint: str
-    max_query_tokens: int
-    max_passage_tokens: int
-    dim: int
-    vector_dim: int
-    store: str
-    codec: str
-    embedder: str
-    embedder_fingerprint: str
-    ann_kind: str
-    passages: int
-    truncated: int
-    seed: int
-    passages_digest: str = ""
-    library_versions: dict[str, str] = field(default_factory=dict)
-    created: str = field(
-        default_factory=lambda: datetime.now(timezone.utc).isoformat(timespec="seconds")
-    )
-    format_version: int = FORMAT_VERSION
+    root: Path
 
-    @classmethod
-    def read(cls, root: str | Path) -> Manifest:
-        """The manifest of the index at `root`.
+    @property
+    def manifest(self) -> Path:
+        """What the index is; written last."""
+        return self.root / MANIFEST
 
-        IndexDirectoryError, with what to do, where there is no such directory, where it is no
-        index, where the manifest is damaged, and where a newer version has written it.
-        """
-        root = Path(root)
-        file = Layout(root).manifest
-        if not root.is_dir():
-            raise IndexDirectoryError(
-                f"there is no index at {root}: build one with `dipair-index build "
-                f"--index-dir {root}`"
+    @property
+    def parts(self) -> Path:
+        """The folder of all parts."""
+        return self.root / "parts"
+
+    @property
+    def building(self) -> PartLayout:
+        """The part on its way."""
+        return PartLayout(self.root / "building")
+
+    @property
+    def merging(self) -> PartLayout:
+        """The part that parts are copied into."""
+        return PartLayout(self.root / "merging")
+
+    @property
+    def writer_lock(self) -> Path:
+        """The file that a writer holds."""
+        return self.root / "writer.lock"
+
+    def part(self, name: str) -> PartLayout:
+        """The part that the manifest calls `name`."""
+        return PartLayout(self.parts / name)
+
+    def is_finished(self) -> bool:
+        """Whether there is a manifest, and it is one of ours."""
+        return is_manifest(self.manifest)
+
+    def holds_parts(self) -> bool:
+        """Whether there are parts that a manifest names, or named until it was lost."""
+        found = self.parts.iterdir() if self.parts.is_dir() else ()
+        return any(not PartLayout(root).progress.exists() for root in found)
+
+    def is_ours(self) -> bool:
+        """Whether this may be overwritten: an index, be it unfinished or damaged."""
+        known = {"manifest.json.tmp"} | {
+            path.name
+            for path in (
+                self.manifest, self.parts, self.building.root, self.merging.root, self.writer_lock
             )
+        }  # fmt: skip
+        if self.is_finished():
+            return True
         try:
-            values = json.loads(file.read_text("utf-8"))
-        except FileNotFoundError as error:
-            raise IndexDirectoryError(
-                f"{root} is not an index: it has no manifest.json. Give the directory that "
-                "`dipair-index build` made"
-            ) from error
-        except (OSError, ValueError) as error:
-            raise IndexDirectoryError(_damaged(file, str(error))) from error
-        if not isinstance(values, dict) or values.pop("kind", None) != _KIND:
-            raise IndexDirectoryError(f"{root} is not an index: its manifest.json is another's")
-        _refuse_other_format(file, values.get("format_version"))
-        return cls(**_checked(file, values))
-
-    def write(self, root: str | Path) -> None:
-        """Puts the manifest into `root` in one step: readers see the old one or the new one."""
-        file = Layout(Path(root)).manifest
-        part = file.with_name("manifest.json.tmp")
-        text = json.dumps({"kind": _KIND, **asdict(self)}, indent=2, ensure_ascii=False) + "\n"
-        try:
-            with part.open("w", encoding="utf-8") as target:
-                target.write(text)
-                target.flush()
-                os.fsync(target.fileno())
-            os.replace(part, file)
-            _sync_directory(file.parent)
-        except OSError as error:
-            raise StoreError(f"cannot write {file}: {error}. Make room on the disk") from error
-
-
-def _damaged(file: Path, why: str) -> str:
-    return f"{file} is damaged ({why}): restore it, or build the index again with --overwrite"
-
-
-def _refuse_other_format(file: Path, version: object) -> None:
-    if not isinstance(version, int):
-        raise IndexDirectoryError(_damaged(file, f"format_version is {version!r}"))
-    if version > FORMAT_VERSION:
-        raise IndexDirectoryError(
-            f"{file.parent} has format version {version}, but this version of dipair-index reads "
-            f"up to {FORMAT_VERSION}: upgrade dipair-index, or build the index again"
-        )
-
-
-def _checked(file: Path, values: dict[str, Any]) -> dict[str, Any]:
-    """Every field there, of its type, and no other."""
-    types = {"str": str, "int": int, "dict[str, str]": dict}
-    for each in fields(Manifest):
-        if each.name not in values:
-            raise IndexDirectoryError(_damaged(file, f"no {each.name}"))
-        value, expected = values[each.name], types[str(each.type)]
-        if not isinstance(value, expected) or isinstance(value, bool):
-            why = f"{each.name} should be {each.type}, got {value!r}"
-            raise IndexDirectoryError(_damaged(file, why))
-    if unknown := sorted(values.keys() - {each.name for each in fields(Manifest)}):
-        raise IndexDirectoryError(_damaged(file, f"unknown {', '.join(unknown)}"))
-    return values
-
-
-def working_directory(target: str | Path) -> Path:
-    """Where an index for `target` is built: beside it, so that it can be moved into place."""
-    return _beside(Path(target), ".building")
+            names = set(os.listdir(self.root))
+        except OSError:
+            return False
+        # the lock is the first thing that a writer puts there
+        return self.writer_lock.name in names and names <= known
 
 
 def refuse_target(target: str | Path, *, overwrite: bool) -> None:
-    """Says before any work whether `publish` would refuse: IndexDirectoryError, or nothing.
+    """IndexDirectoryError where an index at `target` could not be built.
 
-    An empty directory is no obstacle. Only an index is ever overwritten. Where a `publish` was
-    interrupted between its two steps, the old index is put back first.
+    An empty directory and an unfinished index are no obstacle. Only an index is ever overwritten.
     """
     target = Path(target)
-    replaced = _beside(target, ".replaced")
-    if not os.path.lexists(target) and Layout(replaced).is_ours():
-        _move(replaced, target)
+    layout = Layout(target)
     if not os.path.lexists(target) or (target.is_dir() and not any(target.iterdir())):
         return
-    if not Layout(target).is_ours():
+    if not layout.is_ours():
         raise IndexDirectoryError(
             f"{target} exists and is not an index, so it will not be overwritten: "
             "choose another --index-dir"
         )
-    if not overwrite:
+    if (layout.manifest.exists() or layout.holds_parts()) and not overwrite:
         raise IndexDirectoryError(
             f"there is an index at {target} already: pass --overwrite to replace it, or choose "
             "another --index-dir"
         )
 
 
-def publish(working: str | Path, target: str | Path, *, overwrite: bool = False) -> None:
-    """Moves the finished index `working` to `target`; the old one stays until then.
+class WriterLock:
+    """Held by the one process that changes the index; the system lets go of it when that ends."""
 
-    Refuses what `refuse_target` refuses, and a `working` without manifest. If moving fails, the
-    old index is back in its place.
-    """
-    working, target = Path(working), Path(target)
-    if not Layout(working).is_finished():
-        raise IndexDirectoryError(f"{working} is not a finished index: it has no manifest")
-    refuse_target(target, overwrite=overwrite)
-    place = Path(os.path.realpath(target))
-    replaced = _beside(target, ".replaced")
-    if os.path.lexists(replaced):
-        _remove_left_over(replaced)
-    if place.exists():
-        _move(place, replaced)
-    try:
-        _move(working, place)
-    except IndexDirectoryError:
-        if replaced.exists():
-            _move(replaced, place)
-        raise
-    _sync_directory(place.parent)
-    # a reader of the old index keeps its open files; what cannot be removed is no loss
-    shutil.rmtree(replaced, ignore_errors=True)
+    def __init__(self, root: Path) -> None:
+        file = Layout(root).writer_lock
+        try:
+            self._handle = os.open(file, os.O_RDWR | os.O_CREAT, 0o644)
+        except OSError as error:
+            raise StoreError(
+                f"{root} cannot be changed: {error.strerror or error}. It can still be read"
+            ) from error
+        try:
+            fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.truncate(self._handle, 0)
+            os.write(self._handle, f"{_signature()}\n".encode(errors="backslashreplace"))
+        except BlockingIOError as error:
+            first = file.read_text("utf-8", "replace").strip() or "another process"
+            self.release()
+            raise IndexDirectoryError(
+                f"{root} is being changed by {first}: let it end, then run this again"
+            ) from error
+        except OSError as error:
+            self.release()
+            raise StoreError(
+                f"{root} cannot be changed: {error.strerror or error}. It can still be read"
+            ) from error
 
-
-def _beside(target: Path, suffix: str) -> Path:
-    # a link is followed, so that the move stays on one disk
-    place = Path(os.path.realpath(target))
-    return place.with_name(place.name + suffix)
-
-
-def _remove_left_over(replaced: Path) -> None:
-    """An old index that an interrupted `publish` could not remove any more."""
-    if not Layout(replaced).is_ours():
-        raise IndexDirectoryError(f"{replaced} is in the way and is not an index: move it away")
-    try:
-        shutil.rmtree(replaced)
-    except OSError as error:
-        raise IndexDirectoryError(f"cannot remove {replaced}: {error}") from error
+    def release(self) -> None:
+        """Lets another process write; releasing twice is fine."""
+        if self._handle >= 0:
+            os.close(self._handle)
+            self._handle = -1
 
 
-def _move(source: Path, target: Path) -> None:
-    try:
-        os.rename(source, target)
-    except OSError as error:
-        raise IndexDirectoryError(f"cannot move {source} to {target}: {error}") from error
-
-
-def _sync_directory(folder: Path) -> None:
-    """Makes a rename last through a power cut."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+def _signature() -> str:
+    """Who holds the lock, in words."""
+    command = " ".join((Path(sys.argv[0] or "python").name, *sys.argv[1:2]))
+    since = datetime.now().astimezone().isoformat(sep=" ", timespec="seconds")
+    return f"process {os.getpid()} on {platform.node()} ({command}, since {since})"

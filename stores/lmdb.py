@@ -1,53 +1,68 @@
 """Token embeddings in LMDB, packed: many passages in one large value.
 
-A value over 2 KB would take whole pages of its own, and double the disk. So `segments` holds
-rows of encoded tokens side by side, `rows` holds for each id its segment and row, and `live`
-counts the rows of each segment that an id still points to: a segment without any is dropped.
-A gather reads its segments as views of the memory map, one `take` each.
+A value over 2 KB takes whole pages of its own, which would double the disk. So `segments` holds
+rows of encoded tokens side by side, `rows` holds for each id its segment and its row there, and
+`live` knows which ids point to a segment: one without any is dropped.
 
-A segment is written once and its number is never used again. So where a segment stands in the
-map is remembered: as long as an id points to it, LMDB leaves its own pages alone.
+A segment is written once, on pages of its own, and its number is never used again. So its place in
+the memory map is remembered: as long as an id points to it, LMDB leaves those pages alone. A
+gather is one look-up for each id and one step that copies all rows out of the map.
 """
 
 from __future__ import annotations
 
-import json
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
+from itertools import repeat
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
+from numpy.lib.stride_tricks import as_strided
 
 from dipair_index.errors import MissingPassagesError, StoreError
-from dipair_index.records import FloatArray
 from dipair_index.stores.codecs import Codec, Rows, open_codec
-from dipair_index.stores.environment import Environment, lookup_key
-from dipair_index.stores.token_store import checked_keys, checked_tokens
+from dipair_index.stores.environment import Environment, lookup_keys
+from dipair_index.stores.lmdb_format import (
+    DATABASES,
+    NEXT,
+    PLACE,
+    Live,
+    damage,
+    next_segment,
+    segment_key,
+    segment_of,
+    settle,
+)
+from dipair_index.stores.token_store import TokenStore, checked_keys, checked_rows
 
-SEGMENT_BYTES = 64 * 4096 - 16
-"""Whole pages less LMDB's page header. py-lmdb reads a byte of each page of a value it hands out:
-with larger segments a first read would fetch far more from the disk than was asked for."""
+SEGMENT_PAGES = 64
+"""At most. py-lmdb reads a byte of each page of a value that it hands out, so that with more pages
+the first read of a process would be slow."""
 
-_NEXT = b"next_segment"
-_DATABASES = ("settings", "segments", "rows", "live")
-_ROW_BITS = 32
-_SEGMENTS_REMEMBERED = 65_536
+_PAGE_HEADER = 16
+_MOST_ROWS = 2**16
 
 
-class LmdbTokenStore:
+class LmdbTokenStore(TokenStore):
     """A token store in one LMDB folder: one writer, many readers, any thread.
 
-    Put in large batches: each call starts a new segment, and ends on a page of its own.
+    Put in large batches: each call starts a new segment, and ends on a page of its own. A folder
+    that nobody has open needs no `lock.mdb`: without it, readers write nothing at all.
     """
 
     def __init__(self, environment: Environment, codec: Codec) -> None:
         self.codec = codec
         self._env = environment
         self._db = environment.databases
-        self._views: dict[int, Rows] = {}
-        self._views_generation = environment.generation
+        self._rows_per_segment = _rows_per_segment(codec.bytes_per_passage, environment.page_bytes)
+        # of each segment, its address in the map (0: not looked up yet) and its length
+        self._mapped = np.zeros((0, 2), np.intp)
+        self._lowest = 0
+        self._first: Rows = np.empty(0, np.uint8)
+        self._generation = environment.generation
 
     @classmethod
     def open(
@@ -62,134 +77,183 @@ class LmdbTokenStore:
     ) -> LmdbTokenStore:
         """Opens the folder `path`; creates it where it is absent, unless `readonly`.
 
-        StoreError where there is nothing to read, where it was made with other settings, and
-        where LMDB cannot open it. `map_bytes` is the size of the map to start from; it grows.
+        StoreError where there is nothing to read, where it was made with other settings or in
+        another format, and where LMDB cannot open it. `map_bytes` is the size of the map to start
+        from; it grows.
         """
         chosen = open_codec(codec, tokens_per_passage=tokens_per_passage, dim=dim)
-        environment = Environment(Path(path), _DATABASES, readonly=readonly, map_bytes=map_bytes)
+        environment = Environment(Path(path), DATABASES, readonly=readonly, map_bytes=map_bytes)
         try:
-            _settle(environment, chosen)
+            settle(environment, chosen)
         except BaseException:
             environment.close()
             raise
         return cls(environment, chosen)
 
-    def put(self, ids: Sequence[str], tokens: FloatArray) -> None:
-        """Stores tokens (len(ids), tokens_per_passage, dim); an id put again is replaced."""
+    @staticmethod
+    def remove(path: str | Path) -> None:
+        """Deletes the files of the store at `path`, and the folder if nothing else is in it.
+
+        Nothing happens where there is none. StoreError where it cannot be deleted.
+        """
+        path = Path(path)
+        try:
+            for name in ("data.mdb", "lock.mdb"):
+                (path / name).unlink(missing_ok=True)
+            if path.is_dir() and not any(path.iterdir()):
+                path.rmdir()
+        except OSError as error:
+            raise StoreError(f"cannot delete the store at {path}: {error}") from error
+
+    def put_encoded(self, ids: Sequence[str], rows: Rows) -> None:
+        """As `put`, of uint8 rows (len(ids), bytes_per_passage) that this codec has encoded."""
         keys = checked_keys(ids)
-        tokens = checked_tokens(ids, tokens, self.codec)
+        rows = checked_rows(ids, rows, self.codec)
         # of an id that stands twice in the batch, the last counts
         last = {key: place for place, key in enumerate(keys)}
         if len(last) < len(keys):
-            tokens = tokens[list(last.values())]
-        rows = self.codec.encode(tokens)
+            rows = rows[list(last.values())]
+        rows = np.ascontiguousarray(rows)
         if len(rows):
             self._env.write(
                 lambda txn: self._write(txn, list(last), rows), bytes_needed=2 * rows.nbytes
             )
 
     def _write(self, txn: Any, keys: Sequence[bytes], rows: Rows) -> None:
-        self._release(txn, [at for at in self._places(txn, keys) if at is not None])
-        segment = int.from_bytes(txn.get(_NEXT, default=b"", db=self._db["settings"]), "little")
-        per_segment = max(1, SEGMENT_BYTES // self.codec.bytes_per_passage)
+        self._release(txn, zip(keys, self._places(txn, keys), strict=True))
+        segment = next_segment(txn, self._db)
+        per_segment = self._rows_per_segment
+        number = np.arange(len(rows))
+        places = np.empty(len(rows), PLACE)
+        places["segment"] = segment + number // per_segment
+        places["row"] = number % per_segment
+        placed = list(zip(keys, places.view(f"V{PLACE.itemsize}").tolist(), strict=True))
         for start in range(0, len(rows), per_segment):
-            part = rows[start : start + per_segment]
-            name = _segment_key(segment)
-            txn.put(name, part.data.cast("B"), db=self._db["segments"])
-            txn.put(name, len(part).to_bytes(4, "little"), db=self._db["live"])
-            first = segment << _ROW_BITS
-            for row, key in enumerate(keys[start : start + per_segment]):
-                txn.put(key, (first + row).to_bytes(8, "little"), db=self._db["rows"])
+            end = start + per_segment
+            value: Any = rows[start:end].data.cast("B")
+            if len(value) < (page := self._env.page_bytes - _PAGE_HEADER):
+                # a smaller value would lie among others, and move with them
+                value = bytes(value).ljust(page, b"\0")
+            live = Live.of(placed[start:end], value)
+            txn.put(segment_key(segment), value, db=self._db["segments"])
+            txn.put(segment_key(segment), live.packed(), db=self._db["live"])
             segment += 1
-        txn.put(_NEXT, segment.to_bytes(4, "little"), db=self._db["settings"])
+        placed.sort()
+        with txn.cursor(self._db["rows"]) as cursor:
+            # pages that are filled in order are filled whole
+            in_order = not cursor.last() or cursor.key() < placed[0][0]
+            cursor.putmulti(placed, append=in_order)
+        txn.put(NEXT, segment.to_bytes(4, "little"), db=self._db["settings"])
 
-    def get(self, ids: Sequence[str]) -> FloatArray:
-        """Tokens (len(ids), tokens_per_passage, dim) in the order asked; ids may repeat."""
-        keys = [lookup_key(passage_id) for passage_id in ids]
-        return self.codec.decode(self._env.read(lambda txn: self._gather(txn, ids, keys)))
+    def get_encoded(self, ids: Sequence[str]) -> Rows:
+        """As `get`, but the codec's uint8 rows (len(ids), bytes_per_passage): a new array."""
+        return self._env.read_twice(partial(self._gather, ids))
 
-    def _gather(self, txn: Any, ids: Sequence[str], keys: Sequence[bytes | None]) -> Rows:
-        found = self._places(txn, keys)
+    def _gather(self, ids: Sequence[str], copying: Any, lending: Any) -> Rows:
+        width = self.codec.bytes_per_passage
+        found = self._places(copying, lookup_keys(ids))
         _refuse_missing(ids, found)
-        places = np.frombuffer(b"".join(found), "<u8")  # type: ignore[arg-type]
-        order = np.argsort(places)
-        places = places[order]
-        segments = (places >> _ROW_BITS).astype(np.intp)
-        rows = (places & (2**_ROW_BITS - 1)).astype(np.intp)
-        starts = np.flatnonzero(np.diff(segments, prepend=-1))
-        ends = [*starts[1:].tolist(), len(places)]
-        gathered = np.empty((len(places), self.codec.bytes_per_passage), np.uint8)
-        self._forget_old_views()
-        for start, end, segment in zip(
-            starts.tolist(), ends, segments[starts].tolist(), strict=False
-        ):
-            view = self._views.get(segment)
-            if view is None:
-                view = self._segment(txn, segment)
-            # "clip" lets numpy write into `out` without a copy of its own
-            view.take(rows[start:end], axis=0, out=gathered[start:end], mode="clip")
-        back = np.empty(len(order), np.intp)
-        back[order] = np.arange(len(order))
-        return gathered.take(back, axis=0)
+        packed = b"".join(found)  # type: ignore[arg-type]
+        if len(packed) != len(ids) * PLACE.itemsize:
+            raise self._damaged("a passage has no place")
+        if not packed:
+            return np.empty((0, width), np.uint8)
+        places = np.frombuffer(packed, PLACE)
+        segments = places["segment"].astype(np.intp)
+        rows = places["row"].astype(np.intp)
+        self._find(lending, segments)
+        addresses, lengths = self._mapped[segments].T
+        if ((rows + 1) * width > lengths).any():
+            raise self._damaged("a passage lies outside its segment")
+        offsets = addresses + rows * width - self._lowest
+        # the map as rows that start at each of its bytes: one step then copies those asked for
+        windows = as_strided(self._first, (int(offsets.max()) + 1, width), (1, 1), writeable=False)
+        gathered: Rows = windows[offsets]
+        return gathered
 
-    def _segment(self, txn: Any, segment: int) -> Rows:
-        """A view (rows, bytes_per_passage) of the memory map, remembered where it stays.
-
-        A value smaller than a page may lie among others, and moves with them.
-        """
-        value = txn.get(_segment_key(segment), db=self._db["segments"])
-        if value is None or len(value) % self.codec.bytes_per_passage:
-            raise StoreError(f"{self._env.path} is damaged: a segment is missing; build it again")
-        view = np.frombuffer(value, np.uint8).reshape(-1, self.codec.bytes_per_passage)
-        if len(value) >= self._env.page_bytes:
-            self._views[segment] = view
-        return view
-
-    def _forget_old_views(self) -> None:
-        """Views are of a map that is gone once it has grown; and there may be very many."""
-        grown = self._views_generation != self._env.generation
-        if grown or len(self._views) > _SEGMENTS_REMEMBERED:
-            self._views.clear()
-            self._views_generation = self._env.generation
+    def _find(self, txn: Any, segments: npt.NDArray[np.intp]) -> None:
+        """Looks up where in the map those segments are that nobody asked for before."""
+        if self._generation != self._env.generation:
+            # the map has grown: it is another one
+            self._mapped, self._lowest = self._mapped[:0], 0
+            self._generation = self._env.generation
+        if segments.max() >= len(self._mapped):
+            count = next_segment(txn, self._db)
+            if segments.max() >= count:
+                raise self._damaged("a passage is in a segment that never was")
+            grown = np.zeros((max(count, 2 * len(self._mapped)), 2), np.intp)
+            grown[: len(self._mapped)] = self._mapped
+            self._mapped = grown
+        for segment in set(segments[self._mapped[segments, 0] == 0].tolist()):
+            value = txn.get(segment_key(segment), db=self._db["segments"])
+            if not value:
+                raise self._damaged("a segment is missing")
+            view = np.frombuffer(value, np.uint8)
+            address = int(view.__array_interface__["data"][0])
+            self._mapped[segment] = address, len(value)
+            if not self._lowest or address < self._lowest:
+                self._first, self._lowest = view, address
 
     def delete(self, ids: Sequence[str]) -> None:
         """Forgets `ids`; where one is absent, MissingPassagesError, and nothing is deleted."""
         unique = list(dict.fromkeys(ids))
+        keys = lookup_keys(unique)
 
         def work(txn: Any) -> None:
-            keys = [lookup_key(passage_id) for passage_id in unique]
             found = self._places(txn, keys)
             _refuse_missing(unique, found)
-            self._release(txn, [at for at in found if at is not None])
+            self._release(txn, zip(keys, found, strict=True))
             for key in keys:
                 txn.delete(key, db=self._db["rows"])
 
         self._env.write(work)
 
-    def _places(self, txn: Any, keys: Sequence[bytes | None]) -> list[memoryview | None]:
-        rows = self._db["rows"]
-        return [None if key is None else txn.get(key, db=rows) for key in keys]
+    def _places(self, txn: Any, keys: Sequence[bytes]) -> list[bytes | None]:
+        return list(map(txn.get, keys, repeat(None), repeat(self._db["rows"])))
 
-    def _release(self, txn: Any, places: Sequence[memoryview]) -> None:
-        """Counts rows that no id points to any more; drops segments that have no other."""
-        gone = Counter(int.from_bytes(at, "little") >> _ROW_BITS for at in places)
-        for segment, count in gone.items():
-            key = _segment_key(segment)
-            left = int.from_bytes(txn.get(key, db=self._db["live"]), "little") - count
-            if left:
-                txn.put(key, left.to_bytes(4, "little"), db=self._db["live"])
+    def _release(self, txn: Any, placed: Iterable[tuple[bytes, bytes | None]]) -> None:
+        """Takes ids out of their segments; drops segments that no other points to."""
+        leaving = defaultdict(list)
+        for key, place in placed:
+            if place is not None:
+                leaving[segment_of(place)].append((key, place))
+        for segment, pairs in leaving.items():
+            live = Live.read(txn, self._db, segment)
+            if live is None:
+                raise self._damaged("a segment is not accounted for")
+            if len(pairs) < live.ids:
+                left = live.without(Live.of(pairs))
+                txn.put(segment_key(segment), left.packed(), db=self._db["live"])
             else:
-                txn.delete(key, db=self._db["live"])
-                txn.delete(key, db=self._db["segments"])
+                txn.delete(segment_key(segment), db=self._db["live"])
+                txn.delete(segment_key(segment), db=self._db["segments"])
+
+    def verify(self) -> list[str]:
+        """Reads everything: a sentence for each damage, naming the passages; [] if whole.
+
+        In one view of the store: other threads of this process wait, other processes do not.
+        """
+        width = self.codec.bytes_per_passage
+        try:
+            found = self._env.read(lambda txn: list(damage(txn, self._db, width)))
+        except StoreError as error:
+            if error.__cause__ is None:
+                raise
+            # LMDB's own error
+            return [str(error)]
+        return [f"the store at {self._env.path} is damaged: {each}" for each in found]
+
+    def stored_bytes(self) -> int:
+        """Bytes on disk."""
+        return (self._env.path / "data.mdb").stat().st_size
 
     def close(self) -> None:
         """Closes the files; closing twice is fine."""
-        self._views.clear()
         self._env.close()
 
     def __contains__(self, passage_id: object) -> bool:
         return isinstance(passage_id, str) and self._env.read(
-            lambda txn: self._places(txn, [lookup_key(passage_id)]) != [None]
+            lambda txn: self._places(txn, lookup_keys([passage_id])) != [None]
         )
 
     def __len__(self) -> int:
@@ -198,54 +262,21 @@ class LmdbTokenStore:
     def __iter__(self) -> Iterator[str]:
         return self._env.keys("rows")
 
-    def __enter__(self) -> LmdbTokenStore:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
+    def _damaged(self, why: str) -> StoreError:
+        return StoreError(f"the store at {self._env.path} is damaged ({why}): build it again")
 
 
-def _settle(environment: Environment, codec: Codec) -> None:
-    """Writes the settings of a new store; refuses a store that has others."""
-    asked = {
-        "codec": codec.name,
-        "tokens_per_passage": codec.tokens_per_passage,
-        "dim": codec.dim,
-    }
-    database = environment.databases["settings"]
+def _rows_per_segment(width: int, page_bytes: int) -> int:
+    """As many rows as leave the least of their last page unused."""
 
-    def read(txn: Any) -> bytes | None:
-        value = txn.get(b"token_store", db=database)
-        return None if value is None else bytes(value)
+    def pages(rows: int) -> int:
+        return -(-(rows * width + _PAGE_HEADER) // page_bytes)
 
-    stored = environment.read(read)
-    if stored is None and not environment.readonly:
-        value = json.dumps(asked).encode()
-        environment.write(lambda txn: txn.put(b"token_store", value, db=database))
-    elif stored is None:
-        raise StoreError(f"the store at {environment.path} is unfinished: build it again")
-    elif (made := json.loads(stored)) != asked:
-        raise StoreError(
-            f"the store at {environment.path} holds {_words(made)}, but {_words(asked)} was "
-            "asked for: open it with its own settings, or build another"
-        )
+    most = min(max(1, (SEGMENT_PAGES * page_bytes - _PAGE_HEADER) // width), _MOST_ROWS)
+    return min(range(most, max(most // 2, most - 200), -1), key=lambda rows: pages(rows) / rows)
 
 
-def _words(settings: dict[str, Any]) -> str:
-    return ", ".join(f"{name}={value}" for name, value in settings.items())
-
-
-def _segment_key(segment: int) -> bytes:
-    # big-endian, so that LMDB's order is the order of numbers
-    return segment.to_bytes(4, "big")
-
-
-def _refuse_missing(ids: Sequence[str], found: Sequence[memoryview | None]) -> None:
-    missing = dict.fromkeys(each for each, at in zip(ids, found, strict=True) if at is None)
-    if missing:
+def _refuse_missing(ids: Sequence[str], found: Sequence[bytes | None]) -> None:
+    if None in found:
+        missing = dict.fromkeys(each for each, at in zip(ids, found, strict=True) if at is None)
         raise MissingPassagesError.naming(missing, "the store")

@@ -8,6 +8,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from dipair_index.errors import MissingPassagesError, StoreError
 from dipair_index.records import Passage
 from dipair_index.stores.environment import Environment, lookup_key
@@ -57,6 +60,15 @@ class PassageStore:
             if value is not None
         ]
 
+    def holding(self, ids: Sequence[str]) -> npt.NDArray[np.bool_]:
+        """Which of `ids` are here."""
+        keys = [lookup_key(passage_id) for passage_id in ids]
+
+        def work(txn: Any) -> list[bool]:
+            return [key is not None and txn.get(key, db=self._db) is not None for key in keys]
+
+        return np.array(self._env.read(work), bool)
+
     def _values(self, txn: Any, keys: Sequence[bytes | None]) -> list[bytes | None]:
         found = [None if key is None else txn.get(key, db=self._db) for key in keys]
         return [None if value is None else bytes(value) for value in found]
@@ -91,10 +103,7 @@ class PassageStore:
         self._env.close()
 
     def __contains__(self, passage_id: object) -> bool:
-        if not isinstance(passage_id, str):
-            return False
-        keys = [lookup_key(passage_id)]
-        return self._env.read(lambda txn: self._values(txn, keys)) != [None]
+        return isinstance(passage_id, str) and bool(self.holding([passage_id])[0])
 
     def __len__(self) -> int:
         return int(self._env.read(lambda txn: txn.stat(self._db)["entries"]))

@@ -2,48 +2,68 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from types import TracebackType
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from dipair_index.errors import MissingPassagesError, SettingsError, StoreError
 from dipair_index.records import FloatArray
-from dipair_index.stores.codecs import Codec, open_codec
+from dipair_index.stores.codecs import Codec, Rows, open_codec
 
 MAX_ID_BYTES = 511
 """The longest key LMDB takes; every store keeps to it, so that one can replace another."""
+
+Store = TypeVar("Store", bound="TokenStore")
 
 
 class TokenStore(Protocol):
     """Keeps the tokens of each passage, an array (tokens_per_passage, dim), under its id.
 
     Batches only. What `get` returns is what the codec makes of what was put, in float32.
-    A context manager, closed at its end.
+    A context manager, closed at its end. A class that inherits from this one writes the methods
+    without a body here, and passes the tests of `dipair_index.stores.testing`.
     """
 
-    @property
-    def codec(self) -> Codec:
-        """How the tokens are kept; knows tokens_per_passage and dim."""
+    codec: Codec
+    """How the tokens are kept; knows tokens_per_passage and dim."""
 
     def put(self, ids: Sequence[str], tokens: FloatArray) -> None:
         """Stores tokens (len(ids), tokens_per_passage, dim); an id put again is replaced.
 
-        All or nothing, and on disk when it returns. The array is copied. SettingsError for a
-        wrong shape; StoreError for an id that is empty or over 511 bytes, for NaN or infinity,
-        and where writing fails.
+        All or nothing. When it returns, it outlasts this process; a power cut may undo the last
+        put, whole, until the store is closed. The array is copied. SettingsError for a wrong
+        shape; StoreError for an id that is empty or over 511 bytes, for NaN or infinity, and
+        where writing fails.
         """
+        self.put_encoded(ids, self.codec.encode(checked_tokens(ids, tokens, self.codec)))
 
     def get(self, ids: Sequence[str]) -> FloatArray:
         """Tokens (len(ids), tokens_per_passage, dim) in the order asked; ids may repeat.
 
         MissingPassagesError names the ids that are absent.
         """
+        return self.codec.decode(self.get_encoded(ids))
+
+    def put_encoded(self, ids: Sequence[str], rows: Rows) -> None:
+        """As `put`, of uint8 rows (len(ids), bytes_per_passage) that this codec has encoded.
+
+        With `get_encoded`, a copy from one store to another loses nothing.
+        """
+
+    def get_encoded(self, ids: Sequence[str]) -> Rows:
+        """As `get`, but the codec's uint8 rows (len(ids), bytes_per_passage): a new array."""
 
     def delete(self, ids: Sequence[str]) -> None:
         """Forgets `ids`; where one is absent, MissingPassagesError, and nothing is deleted."""
+
+    def verify(self) -> list[str]:
+        """Reads everything: a sentence for each damage, naming passages or files; [] if whole."""
+
+    def stored_bytes(self) -> int:
+        """Bytes on disk, or in the bucket."""
 
     def close(self) -> None:
         """Lets go of files; closing twice is fine."""
@@ -55,42 +75,52 @@ class TokenStore(Protocol):
     def __iter__(self) -> Iterator[str]:
         """Ids in the order of their characters' code points."""
 
-    def __enter__(self) -> TokenStore: ...
+    def __enter__(self: Store) -> Store:
+        return self
 
     def __exit__(
         self,
         kind: type[BaseException] | None,
         error: BaseException | None,
         trace: TracebackType | None,
-    ) -> None: ...
+    ) -> None:
+        self.close()
 
 
-class DictTokenStore:
+class DictTokenStore(TokenStore):
     """A token store in memory: the oracle that the others are compared with."""
 
     def __init__(self, *, tokens_per_passage: int, dim: int, codec: str = "float32") -> None:
         self.codec = open_codec(codec, tokens_per_passage=tokens_per_passage, dim=dim)
         self._rows: dict[str, npt.NDArray[np.uint8]] = {}
 
-    def put(self, ids: Sequence[str], tokens: FloatArray) -> None:
-        """Stores tokens (len(ids), tokens_per_passage, dim); an id put again is replaced."""
+    def put_encoded(self, ids: Sequence[str], rows: Rows) -> None:
+        """As `put`, of uint8 rows (len(ids), bytes_per_passage) that this codec has encoded."""
         checked_keys(ids)
-        rows = self.codec.encode(checked_tokens(ids, tokens, self.codec))
+        rows = checked_rows(ids, rows, self.codec).copy()
         self._rows.update(zip(ids, rows, strict=True))
 
-    def get(self, ids: Sequence[str]) -> FloatArray:
-        """Tokens (len(ids), tokens_per_passage, dim) in the order asked; ids may repeat."""
+    def get_encoded(self, ids: Sequence[str]) -> Rows:
+        """As `get`, but the codec's uint8 rows (len(ids), bytes_per_passage): a new array."""
         self._refuse_missing(ids)
         rows = np.empty((len(ids), self.codec.bytes_per_passage), np.uint8)
         for place, passage_id in enumerate(ids):
             rows[place] = self._rows[passage_id]
-        return self.codec.decode(rows)
+        return rows
 
     def delete(self, ids: Sequence[str]) -> None:
         """Forgets `ids`; where one is absent, MissingPassagesError, and nothing is deleted."""
         self._refuse_missing(ids)
         for passage_id in set(ids):
             del self._rows[passage_id]
+
+    def verify(self) -> list[str]:
+        """Nothing to find: what is in memory is taken to be whole."""
+        return []
+
+    def stored_bytes(self) -> int:
+        """Bytes of the rows in memory."""
+        return len(self) * self.codec.bytes_per_passage
 
     def close(self) -> None:
         """Nothing to let go of."""
@@ -108,17 +138,6 @@ class DictTokenStore:
 
     def __iter__(self) -> Iterator[str]:
         return iter(sorted(self._rows))
-
-    def __enter__(self) -> DictTokenStore:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def checked_keys(ids: Sequence[str]) -> list[bytes]:
@@ -156,3 +175,21 @@ def checked_tokens(ids: Sequence[str], tokens: FloatArray, codec: Codec) -> Floa
             "nothing of this batch was stored"
         )
     return tokens
+
+
+def checked_rows(ids: Sequence[str], rows: Rows, codec: Codec) -> Rows:
+    """The rows, if they have the shape and type that the store's codec gives them."""
+    expected = (len(ids), codec.bytes_per_passage)
+    if np.shape(rows) != expected or rows.dtype != np.uint8:
+        raise SettingsError(
+            f"rows must be uint8 (ids, bytes_per_passage) = {expected}, "
+            f"got {rows.dtype} {np.shape(rows)}"
+        )
+    return rows
+
+
+def named(ids: Iterable[str]) -> str:
+    """The first five ids and the number of the others."""
+    first = list(ids)
+    others = f" and {len(first) - 5} more" if len(first) > 5 else ""
+    return ", ".join(first[:5]) + others

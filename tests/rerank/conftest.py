@@ -1,8 +1,12 @@
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
-from dipair_index.dual_encoder import DualEncoder
+from dipair_index.dual_encoder import DualEncoder, EncodedTexts
+from dipair_index.model import Side
 from dipair_index.records import Passage
 from dipair_index.rerank.build import build_index
 
@@ -32,6 +36,34 @@ def passages() -> list[Passage]:
 @pytest.fixture(scope="session")
 def encoder(tiny_model_dir: Path) -> DualEncoder:
     return DualEncoder.load(tiny_model_dir)
+
+
+class LoneEncoder(DualEncoder):
+    """Encodes each text by itself, once: else rounding would depend on what shares its batch."""
+
+    def __init__(self, *arguments: Any, **settings: Any) -> None:
+        super().__init__(*arguments, **settings)
+        self._known: dict[tuple[str, str], tuple[EncodedTexts, int]] = {}
+
+    def _encode(self, side: Side, texts: Sequence[str]) -> EncodedTexts:
+        encoded = []
+        for text in texts:
+            if (side, text) not in self._known:
+                before = self.truncated
+                alone = super()._encode(side, [text])
+                self._known[side, text] = alone, self.truncated - before
+                self.truncated = before
+            alone, truncated = self._known[side, text]
+            self.truncated += truncated
+            encoded.append(alone)
+        tokens, vectors = zip(*encoded, strict=True)
+        return EncodedTexts(np.concatenate(tokens), np.concatenate(vectors))
+
+
+@pytest.fixture(scope="session")
+def lone_encoder(tiny_model_dir: Path) -> DualEncoder:
+    """An encoder that gives a text the same bits wherever it stands."""
+    return LoneEncoder.load(tiny_model_dir)
 
 
 @pytest.fixture(scope="session")

@@ -1,9 +1,11 @@
 import os
+import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,18 +13,22 @@ import pytest
 from dipair_index.dual_encoder import DualEncoder
 from dipair_index.errors import IndexDirectoryError, SettingsError
 from dipair_index.records import Passage
-from dipair_index.rerank import build
-from dipair_index.rerank.build import build_index
+from dipair_index.rerank import build, part_builder
+from dipair_index.rerank.build import add_passages, build_index
 from dipair_index.rerank.index import DiPairIndex
+from dipair_index.rerank.unfinished import UnfinishedPart
 from dipair_index.stores.ann import AnnInfo, FaissIndex
-from dipair_index.stores.index_directory import Manifest, working_directory
+from dipair_index.stores.index_directory import Layout
+from dipair_index.stores.manifest import Manifest
+from dipair_index.stores.snapshot import Snapshot
+from dipair_index.stores.verification import verify_index
 
 QUERIES = ["why does dough rise", "how bees dance", "moon"]
 
 
 @pytest.fixture(autouse=True)
 def _small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(build, "CHUNK", 5)
+    monkeypatch.setattr(part_builder, "CHUNK", 5)
 
 
 def interrupted_after(passages: list[Passage], count: int) -> Iterator[Passage]:
@@ -30,18 +36,27 @@ def interrupted_after(passages: list[Passage], count: int) -> Iterator[Passage]:
     raise KeyboardInterrupt
 
 
-def answers(index_dir: Path, encoder: DualEncoder) -> tuple[object, bytes, bytes]:
-    """Everything that a reader of an index sees, scores to the last bit."""
-    with DiPairIndex.open(index_dir, encoder) as index:
-        found = index.search(QUERIES, top_k=24, raw_scores=True)
-        tokens = index._tokens.get([f"p{number:02}" for number in range(24)])
-    return found, tokens.tobytes(), (index_dir / "ann" / "index.faiss").read_bytes()
+def answers(index_dir: Path, encoder: DualEncoder) -> dict[str, Any]:
+    """Everything that a reader of an index sees, scores to the last bit; and nothing is left."""
+    assert sorted(os.listdir(index_dir)) == ["manifest.json", "parts", "writer.lock"]
+    manifest = Manifest.read(index_dir)
+    assert sorted(os.listdir(index_dir / "parts")) == [part.name for part in manifest.parts]
+    assert list(verify_index(index_dir)) == []
+    with DiPairIndex.open(index_dir, encoder) as index, Snapshot.open(index_dir) as snapshot:
+        ids = list(snapshot)
+        return {
+            "ids": ids,
+            "found": index.search(QUERIES, top_k=30, raw_scores=True),
+            "texts": snapshot.passages(ids),
+            "tokens": snapshot.tokens(ids).tobytes(),
+            "vectors": [part.ann.vectors().tobytes() for part in snapshot.parts],
+            "truncated": manifest.truncated,
+            "digest": manifest.passages_digest,
+        }
 
 
 @pytest.fixture
-def undisturbed(
-    tmp_path: Path, encoder: DualEncoder, passages: list[Passage]
-) -> tuple[object, bytes, bytes]:
+def undisturbed(tmp_path: Path, encoder: DualEncoder, passages: list[Passage]) -> dict[str, Any]:
     build_index(passages, tmp_path / "undisturbed.index", encoder)
     return answers(tmp_path / "undisturbed.index", encoder)
 
@@ -55,13 +70,15 @@ def test_a_build_says_what_it_did(
 
     assert counts == [0, 5, 10, 15, 20, 24]
     assert (summary.passages, summary.encoded, summary.truncated) == (24, 24, 0)
-    files = (target / "tokens").iterdir()
-    assert summary.token_bytes == sum(file.stat().st_size for file in files) > 24 * 8 * 16
     manifest = Manifest.read(target)
     assert (manifest.codec, manifest.ann_kind, manifest.passages) == ("int8", "flat", 24)
     assert manifest.model_fingerprint == manifest.embedder_fingerprint == encoder.fingerprint
-    assert sorted(path.name for path in target.iterdir()) == [
-        "ann", "manifest.json", "passages", "tokens"]  # fmt: skip
+    (part,) = manifest.parts
+    folder = Layout(target).part(part.name)
+    assert sorted(os.listdir(folder.root)) == ["ann", "files.json", "passages", "tokens"]
+    assert os.listdir(folder.tokens) == os.listdir(folder.passages) == ["data.mdb"]
+    assert summary.token_bytes == (folder.tokens / "data.mdb").stat().st_size > 24 * 8 * 16
+    assert answers(target, encoder)["ids"] == [passage.passage_id for passage in passages]
     assert list(tmp_path.iterdir()) == [target]
 
 
@@ -81,25 +98,37 @@ def test_an_interrupted_build_goes_on_to_the_same_index(
     tmp_path: Path,
     encoder: DualEncoder,
     passages: list[Passage],
-    undisturbed: tuple[object, bytes, bytes],
+    undisturbed: dict[str, Any],
     stored: int,
 ) -> None:
     target = tmp_path / "some.index"
     with pytest.raises(KeyboardInterrupt):
         build_index(interrupted_after(passages, stored), target, encoder)
-    assert not target.exists()
+    with pytest.raises(IndexDirectoryError, match=r"is not an index: it has no manifest\.json"):
+        Snapshot.open(target)
     summary = build_index(passages, target, encoder, resume=True)
 
     assert summary.encoded == 24 - 5 * (stored // 5)
     assert answers(target, encoder) == undisturbed
-    assert not working_directory(target).exists()
+
+
+def fail_at_ten(patch: pytest.MonkeyPatch) -> None:
+    """Lets the disk be full when ten passages are to be counted."""
+    saved = UnfinishedPart._save
+
+    def save(self: UnfinishedPart) -> None:
+        if self.progress.passages == 10:
+            raise OSError(28, "No space left on device")
+        saved(self)
+
+    patch.setattr(UnfinishedPart, "_save", save)
 
 
 KILLED = """
 import os, signal, sys
 from dipair_index.dual_encoder import DualEncoder
 from dipair_index.formats import read_passages
-from dipair_index.rerank import build
+from dipair_index.rerank import build, part_builder
 
 def killed(passages):
     for number, passage in enumerate(passages):
@@ -107,7 +136,7 @@ def killed(passages):
             os.kill(os.getpid(), signal.SIGKILL)
         yield passage
 
-build.CHUNK = 5
+part_builder.CHUNK = 5
 model, corpus, target = sys.argv[1:]
 build.build_index(killed(read_passages(corpus)), target, DualEncoder.load(model))
 """
@@ -133,19 +162,12 @@ def test_a_chunk_that_was_stored_but_not_counted_is_stored_again(
     tmp_path: Path,
     encoder: DualEncoder,
     passages: list[Passage],
-    undisturbed: tuple[object, bytes, bytes],
+    undisturbed: dict[str, Any],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     target = tmp_path / "some.index"
-    saved = build.UnfinishedBuild._save
     with monkeypatch.context() as patch:
-
-        def fail_at_ten(self: build.UnfinishedBuild) -> None:
-            if self.progress.passages == 10:
-                raise OSError(28, "No space left on device")
-            saved(self)
-
-        patch.setattr(build.UnfinishedBuild, "_save", fail_at_ten)
+        fail_at_ten(patch)
         with pytest.raises(OSError, match="No space left"):
             build_index(passages, target, encoder)
     summary = build_index(passages, target, encoder, resume=True)
@@ -154,13 +176,51 @@ def test_a_chunk_that_was_stored_but_not_counted_is_stored_again(
     assert answers(target, encoder) == undisturbed
 
 
+def test_what_was_stored_but_not_counted_is_forgotten_where_other_passages_follow(
+    tmp_path: Path,
+    encoder: DualEncoder,
+    passages: list[Passage],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with monkeypatch.context() as patch:
+        fail_at_ten(patch)
+        with pytest.raises(OSError, match="No space left"):
+            build_index(passages, tmp_path / "i", encoder)
+    others = [*passages[:5], *passages[12:18]]
+    assert build_index(others, tmp_path / "i", encoder, resume=True).encoded == 6
+
+    assert answers(tmp_path / "i", encoder)["texts"] == others
+    with Snapshot.open(tmp_path / "i") as snapshot:
+        assert not snapshot.holding([passage.passage_id for passage in passages[5:12]]).any()
+
+
+@pytest.mark.parametrize(
+    "lost", ["tokens", "passages", "progress/ids.jsonl", "progress/vectors.f32"]
+)
+def test_an_unfinished_part_that_lost_something_is_not_gone_on_with(
+    tmp_path: Path, encoder: DualEncoder, passages: list[Passage], lost: str
+) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        build_index(interrupted_after(passages, 10), tmp_path / "i", encoder)
+    place = tmp_path / "i" / "building" / lost
+    if place.is_dir():
+        shutil.rmtree(place)
+    else:
+        os.truncate(place, place.stat().st_size - 1)
+    with pytest.raises(IndexDirectoryError, match="has lost some of its 10 passages: pass --over"):
+        build_index(passages, tmp_path / "i", encoder, resume=True)
+    assert build_index(passages, tmp_path / "i", encoder, overwrite=True).encoded == 24
+
+
 def test_an_unfinished_build_is_neither_taken_up_nor_thrown_away_unasked(
     tmp_path: Path, encoder: DualEncoder, passages: list[Passage]
 ) -> None:
     target = tmp_path / "some.index"
     with pytest.raises(KeyboardInterrupt):
         build_index(interrupted_after(passages, 10), target, encoder)
-    with pytest.raises(IndexDirectoryError, match=r"unfinished build of 10 passages.*--resume"):
+    with pytest.raises(
+        IndexDirectoryError, match="holds 10 passages of an interrupted build: pass --res"
+    ):
         build_index(passages, target, encoder)
     assert build_index(passages, target, encoder, overwrite=True).encoded == 24
 
@@ -202,23 +262,42 @@ def test_two_builds_of_one_index_do_not_mix(
     tmp_path: Path, encoder: DualEncoder, passages: list[Passage]
 ) -> None:
     def beginning_another() -> Iterator[Passage]:
-        with pytest.raises(IndexDirectoryError, match="another build is at work"):
+        with pytest.raises(IndexDirectoryError, match=f"is being changed by process {os.getpid()}"):
             build_index(passages, tmp_path / "some.index", encoder)
         yield from passages
 
     assert build_index(beginning_another(), tmp_path / "some.index", encoder).passages == 24
 
 
-def test_what_stands_where_a_build_would_work_is_left_alone(
-    tmp_path: Path, encoder: DualEncoder, passages: list[Passage]
+@pytest.mark.parametrize("name", ["thesis.tex", "parts/000001/bolt.step", "building/plan.dwg"])
+def test_a_foreign_directory_is_not_built_in(
+    tmp_path: Path, encoder: DualEncoder, passages: list[Passage], name: str
 ) -> None:
-    mine = tmp_path / "some.index.building"
-    mine.mkdir()
-    (mine / "thesis.tex").write_text("years of work")
+    mine = tmp_path / "mine" / name
+    mine.parent.mkdir(parents=True)
+    mine.write_text("years of work")
     for overwrite in (False, True):
-        with pytest.raises(IndexDirectoryError, match=r"in the way .*move it elsewhere"):
-            build_index(passages, tmp_path / "some.index", encoder, overwrite=overwrite)
-    assert os.listdir(mine) == ["thesis.tex"]
+        with pytest.raises(IndexDirectoryError, match=r"is not an index, so it will not be overwr"):
+            build_index(passages, tmp_path / "mine", encoder, overwrite=overwrite)
+    with pytest.raises(IndexDirectoryError, match=r"is not an index: it has no manifest\.json"):
+        add_passages(passages, tmp_path / "mine", encoder)
+    assert [path for path in (tmp_path / "mine").rglob("*") if path.is_file()] == [mine]
+
+
+def test_an_index_that_was_built_meanwhile_is_not_replaced(
+    tmp_path: Path, encoder: DualEncoder, passages: list[Passage], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = build.open_embedder
+
+    def slowly(*arguments: Any, **more: Any) -> Any:
+        monkeypatch.setattr(build, "open_embedder", opened)
+        build_index(passages[:6], tmp_path / "i", encoder)
+        return opened(*arguments, **more)
+
+    monkeypatch.setattr(build, "open_embedder", slowly)
+    with pytest.raises(IndexDirectoryError, match="there is an index at .* already: pass --over"):
+        build_index(passages, tmp_path / "i", encoder)
+    assert Manifest.read(tmp_path / "i").passages == 6
 
 
 def test_an_index_is_replaced_only_when_asked(
@@ -227,9 +306,66 @@ def test_an_index_is_replaced_only_when_asked(
     build_index(passages, tmp_path / "i", encoder)
     with pytest.raises(IndexDirectoryError, match="--overwrite to replace it"):
         build_index(passages[:6], tmp_path / "i", encoder)
-    assert Manifest.read(tmp_path / "i").passages == 24
+    before = answers(tmp_path / "i", encoder)
+    with pytest.raises(KeyboardInterrupt):
+        build_index(interrupted_after(passages, 5), tmp_path / "i", encoder, overwrite=True)
+    with DiPairIndex.open(tmp_path / "i", encoder) as index:
+        assert index.search(QUERIES, top_k=30, raw_scores=True) == before["found"]
+        build_index(
+            passages[:6], tmp_path / "i", encoder, codec="float16", overwrite=True, resume=False
+        )
+        assert index.search(QUERIES, top_k=30, raw_scores=True) == before["found"]
+        assert index.refresh()
+        assert (len(index), index.manifest.codec) == (6, "float16")
+    add_passages(passages[6:7], tmp_path / "i", encoder)
+    assert len(answers(tmp_path / "i", encoder)["ids"]) == 7
+
+
+def test_a_damaged_index_can_be_replaced(
+    tmp_path: Path, encoder: DualEncoder, passages: list[Passage]
+) -> None:
+    build_index(passages, tmp_path / "i", encoder)
+    (tmp_path / "i" / "manifest.json").write_bytes(b'{"ki')
+    with pytest.raises(IndexDirectoryError, match="is damaged"):
+        add_passages(passages[:1], tmp_path / "i", encoder)
     build_index(passages[:6], tmp_path / "i", encoder, overwrite=True)
-    assert Manifest.read(tmp_path / "i").passages == 6
+    assert answers(tmp_path / "i", encoder)["texts"] == passages[:6]
+
+
+@pytest.mark.parametrize("store", ["lmdb", "tensorstore"])
+def test_every_store_gives_the_same_answers(
+    tmp_path: Path,
+    encoder: DualEncoder,
+    passages: list[Passage],
+    undisturbed: dict[str, Any],
+    store: str,
+) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        build_index(interrupted_after(passages, 12), tmp_path / "i", encoder, store=store)
+    other = "lmdb" if store == "tensorstore" else "tensorstore"
+    with pytest.raises(IndexDirectoryError, match=f"begun with store {store}, not {other}"):
+        build_index(passages, tmp_path / "i", encoder, store=other, resume=True)
+    summary = build_index(passages, tmp_path / "i", encoder, store=store, resume=True)
+    assert summary.encoded == 14
+    assert summary.token_bytes > 24 * 8 * 16
+    assert Manifest.read(tmp_path / "i").store == store
+    assert answers(tmp_path / "i", encoder) == undisturbed
+
+
+def test_tokens_can_be_kept_at_a_url(
+    tmp_path: Path, encoder: DualEncoder, passages: list[Passage], undisturbed: dict[str, Any]
+) -> None:
+    url = f"file://{tmp_path}/bucket"
+    with pytest.raises(SettingsError, match="the store lmdb keeps no tokens at a URL: choose tens"):
+        build_index(passages, tmp_path / "i", encoder, store_url=url)
+    with pytest.raises(KeyboardInterrupt):
+        build_index(
+            interrupted_after(passages, 12), tmp_path / "i", encoder, store="tensorstore",
+            store_url=url,
+        )  # fmt: skip
+    build_index(passages, tmp_path / "i", encoder, store="tensorstore", store_url=url, resume=True)
+    assert answers(tmp_path / "i", encoder) == undisturbed
+    assert len(os.listdir(tmp_path / "bucket")) == 1
 
 
 def test_another_encoders_vectors_retrieve(
@@ -260,14 +396,14 @@ def test_the_vectors_of_another_index_are_taken_over(
     )  # fmt: skip
     build_index(
         passages, tmp_path / "graph", encoder, vectors=name, ann="hnsw",
-        ann_from=tmp_path / "first" / "ann",
+        ann_from=ann_of(tmp_path / "first"),
     )  # fmt: skip
 
-    bytes_of = {name: (tmp_path / name / "ann" / "index.faiss").read_bytes()
+    bytes_of = {name: (ann_of(tmp_path / name) / "index.faiss").read_bytes()
                 for name in ("first", "same")}  # fmt: skip
     assert bytes_of["first"] == bytes_of["same"]
-    assert AnnInfo.read(tmp_path / "graph" / "ann").kind == "hnsw"
-    graph, flat = (FaissIndex.load(tmp_path / name / "ann") for name in ("graph", "first"))
+    assert AnnInfo.read(ann_of(tmp_path / "graph")).kind == "hnsw"
+    graph, flat = (FaissIndex.load(ann_of(tmp_path / name)) for name in ("graph", "first"))
     np.testing.assert_array_equal(graph.vectors(), flat.vectors())
 
 
@@ -275,7 +411,7 @@ def test_vectors_of_other_passages_or_another_encoder_are_not_taken_over(
     tmp_path: Path, encoder: DualEncoder, passages: list[Passage], tiny_encoder_dir: Path
 ) -> None:
     build_index(passages, tmp_path / "first", encoder)
-    before = (tmp_path / "first" / "ann" / "index.faiss").read_bytes()
+    before = (ann_of(tmp_path / "first") / "index.faiss").read_bytes()
     with pytest.raises(IndexDirectoryError, match="holds vectors of model .* pass --vectors model"):
         build_index(
             passages, tmp_path / "i", encoder, vectors=str(tiny_encoder_dir),
@@ -290,7 +426,28 @@ def test_vectors_of_other_passages_or_another_encoder_are_not_taken_over(
     changed = [passages[0]._replace(text="another text"), *passages[1:]]
     with pytest.raises(IndexDirectoryError, match="holds other passages"):
         build_index(changed, tmp_path / "i", encoder, ann_from=tmp_path / "first", overwrite=True)
-    assert (tmp_path / "first" / "ann" / "index.faiss").read_bytes() == before
+    assert (ann_of(tmp_path / "first") / "index.faiss").read_bytes() == before
+
+
+def test_vectors_of_an_index_that_was_changed_are_taken_over_once_it_is_compacted(
+    tmp_path: Path, encoder: DualEncoder, passages: list[Passage]
+) -> None:
+    build_index(passages, tmp_path / "first", encoder)
+    with DiPairIndex.open(tmp_path / "first", encoder) as index:
+        index.delete(["p03"])
+        left = [passage for passage in passages if passage.passage_id != "p03"]
+        with pytest.raises(IndexDirectoryError, match="was changed .* run `dipair-index compact`"):
+            build_index(left, tmp_path / "i", encoder, ann_from=tmp_path / "first")
+        index.compact()
+    build_index(left, tmp_path / "i", encoder, ann_from=tmp_path / "first")
+    taken, first = (answers(tmp_path / name, encoder) for name in ("i", "first"))
+    for name in ("ids", "texts", "vectors", "digest"):
+        assert taken[name] == first[name]
+
+
+def ann_of(index_dir: Path) -> Path:
+    """The ANN index of an index of one part."""
+    return Layout(index_dir).part(Manifest.read(index_dir).parts[0].name).ann
 
 
 def _not_again(self: object, texts: object) -> None:

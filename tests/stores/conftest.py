@@ -1,41 +1,26 @@
-"""Token stores by name, so that every backend and codec passes the same tests."""
+"""What the tests of the stores share."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
+from zlib import crc32
 
 import numpy as np
 import pytest
 
-from dipair_index.records import FloatArray
-from dipair_index.stores.lmdb import LmdbTokenStore
-from dipair_index.stores.token_store import DictTokenStore, TokenStore
+from dipair_index.records import FloatArray, Passage
+from dipair_index.stores.ann import ExactIndex, VectorSource
+from dipair_index.stores.backends import open_token_store
+from dipair_index.stores.index_writer import IndexWriter, ann_of
+from dipair_index.stores.manifest import Manifest, PartInfo
+from dipair_index.stores.passages import PassageStore
+from dipair_index.stores.snapshot import Snapshot
+
+# before it is imported, so that its asserts show their values
+pytest.register_assert_rewrite("dipair_index.stores.testing")
 
 TOKENS, DIM = 3, 5
-
-OpenStore = Callable[..., TokenStore]
-
-# a new backend is one line here
-BACKENDS: dict[str, OpenStore] = {
-    "dict": lambda path, **settings: DictTokenStore(**settings),
-    "lmdb": lambda path, **settings: LmdbTokenStore.open(path / "tokens", **settings),
-}
-
-
-@pytest.fixture(params=["float32", "float16", "int8"])
-def codec(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
-
-
-@pytest.fixture
-def oracle(codec: str) -> DictTokenStore:
-    return DictTokenStore(tokens_per_passage=TOKENS, dim=DIM, codec=codec)
-
-
-@pytest.fixture(params=BACKENDS)
-def store(request: pytest.FixtureRequest, tmp_path: Path, codec: str) -> Iterator[TokenStore]:
-    open_store = BACKENDS[request.param]
-    with open_store(tmp_path, tokens_per_passage=TOKENS, dim=DIM, codec=codec) as opened:
-        yield opened
 
 
 @pytest.fixture
@@ -45,3 +30,108 @@ def some_tokens() -> Callable[..., FloatArray]:
         return values.astype(np.float32)
 
     return make
+
+
+class ToyIndex:
+    """An index that no model has made: what is stored of a passage follows from its id.
+
+    `seen` is all that a reader sees of it, and `expected` what it should see.
+    """
+
+    manifest = Manifest(
+        package_version="0.1.0",
+        model="default",
+        model_fingerprint="0123456789abcdef",
+        max_query_tokens=2,
+        max_passage_tokens=TOKENS,
+        dim=DIM,
+        vector_dim=8,
+        store="lmdb",
+        codec="float32",
+        embedder="model",
+        embedder_fingerprint="0123456789abcdef",
+        ann_kind="flat",
+        seed=0,
+    )
+    queries = np.random.default_rng(7).normal(size=(3, 8)).astype(np.float32)
+
+    def __init__(self, root: Path, *parts: Sequence[str], **settings: Any) -> None:
+        self.root = root
+        root.mkdir()
+        with IndexWriter(root, new=True) as writer:
+            writer.replaced_by(replace(self.manifest, **settings))
+        for ids in parts:
+            self.add(ids)
+
+    def add(self, ids: Sequence[str]) -> None:
+        """Adds one part."""
+        with IndexWriter(self.root) as writer:
+            part = self.place(writer, ids)
+            writer.replaced_by(replace(writer.current, parts=(*writer.current.parts, part)))
+
+    def place(self, writer: IndexWriter, ids: Sequence[str]) -> PartInfo:
+        """Puts a part in its place that no manifest names."""
+        manifest, part = writer.current, writer.layout.building
+        part.create(manifest.store_url)
+        with (
+            open_token_store(
+                manifest.store,
+                part.tokens_location(),
+                tokens_per_passage=TOKENS,
+                dim=DIM,
+                codec=manifest.codec,
+            ) as tokens,
+            PassageStore.open(part.passages) as passages,
+        ):
+            tokens.put(ids, self.tokens(ids))
+            passages.put([self.passage(each) for each in ids])
+        source = VectorSource("model", manifest.embedder_fingerprint, "some")
+        ann_of(list(ids), self.vectors(ids), manifest, source).save(part.ann)
+        return writer.place(part, len(ids), 1, "some")
+
+    @staticmethod
+    def passage(passage_id: str) -> Passage:
+        return Passage(passage_id, f"text of {passage_id}", "", {"of": passage_id})
+
+    @staticmethod
+    def tokens(ids: Sequence[str]) -> FloatArray:
+        made = [np.random.default_rng(crc32(each.encode())).normal(size=(TOKENS, DIM))
+                for each in ids]  # fmt: skip
+        return np.array(made, np.float32).reshape(-1, TOKENS, DIM)
+
+    @staticmethod
+    def vectors(ids: Sequence[str]) -> FloatArray:
+        """Equal ones for ids of equal length, so that there are ties."""
+        made = [np.random.default_rng(len(each)).normal(size=8) for each in ids]
+        return np.array(made, np.float32).reshape(-1, 8)
+
+    def seen(self, snapshot: Snapshot | None = None) -> dict[str, Any]:
+        if snapshot is None:
+            with Snapshot.open(self.root) as opened:
+                return self.seen(opened)
+        ids = list(snapshot)
+        found, scores = snapshot.search(self.queries, 4)
+        return {
+            "ids": ids,
+            "count": len(snapshot),
+            "passages": snapshot.passages(ids[::-1]),
+            "tokens": snapshot.tokens(ids[::-1]).tolist(),
+            "found": found,
+            "scores": np.round(scores, 4).tolist(),
+        }
+
+    def expected(self, ids: Sequence[str]) -> dict[str, Any]:
+        found, scores = ExactIndex(ids, self.vectors(ids)).search(self.queries, 4)
+        return {
+            "ids": list(ids),
+            "count": len(ids),
+            "passages": [self.passage(each) for each in ids[::-1]],
+            "tokens": self.tokens(ids[::-1]).tolist(),
+            "found": found,
+            "scores": np.round(scores, 4).tolist(),
+        }
+
+
+@pytest.fixture
+def toy_index() -> type[ToyIndex]:
+    return ToyIndex

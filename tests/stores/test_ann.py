@@ -1,6 +1,7 @@
 """FaissIndex against ExactIndex, and what happens to bad input and bad files."""
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -167,10 +168,100 @@ def test_bad_settings_are_refused() -> None:
             index.search(asked[0], 1)
 
 
-def test_a_compressed_kind_gives_vectors_back_as_it_kept_them() -> None:
-    vectors, _ = clustered(300, 1)
-    index = FaissIndex.build(ids_of(300), vectors, kind="SQ8")
-    np.testing.assert_allclose(index.vectors(), vectors, atol=0.01)
+KINDS = ["flat", "hnsw", "ivf", "IVF4,Flat", "SQ8", "SQfp16", "PQ4x4", "IVF4,SQ8", "PCA16,Flat",
+         "HNSW16,SQ8"]  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_gives_vectors_back_as_they_were_given(tmp_path: Path, kind: str) -> None:
+    vectors, _ = clustered(700, 1)
+    built = FaissIndex.build(ids_of(700), vectors, kind=kind)
+    np.testing.assert_array_equal(built.vectors(), vectors)
+    built.save(tmp_path / "a")
+    loaded = FaissIndex.load(tmp_path / "a")
+    np.testing.assert_array_equal(loaded.vectors(), vectors)
+    # as a merge of parts does
+    again = FaissIndex.build(ids_of(690), loaded.vectors()[10:], kind=kind)
+    np.testing.assert_array_equal(again.vectors(), vectors[10:])
+
+
+def test_vectors_are_kept_beside_only_where_faiss_does_not_keep_them(tmp_path: Path) -> None:
+    vectors, _ = clustered(50, 1)
+    for kind, beside in (("SQ8", True), ("flat", False)):
+        FaissIndex.build(ids_of(50), vectors, kind=kind).save(tmp_path / "a")
+        assert (tmp_path / "a" / "vectors.npy").exists() == beside
+        np.testing.assert_array_equal(FaissIndex.load(tmp_path / "a").vectors(), vectors)
+
+
+@pytest.mark.parametrize("kind", ["flat", "hnsw", "ivf", "SQ8"])
+def test_a_loaded_index_can_be_saved_over_itself_and_over_another_that_is_read(
+    tmp_path: Path, kind: str
+) -> None:
+    """It is read through a memory map: writing into the mapped file would end the process."""
+    vectors, asked = clustered(300, 5)
+    FaissIndex.build(ids_of(300), vectors, kind=kind).save(tmp_path / "a")
+    loaded = FaissIndex.load(tmp_path / "a")
+    expected = loaded.search(asked, 10)
+    loaded.save(tmp_path / "a")
+    FaissIndex.build(ids_of(40), vectors[:40], kind="SQ8").save(tmp_path / "a")
+    found = loaded.search(asked, 10)
+    assert found[0] == expected[0]
+    np.testing.assert_array_equal(found[1], expected[1])
+    np.testing.assert_array_equal(loaded.vectors(), vectors)
+    assert len(FaissIndex.load(tmp_path / "a")) == 40
+
+
+def test_a_save_does_not_write_into_files_that_another_index_shares(tmp_path: Path) -> None:
+    vectors, _ = clustered(50, 1)
+    FaissIndex.build(ids_of(50), vectors, kind="SQ8").save(tmp_path / "a")
+    (tmp_path / "b").mkdir()
+    for file in (tmp_path / "a").iterdir():
+        os.link(file, tmp_path / "b" / file.name)
+    FaissIndex.build(ids_of(50), -vectors, kind="SQ8").save(tmp_path / "b")
+    np.testing.assert_array_equal(FaissIndex.load(tmp_path / "a").vectors(), vectors)
+    np.testing.assert_array_equal(FaissIndex.load(tmp_path / "b").vectors(), -vectors)
+
+
+@pytest.mark.parametrize("top_k", [1, 5, 30, 200])
+@pytest.mark.parametrize("gone", [1, 50, 149, 150])
+def test_flat_without_the_deleted_ones_is_as_if_they_had_never_been(top_k: int, gone: int) -> None:
+    vectors, asked = clustered(150, 25)
+    # the nearest of the first query go first, and each vector is there three times
+    vectors = np.tile(vectors[:50], (3, 1))
+    index = FaissIndex.build(ids_of(150), vectors)
+    deleted = frozenset(index.search(asked[:1], 150)[0][0][:gone])
+    left = [row for row, each in enumerate(ids_of(150)) if each not in deleted]
+    ids, scores = index.search(asked, top_k, deleted=deleted)
+    assert scores.shape == (25, min(top_k, 150 - gone))
+    if left:
+        kept = [ids_of(150)[row] for row in left]
+        exact_ids, exact_scores = ExactIndex(kept, vectors[left]).search(asked, top_k)
+        assert ids == exact_ids
+        np.testing.assert_allclose(scores, exact_scores, atol=1e-6)
+    else:
+        assert ids == [[]] * 25
+
+
+@pytest.mark.parametrize("kind", ["hnsw", "ivf", "SQ8", "IVF8,PQ4x4"])
+@pytest.mark.parametrize("gone", [10, 600, 695, 700])
+def test_no_kind_ever_finds_what_is_deleted_and_each_fills_up_from_behind(
+    kind: str, gone: int
+) -> None:
+    vectors, asked = clustered(700, 8)
+    index = FaissIndex.build(ids_of(700), vectors, kind=kind)
+    nearest = index.search(asked[:1], 700)[0][0]
+    rest = [each for each in ids_of(700) if each not in nearest]
+    deleted = frozenset([*nearest, *rest][:gone])
+    ids, scores = index.search(asked, 20, deleted=deleted)
+    assert scores.shape == (8, min(20, 700 - gone))
+    for found, row in zip(ids, scores, strict=True):
+        assert not deleted.intersection(found)
+        assert len(set(found)) == len(found)
+        assert np.isfinite(row[: len(found)]).all()
+        assert (row[len(found) :] == -np.inf).all()
+    if kind in ("hnsw", "SQ8"):
+        # these look at all there is, where need be
+        assert {len(found) for found in ids} == {min(20, 700 - gone)}
 
 
 def saved(folder: Path) -> Path:
@@ -213,6 +304,13 @@ def test_damaged_ids_are_named(tmp_path: Path) -> None:
         FaissIndex.load(folder)
     (folder / "id_ends.npy").write_bytes(b"")
     with pytest.raises(StoreError, match="cannot read the ids in"):
+        FaissIndex.load(folder)
+    folder = saved(tmp_path / "a")
+    np.save(folder / "vectors.npy", np.zeros((49, DIM), np.float32))
+    with pytest.raises(StoreError, match=r"vectors\.npy is damaged \(\(49, 24\), not \(50, 24\)\)"):
+        FaissIndex.load(folder)
+    (folder / "vectors.npy").write_bytes(b"")
+    with pytest.raises(StoreError, match=r"vectors\.npy is damaged \(.*build it again"):
         FaissIndex.load(folder)
     folder = saved(tmp_path / "a")
     info = json.loads((folder / "ann.json").read_text())

@@ -15,6 +15,7 @@ from dipair_index.errors import MissingPassagesError, StoreError
 from dipair_index.records import FloatArray
 from dipair_index.stores import environment
 from dipair_index.stores import lmdb as lmdb_module
+from dipair_index.stores.codecs import CODEC_NAMES
 from dipair_index.stores.lmdb import LmdbTokenStore
 
 Make = Callable[..., FloatArray]
@@ -57,7 +58,8 @@ def test_one_batch_larger_than_the_map_and_a_segment_is_stored_whole(
     ids = [f"p{number}" for number in range(5000)]
     with open_store(tmp_path / "s", dim=64, map_bytes=64 * 1024) as store:
         store.put(ids, tokens)
-        assert segments(store) == -(-5000 // (lmdb_module.SEGMENT_BYTES // (3 * 64 * 4)))
+        # 341 rows of 768 bytes and a header of 16 fill 64 pages but for 240 bytes
+        assert segments(store) == -(-5000 // 341)
         np.testing.assert_array_equal(store.get(ids[::-1]), tokens[::-1])
 
 
@@ -165,6 +167,7 @@ def test_readonly_creates_nothing_and_takes_no_changes(tmp_path: Path, some_toke
     (tmp_path / "s" / "lock.mdb").unlink()
     with open_store(tmp_path / "s", readonly=True) as store:
         np.testing.assert_array_equal(store.get(["a"]), some_tokens(1))
+        assert store.verify() == []
         with pytest.raises(StoreError, match="was opened readonly and takes no changes"):
             store.put(["b"], some_tokens(1))
         with pytest.raises(StoreError, match="was opened readonly and takes no changes"):
@@ -186,12 +189,85 @@ def test_files_of_others_are_refused(tmp_path: Path) -> None:
         open_store(tmp_path / "file")
 
 
-def test_a_closed_store_says_so(tmp_path: Path, some_tokens: Make) -> None:
-    store = open_store(tmp_path / "s")
-    store.put(["a"], some_tokens(1))
-    store.close()
-    with pytest.raises(StoreError, match="is closed"):
-        store.get(["a"])
+WRITER = """
+import sys
+import numpy as np
+from dipair_index.stores.lmdb import LmdbTokenStore
+ids = [f"p{n}" for n in range(300)]
+with LmdbTokenStore.open(sys.argv[1], tokens_per_passage=3, dim=5, codec="float32") as store:
+    for step in range(150):
+        store.put(ids, np.full((300, 3, 5), step, "f4"))
+"""
+
+
+def test_a_reader_sees_a_put_whole_or_not_at_all(tmp_path: Path, some_tokens: Make) -> None:
+    ids = [f"p{number}" for number in range(300)]
+    with open_store(tmp_path / "s") as store:
+        store.put(ids, np.zeros((300, 3, 5), np.float32))
+    with open_store(tmp_path / "s", readonly=True) as reader:
+        writer = subprocess.Popen([sys.executable, "-c", WRITER, str(tmp_path / "s")], cwd=tmp_path)
+        seen = set()
+        while writer.poll() is None:
+            values = np.unique(reader.get(ids)).tolist()
+            assert len(values) == 1
+            seen.update(values)
+        assert writer.returncode == 0
+        assert np.unique(reader.get(ids)).tolist() == [149]
+        assert reader.verify() == []
+    # it has seen more than the beginning
+    assert len(seen) > 1
+
+
+PUTTER = """
+import sys
+from itertools import count
+import numpy as np
+from dipair_index.stores.lmdb import LmdbTokenStore
+with LmdbTokenStore.open(sys.argv[1], tokens_per_passage=3, dim=5, codec="float32") as store:
+    for step in count(len(store) // 20):
+        store.put([f"{step}-{n}" for n in range(20)], np.full((20, 3, 5), step, "f4"))
+        sys.stdout.write(f"{step}\\n")
+        sys.stdout.flush()
+"""
+
+
+def test_a_killed_writer_loses_nothing_that_it_acknowledged(tmp_path: Path) -> None:
+    last = -1
+    for puts in (1, 9, 30, 77):
+        with subprocess.Popen(
+            [sys.executable, "-c", PUTTER, str(tmp_path / "s")],
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=tmp_path,
+        ) as putter:
+            assert putter.stdout is not None
+            for _ in range(puts):
+                last = int(putter.stdout.readline())
+            putter.kill()
+            # what it said before it was killed
+            for line in putter.stdout:
+                last = int(line)
+        with open_store(tmp_path / "s") as store:
+            assert store.verify() == []
+            # the last put may have been done, but not told
+            assert len(store) in (20 * (last + 1), 20 * (last + 2))
+            ids = [f"{step}-{n}" for step in range(last + 1) for n in range(20)]
+            assert (store.get(ids)[:, 0, 0] == np.repeat(np.arange(last + 1), 20)).all()
+
+
+BYTES = {"float32": 4, "float16": 2, "int8": 1, "int4": 0.5}
+
+
+@pytest.mark.parametrize("codec", CODEC_NAMES)
+def test_the_bytes_of_a_passage_on_disk(tmp_path: Path, codec: str) -> None:
+    rng = np.random.default_rng(0)
+    ids = [str(number) for number in range(995_904, 1_004_096)]
+    with LmdbTokenStore.open(tmp_path / "s", tokens_per_passage=8, dim=256, codec=codec) as store:
+        rows = rng.integers(0, 256, size=(2048, store.codec.bytes_per_passage), dtype=np.uint8)
+        for start in range(0, len(ids), 2048):
+            store.put_encoded(ids[start : start + 2048], rows)
+    stored = sum(file.stat().st_size for file in (tmp_path / "s").iterdir()) / len(ids)
+    assert stored <= 1.1 * 8 * 256 * BYTES[codec] + 16
 
 
 def test_an_error_within_a_transaction_undoes_it(
@@ -204,7 +280,7 @@ def test_an_error_within_a_transaction_undoes_it(
             raise OSError(5, "Input/output error")
 
         with monkeypatch.context() as patch:
-            patch.setattr(lmdb_module, "_segment_key", fail)
+            patch.setattr(lmdb_module, "segment_key", fail)
             with pytest.raises(StoreError, match=r"cannot write to the store at .*Input/output"):
                 store.put(["a", "c"], some_tokens(2, seed=1))
         assert list(store) == ["a", "b"]

@@ -79,6 +79,7 @@ class LmdbAgainstDict(RuleBasedStateMachine):
         assert list(self.store) == ids
         assert len(self.store) == len(ids)
         np.testing.assert_array_equal(self.store.get(ids), self.oracle.get(ids))
+        assert self.store.verify() == []
 
     def teardown(self) -> None:
         self.store.close()
@@ -87,8 +88,8 @@ class LmdbAgainstDict(RuleBasedStateMachine):
 
 @pytest.fixture(autouse=True)
 def small_segments(monkeypatch: pytest.MonkeyPatch) -> None:
-    # three passages a segment, so that a batch fills several; a full one has pages of its own
-    monkeypatch.setattr(lmdb_module, "SEGMENT_BYTES", 3 * 2 * (DIM + 4))
+    # two passages a segment, so that a batch fills several
+    monkeypatch.setattr(lmdb_module, "SEGMENT_PAGES", 1)
 
 
 TestLmdbAgainstDict = pytest.mark.usefixtures("small_segments")(LmdbAgainstDict.TestCase)

@@ -1,0 +1,246 @@
+"""Makes a new part of an index: each passage goes through the encoder once.
+
+    passages ─► chunks ─► dual encoder ─┬─ tokens ─► token store
+                                        └─ one vector a passage ─► file of vectors ─► FAISS
+
+After each chunk all of it is on disk, so that an interrupted build goes on from there, and ends
+as it would have ended undisturbed.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
+from itertools import islice, zip_longest
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from dipair_index.dataset_directory import link
+from dipair_index.dual_encoder import DualEncoder
+from dipair_index.errors import IndexDirectoryError, SettingsError, StoreError
+from dipair_index.records import FloatArray, Passage
+from dipair_index.rerank.unfinished import UnfinishedPart
+from dipair_index.sentence_vectors import SentenceEmbedder
+from dipair_index.stores.ann import AnnInfo, FaissIndex, VectorSource
+from dipair_index.stores.backends import open_token_store
+from dipair_index.stores.index_writer import IndexWriter, ann_of
+from dipair_index.stores.manifest import Manifest, PartInfo
+from dipair_index.stores.packed_ids import PackedIds
+from dipair_index.stores.passages import PassageStore
+from dipair_index.stores.token_store import TokenStore
+
+CHUNK = 2048
+"""Passages a chunk. A constant, since rounding depends on which texts are encoded together."""
+
+
+class BuildSummary(NamedTuple):
+    """What was done; `encoded` of the `passages` were done this time, the others before.
+
+    `replaced` of them were in the index already.
+    """
+
+    passages: int
+    encoded: int
+    seconds: float
+    token_bytes: int
+    truncated: int
+    replaced: int = 0
+
+
+class PartBuilder:
+    """The way of passages into a new part of the index that `manifest` describes."""
+
+    def __init__(
+        self,
+        writer: IndexWriter,
+        manifest: Manifest,
+        encoder: DualEncoder,
+        embedder: SentenceEmbedder,
+        taken: Path | None,
+    ) -> None:
+        self._writer = writer
+        self._manifest = manifest
+        self._encoder = encoder
+        self._embedder = embedder
+        self._taken = taken
+        self.ids: list[str] = []
+
+    def run(
+        self,
+        passages: Iterable[Passage],
+        command: str,
+        refuse: Callable[[Sequence[str]], None],
+        *,
+        resume: bool,
+        overwrite: bool,
+        report: Callable[[int], None],
+    ) -> tuple[PartInfo, BuildSummary]:
+        """Returns the part, in its place but not yet named by a manifest.
+
+        `refuse` is shown ids before they are encoded, and all of them at the end.
+        """
+        started, manifest = time.monotonic(), self._manifest
+        unfinished = UnfinishedPart.open(
+            self._writer.layout.building,
+            {
+                "command": command,
+                "model": manifest.model_fingerprint,
+                "vectors": manifest.embedder_fingerprint,
+                "store": manifest.store,
+                "store_url": manifest.store_url,
+                "codec": manifest.codec,
+                "ann_from": None if self._taken is None else str(self._taken.resolve()),
+            },
+            vector_dim=0 if self._taken else self._embedder.dim,
+            store_url=manifest.store_url,
+            resume=resume,
+            overwrite=overwrite,
+        )
+        before = unfinished.progress.passages
+        rows = iter(passages) if self._taken is None else _as_in(self._taken, iter(passages))
+        try:
+            with (
+                open_token_store(
+                    manifest.store,
+                    unfinished.part.tokens_location(),
+                    tokens_per_passage=manifest.max_passage_tokens,
+                    dim=manifest.dim,
+                    codec=manifest.codec,
+                ) as tokens,
+                PassageStore.open(unfinished.part.passages) as texts,
+            ):
+                self._encode(rows, unfinished, tokens, texts, refuse, report)
+                if not len(tokens) == len(texts) == unfinished.progress.passages:
+                    raise StoreError(
+                        f"{unfinished.part.root} holds tokens of {len(tokens):,} and texts of "
+                        f"{len(texts):,} passages where {unfinished.progress.passages:,} were "
+                        "stored (did the power fail?): pass --overwrite to start over"
+                    )
+                size = tokens.stored_bytes()
+            self.ids = unfinished.ids()
+            refuse(self.ids)
+            self._write_ann(unfinished)
+        except BaseException:
+            if not unfinished.progress.passages:
+                # what it is about is the first error, not that a bucket out of reach stays as it is
+                with suppress(StoreError):
+                    unfinished.discard()
+            raise
+        done = unfinished.progress
+        part = self._writer.place(unfinished.part, done.passages, done.truncated, done.digest)
+        seconds = time.monotonic() - started
+        encoded = done.passages - before
+        return part, BuildSummary(done.passages, encoded, seconds, size, done.truncated)
+
+    def _encode(
+        self,
+        passages: Iterator[Passage],
+        unfinished: UnfinishedPart,
+        tokens: TokenStore,
+        texts: PassageStore,
+        refuse: Callable[[Sequence[str]], None],
+        report: Callable[[int], None],
+    ) -> None:
+        """Stores chunk after chunk of the passages that are not stored yet."""
+        unfinished.skip(passages)
+        _forget_uncounted(unfinished, tokens, texts)
+        report(unfinished.progress.passages)
+        while chunk := list(islice(passages, CHUNK)):
+            ids = [passage.passage_id for passage in chunk]
+            refuse(ids)
+            _refuse_repeated(ids, texts)
+            read = [passage.full_text for passage in chunk]
+            truncated = self._encoder.truncated
+            encoded = self._encoder.encode_passages(read)
+            truncated = self._encoder.truncated - truncated
+            vectors = encoded.vectors
+            if not unfinished.keeps_vectors:
+                vectors = np.empty((len(chunk), 0), np.float32)
+            elif self._embedder.name != "model":
+                vectors = self._embedder.embed_passages(read)
+            _refuse_not_finite(ids, vectors)
+            tokens.put(ids, encoded.tokens)
+            texts.put(chunk)
+            unfinished.count(chunk, vectors, truncated=truncated)
+            report(unfinished.progress.passages)
+        if not unfinished.progress.passages:
+            raise SettingsError("there is no passage to index: give a corpus that holds some")
+
+    def _write_ann(self, unfinished: UnfinishedPart) -> None:
+        """Builds the FAISS index, or takes over another's."""
+        manifest, folder = self._manifest, unfinished.part.ann
+        source = VectorSource(
+            self._embedder.name, self._embedder.fingerprint, unfinished.progress.digest
+        )
+        shutil.rmtree(folder, ignore_errors=True)
+        if self._taken is None:
+            ann_of(
+                self.ids,
+                unfinished.vectors(),
+                manifest,
+                source,
+                strict=unfinished.progress.settings["command"] == "build",
+            ).save(folder)
+            return
+        info = AnnInfo.read(self._taken)
+        if info.source.passages_digest != source.passages_digest:
+            raise other_passages(self._taken)
+        if manifest.ann_kind == info.kind:
+            shutil.copytree(self._taken, folder, copy_function=link)
+        else:
+            index = FaissIndex.load(self._taken)
+            ann_of(self.ids, index.vectors(), manifest, source, strict=True).save(folder)
+
+
+def _forget_uncounted(unfinished: UnfinishedPart, tokens: TokenStore, texts: PassageStore) -> None:
+    """Takes out what was stored but not counted: another passage may come in its place."""
+    counted = unfinished.progress.passages
+    if len(tokens) == len(texts) == counted:
+        return
+    known = set(unfinished.ids())
+    for store in (tokens, texts):
+        store.delete([each for each in store if each not in known])
+        if len(store) < counted:
+            raise unfinished.lossy()
+
+
+def _refuse_repeated(ids: list[str], texts: PassageStore) -> None:
+    """Says which id stands twice in a chunk, or in a chunk and in those stored before it."""
+    passage_id, times = Counter(ids).most_common(1)[0]
+    if times == 1:
+        known = np.flatnonzero(texts.holding(ids))
+        passage_id, times = (ids[known[0]], 2) if len(known) else ("", 1)
+    if times > 1:
+        raise SettingsError(f"the passage id {passage_id!r} is given twice: ids must be unique")
+
+
+def _refuse_not_finite(ids: list[str], vectors: FloatArray) -> None:
+    """Before they are counted: at the end it would be too late to leave the passage out."""
+    wrong = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
+    if len(wrong):
+        raise StoreError(
+            f"the vector of passage {ids[int(wrong[0])]!r} holds NaN or infinity: nothing of this "
+            "batch was stored"
+        )
+
+
+def _as_in(taken: Path, passages: Iterator[Passage]) -> Iterator[Passage]:
+    """Passes passages on while their ids are those of the ANN index, row by row."""
+    for passage, known in zip_longest(passages, PackedIds.load(taken)):
+        if passage is None or passage.passage_id != known:
+            raise other_passages(taken)
+        yield passage
+
+
+def other_passages(taken: Path) -> IndexDirectoryError:
+    """What to say where the vectors in `taken` are not of the passages that are given."""
+    return IndexDirectoryError(
+        f"{taken} holds other passages, or in another order, {AnnInfo.read(taken).count:,} in "
+        "number: give the corpus that it was made from, or leave --ann-from away and pass "
+        "--overwrite"
+    )

@@ -1,0 +1,55 @@
+"""Token stores by name: the one place that knows which backends there are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dipair_index.errors import SettingsError
+from dipair_index.stores.lmdb import LmdbTokenStore
+from dipair_index.stores.token_store import TokenStore
+
+if TYPE_CHECKING:
+    from dipair_index.stores.tensorstore import TensorStoreTokenStore
+
+STORE_NAMES = ("lmdb", "tensorstore")
+
+
+def open_token_store(
+    kind: str,
+    location: str | Path,
+    *,
+    tokens_per_passage: int,
+    dim: int,
+    codec: str,
+    readonly: bool = False,
+) -> TokenStore:
+    """Opens the store at `location`, and creates it where it is absent, unless `readonly`.
+
+    `location` is a folder; for tensorstore also any URL that it knows. SettingsError for another
+    `kind` or codec; StoreError where there is nothing to read or what is there has other settings.
+    """
+    if kind == "lmdb" and "://" in str(location):
+        raise SettingsError(f"lmdb keeps a store in a folder, got {location}: choose tensorstore")
+    return _backend(kind).open(
+        location, tokens_per_passage=tokens_per_passage, dim=dim, codec=codec, readonly=readonly
+    )
+
+
+def remove_token_store(kind: str, location: str | Path) -> None:
+    """Deletes all that the store at `location` has; nothing happens where there is none.
+
+    StoreError where it cannot be deleted. Nobody may have it open.
+    """
+    _backend(kind).remove(location)
+
+
+def _backend(kind: str) -> type[LmdbTokenStore] | type[TensorStoreTokenStore]:
+    if kind == "lmdb":
+        return LmdbTokenStore
+    if kind == "tensorstore":
+        # tensorstore is slow to import, and lmdb is the default
+        from dipair_index.stores.tensorstore import TensorStoreTokenStore
+
+        return TensorStoreTokenStore
+    raise SettingsError(f"unknown store {kind!r}: choose one of {', '.join(STORE_NAMES)}")

@@ -1,0 +1,186 @@
+"""What an index of so many passages will take: bytes, memory and time, before one is built."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, replace
+from importlib import import_module
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from dipair_index.errors import SettingsError
+from dipair_index.stores.backends import STORE_NAMES
+from dipair_index.stores.codecs import open_codec
+from dipair_index.stores.index_info import IndexInfo
+
+# Measured with the bundled model on passages of MS MARCO and two CPU cores; tables and commands
+# stand in benchmarks/RESULTS.md. Bytes and bytes a passage, seconds and seconds a passage.
+TEXT_BYTES = 581
+ID_BYTES = 15
+STORE_BYTES = {"lmdb": 50, "tensorstore": 20}
+"""Of a store for each passage, beside what the codec makes of it."""
+HNSW_BYTES = 272
+IVF_BYTES = 16
+ENCODING = 1 / 95
+WRITING = 6e-5
+FLAT = 1.4e-6
+HNSW, IVF = 3.7e-4, 4.9e-5
+MEASURED_AT = 50_000
+"""Passages for which HNSW and IVF were timed: they take longer for each the more there are."""
+BUILD_BASE = 730e6
+BUILD_IDS = 770
+"""Memory that a build keeps for each id."""
+SEARCH_BASE = 600e6
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What matters to the size of an index; these are the bundled model's and `build`'s."""
+
+    store: str = "lmdb"
+    codec: str = "int8"
+    ann: str = "flat"
+    max_passage_tokens: int = 8
+    dim: int = 256
+    vector_dim: int = 384
+
+
+class Estimate(NamedTuple):
+    """What an index of `passages` takes: bytes on disk, bytes at their peak, and seconds.
+
+    `sizes` has tokens, vectors (with ids), texts and their total; `peaks` the disk and the memory
+    of a build and the memory of a search, where what is mapped of the tokens is not counted;
+    `seconds` those to encode, to write and to index. None is a FAISS index never measured.
+    """
+
+    passages: int
+    settings: Settings
+    source: str
+    sizes: dict[str, float]
+    peaks: dict[str, float]
+    seconds: dict[str, float | None]
+
+    def record(self) -> dict[str, Any]:
+        """All of it for JSON, bytes as whole numbers."""
+        return {
+            **self._asdict(),
+            "settings": asdict(self.settings),
+            "sizes": {name: round(size) for name, size in self.sizes.items()},
+            "peaks": {name: round(size) for name, size in self.peaks.items()},
+        }
+
+
+@dataclass(frozen=True)
+class Basis:
+    """What an estimate goes by: the constants above, or the sizes of an index that is there."""
+
+    settings: Settings = Settings()
+    index: IndexInfo | None = None
+    source: str = "figures measured on MS MARCO with the bundled model and two CPU cores"
+
+    @classmethod
+    def of_index(cls, root: str | Path) -> Basis:
+        """The sizes and settings of the index at `root`; the constants where it is empty."""
+        found = IndexInfo.read(root)
+        manifest = found.manifest
+        settings = Settings(
+            manifest.store,
+            manifest.codec,
+            manifest.ann_kind,
+            manifest.max_passage_tokens,
+            manifest.dim,
+            manifest.vector_dim,
+        )
+        if not found.stored:
+            return cls(settings)
+        known = f"the bytes of {found.stored:,} passages in {root}"
+        return cls(settings, found, f"{known}; memory and time by {cls.source}")
+
+    def estimate(self, passages: int, **chosen: Any) -> Estimate:
+        """For this many passages, and for `chosen` settings in the place of the basis's own.
+
+        What the index's own sizes do not tell is computed. SettingsError for unknown names.
+        """
+        settings = replace(self.settings, **chosen)
+        tokens: float = passages * _token_bytes(settings)
+        vectors = _vector_bytes(settings, passages)
+        texts: float = passages * TEXT_BYTES
+        if self.index:
+            share = passages / self.index.stored
+            texts = share * self.index.sizes.texts
+            if not chosen.keys() & {"ann", "vector_dim"}:
+                vectors = share * self.index.sizes.vectors
+            if not chosen.keys() & {"store", "codec", "max_passage_tokens", "dim"}:
+                tokens = share * self.index.sizes.tokens
+        total = tokens + vectors + texts
+        copied = passages * 4 * settings.vector_dim
+        return Estimate(
+            passages,
+            settings,
+            self.source,
+            sizes={"tokens": tokens, "vectors": vectors, "texts": texts, "total": total},
+            peaks={
+                # vectors wait in a file until all passages are encoded
+                "disk while building": total + copied,
+                "memory while building": BUILD_BASE
+                + vectors
+                + passages * (settings.vector_dim + BUILD_IDS),
+                "memory while searching": SEARCH_BASE + vectors,
+            },
+            seconds={
+                "encode": passages * ENCODING,
+                "write": passages * WRITING,
+                "index the vectors": _ann_seconds(settings.ann, passages),
+            },
+        )
+
+
+def _token_bytes(settings: Settings) -> int:
+    """Of a passage."""
+    if settings.store not in STORE_NAMES:
+        raise SettingsError(
+            f"unknown store {settings.store!r}: choose one of {', '.join(STORE_NAMES)}"
+        )
+    codec = open_codec(
+        settings.codec, tokens_per_passage=settings.max_passage_tokens, dim=settings.dim
+    )
+    return codec.bytes_per_passage + STORE_BYTES[settings.store]
+
+
+def _vector_bytes(settings: Settings, passages: int) -> float:
+    """Of all vectors with their ids."""
+    dim, kind = settings.vector_dim, settings.ann
+    exact = 4 * dim
+    if kind == "flat":
+        each, once = exact, 0.0
+    elif kind == "hnsw":
+        each, once = exact + HNSW_BYTES, 0.0
+    elif kind == "ivf":
+        each, once = exact + IVF_BYTES, 4 * math.sqrt(passages) * exact
+    else:
+        codes = _code_bytes(kind, dim)
+        # where the codes lose anything, the vectors are kept beside them
+        each, once = codes + (exact if codes < exact else 0), 0.0
+    return passages * (each + ID_BYTES) + once
+
+
+def _code_bytes(kind: str, dim: int) -> int:
+    """Of a vector in an index that a FAISS factory string makes."""
+    faiss: Any = import_module("faiss")
+    try:
+        return int(faiss.index_factory(dim, kind, faiss.METRIC_INNER_PRODUCT).sa_code_size())
+    except RuntimeError as error:
+        raise SettingsError(
+            f"the size of a FAISS index {kind!r} is not known: choose flat, hnsw, ivf, or a "
+            "factory string for inner products such as IVF1024,PQ32"
+        ) from error
+
+
+def _ann_seconds(kind: str, passages: int) -> float | None:
+    growth = passages / MEASURED_AT
+    if kind == "flat":
+        return passages * FLAT
+    if kind == "hnsw":
+        return passages * HNSW * max(1.0, 1 + math.log(growth, MEASURED_AT))
+    # 4 * sqrt(passages) lists, and each vector is compared with all of them
+    return passages * IVF * math.sqrt(growth) if kind == "ivf" else None

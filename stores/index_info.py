@@ -1,0 +1,90 @@
+"""What an index is, and what it takes: its manifest, and the sizes of its files."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from dipair_index.stores.backends import open_token_store
+from dipair_index.stores.index_directory import Layout, PartLayout
+from dipair_index.stores.manifest import Manifest
+
+
+class Sizes(NamedTuple):
+    """Bytes on disk, or in the bucket.
+
+    `vectors` are the ANN index with its ids; `other` is all else in the directory: the manifest,
+    digests, ids of deleted passages, work on its way, and old parts that are still read.
+    """
+
+    tokens: int
+    vectors: int
+    texts: int
+    other: int
+
+    @property
+    def total(self) -> int:
+        """All of them."""
+        return sum(self)
+
+
+@dataclass(frozen=True)
+class IndexInfo:
+    """An index and its sizes; `old_parts` are no part of it, but some process reads them still."""
+
+    manifest: Manifest
+    sizes: Sizes
+    old_parts: int
+
+    @property
+    def stored(self) -> int:
+        """Passages whose data is there, the deleted ones included."""
+        return sum(part.passages for part in self.manifest.parts)
+
+    @classmethod
+    def read(cls, root: str | Path) -> IndexInfo:
+        """Raises as `Manifest.read` does; StoreError where the store of the tokens is out of reach.
+
+        Reads no more than names and sizes, whatever the index holds.
+        """
+        layout = Layout(Path(root))
+        while True:
+            manifest = Manifest.read(root)
+            parts = [layout.part(part.name) for part in manifest.parts]
+            here = sum(_bytes_in(part.tokens) for part in parts)
+            vectors = sum(_bytes_in(part.ann) for part in parts)
+            texts = sum(_bytes_in(part.passages) for part in parts)
+            elsewhere = sum(_bytes_elsewhere(part, manifest) for part in parts)
+            other = _bytes_in(layout.root) - here - vectors - texts
+            names = {path.name for path in layout.parts.iterdir()} if parts else set()
+            old_parts = len(names.difference(part.name for part in manifest.parts))
+            # else a writer has changed it meanwhile
+            if Manifest.read(root).generation == manifest.generation:
+                return cls(manifest, Sizes(here + elsewhere, vectors, texts, other), old_parts)
+
+
+def _bytes_elsewhere(part: PartLayout, manifest: Manifest) -> int:
+    """Of tokens that are kept at a URL."""
+    location = part.tokens_location()
+    if isinstance(location, Path):
+        return 0
+    with open_token_store(
+        manifest.store,
+        location,
+        tokens_per_passage=manifest.max_passage_tokens,
+        dim=manifest.dim,
+        codec=manifest.codec,
+        readonly=True,
+    ) as tokens:
+        return tokens.stored_bytes()
+
+
+def _bytes_in(folder: Path) -> int:
+    size = 0
+    for path in folder.rglob("*"):
+        # what a writer removes at this moment takes nothing
+        with suppress(FileNotFoundError):
+            size += path.stat().st_size if path.is_file() else 0
+    return size

@@ -1,0 +1,280 @@
+"""Changes an index: each change is one new manifest, and all else is written beside."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Collection, Iterable
+from contextlib import suppress
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+
+from dipair_index.digests import TextsDigest
+from dipair_index.errors import IndexDirectoryError, MissingPassagesError, SettingsError, StoreError
+from dipair_index.records import FloatArray
+from dipair_index.stores.ann import FaissIndex, VectorSource
+from dipair_index.stores.backends import open_token_store
+from dipair_index.stores.file_digests import damages, seal
+from dipair_index.stores.index_directory import Layout, PartLayout, WriterLock
+from dipair_index.stores.manifest import Manifest, PartInfo, digest_of, sync, write_whole
+from dipair_index.stores.part import Part, remove_part
+from dipair_index.stores.passages import PassageStore
+from dipair_index.stores.snapshot import Snapshot
+
+GROWTH = 8
+"""A part is merged with those after it once they hold an eighth of it: of n passages that are
+added one by one, log(n) / log(9) parts remain, each copied log(n) / log(9/8) times at most."""
+COPIED_AT_ONCE = 2048
+
+
+class IndexWriter:
+    """The one that may change the index in `root`, until it is closed. A context manager.
+
+    Raises as `Manifest.read` does where there is no index, unless one is to be `new` there;
+    IndexDirectoryError names another process that is at it; StoreError where the directory
+    cannot be written. What an interrupted writer has left behind is removed first, except for
+    a part that can be gone on with.
+    """
+
+    def __init__(self, root: str | Path, *, new: bool = False) -> None:
+        if not new:
+            # before anything is touched
+            Manifest.read(root)
+        # a link is followed, so that all of it is on one disk
+        self.layout = Layout(Path(os.path.realpath(root)))
+        self._lock = WriterLock(self.layout.root)
+        try:
+            self.manifest = self._read()
+            self.tidy()
+        except BaseException as error:
+            self.close()
+            if isinstance(error, OSError):
+                raise StoreError(
+                    f"{root} cannot be changed: {error.strerror or error}. It can still be read"
+                ) from error
+            raise
+
+    def _read(self) -> Manifest | None:
+        """The manifest; None where there is none, or a damaged one."""
+        with suppress(IndexDirectoryError):
+            return Manifest.read(self.layout.root)
+        return None
+
+    @property
+    def current(self) -> Manifest:
+        """The manifest; raises as `Manifest.read` does where there is none."""
+        return self.manifest or Manifest.read(self.layout.root)
+
+    def replaced_by(self, manifest: Manifest) -> None:
+        """Makes `manifest`, whose parts are all in place, what the index is from now on."""
+        manifest = replace(manifest, generation=self._next())
+        try:
+            manifest.write(self.layout.root)
+        finally:
+            # an error may come after it was put in place
+            self.manifest = self._read()
+        with suppress(OSError, StoreError):
+            # the change counts already: what is left goes with the next one
+            self.tidy()
+
+    def place(self, built: PartLayout, passages: int, truncated: int, digest: str) -> PartInfo:
+        """Seals the part in the folder `built`, whose stores are closed, and moves it in place."""
+        name = f"{self._next():06d}"
+        try:
+            for store in (built.tokens, built.passages):
+                # nobody writes to them any more, and without a lock a read changes no file
+                (store / "lock.mdb").unlink(missing_ok=True)
+            files_digest = seal(built.root, leaving_out=(built.progress.name,))
+            self.layout.parts.mkdir(exist_ok=True)
+            os.rename(built.root, self.layout.part(name).root)
+            sync(self.layout.parts)
+        except OSError as error:
+            raise StoreError(
+                f"cannot write {built.root}: {error.strerror or error}. Make room on the disk and "
+                "run it again"
+            ) from error
+        return PartInfo(name, passages, truncated, digest, files_digest)
+
+    def without(self, parts: Iterable[Part], ids: Collection[str]) -> tuple[PartInfo, ...]:
+        """What the manifest says of `parts` when those of their passages in `ids` are deleted."""
+        infos = []
+        for part in parts:
+            asked = sorted(ids)
+            held = part.holding(asked)
+            gone = [each for each, here in zip(asked, held, strict=True) if here]
+            infos.append(self._marked(part, gone) if gone else part.info)
+        return tuple(infos)
+
+    def _marked(self, part: Part, gone: list[str]) -> PartInfo:
+        deleted = sorted(part.deleted.union(gone))
+        data = "".join(f"{json.dumps(each)}\n" for each in deleted).encode()
+        name = f"deleted-{self._next():06d}.jsonl"
+        write_whole(self.layout.part(part.info.name).root / name, data)
+        return replace(
+            part.info, deleted=len(deleted), deleted_file=name, deleted_digest=digest_of(data)
+        )
+
+    def delete(self, ids: Iterable[str], *, ignore_missing: bool = False) -> int:
+        """Takes passages out of the index; returns how many.
+
+        MissingPassagesError names those that are not in it, and nothing is deleted, unless
+        `ignore_missing`.
+        """
+        unique = list(dict.fromkeys(ids))
+        with Snapshot.open(self.layout.root) as now:
+            absent = [
+                each for each, held in zip(unique, now.holding(unique), strict=True) if not held
+            ]
+            if absent and not ignore_missing:
+                raise MissingPassagesError.naming(absent, "the index")
+            gone = set(unique).difference(absent)
+            if gone:
+                parts = self.without(now.parts, gone)
+                self.replaced_by(replace(self.current, parts=parts))
+        return len(gone)
+
+    def compact(self, report: Callable[[int], None] = lambda count: None) -> bool:
+        """Copies all live passages into one part; returns whether there was anything to gain.
+
+        `report` is told the passages copied so far.
+        """
+        parts = self.current.parts
+        if len(parts) < 2 and not any(part.deleted for part in parts):
+            return False
+        self._merge(0, report)
+        return True
+
+    def merge_small(self) -> None:
+        """Merges the last parts where they have grown to an eighth of the one before them."""
+        sizes = [part.live for part in self.current.parts]
+        first = len(sizes) - 1
+        while first > 0 and sizes[first - 1] <= GROWTH * sum(sizes[first:]):
+            first -= 1
+        if first < len(sizes) - 1:
+            self._merge(first, lambda count: None)
+
+    def _merge(self, first: int, report: Callable[[int], None]) -> None:
+        manifest = self.current
+        for info in manifest.parts[first:]:
+            # or the copy of what is damaged would pass for whole
+            for sentence in damages(
+                self.layout.part(info.name).root, info.files_digest, known=("*",)
+            ):
+                raise StoreError(
+                    f"{sentence}. Nothing was merged: restore it from a copy, or build the index "
+                    "again with --overwrite"
+                )
+        with Snapshot.open(self.layout.root) as now:
+            parts = now.parts[first:]
+            live = any(part.info.live for part in parts)
+            merged = self._copied(manifest, parts, report) if live else ()
+        self.replaced_by(replace(manifest, parts=(*manifest.parts[:first], *merged)))
+
+    def _copied(
+        self, manifest: Manifest, parts: Iterable[Part], report: Callable[[int], None]
+    ) -> tuple[PartInfo]:
+        """A new part of the live passages of `parts`."""
+        target = self.layout.merging
+        target.create(manifest.store_url)
+        ids: list[str] = []
+        vectors = []
+        digest = TextsDigest()
+        try:
+            with (
+                open_token_store(
+                    manifest.store,
+                    target.tokens_location(),
+                    tokens_per_passage=manifest.max_passage_tokens,
+                    dim=manifest.dim,
+                    codec=manifest.codec,
+                ) as tokens,
+                PassageStore.open(target.passages) as passages,
+            ):
+                for part in parts:
+                    live = np.array([each not in part.deleted for each in part.ann.ids], bool)
+                    vectors.append(part.ann.vectors()[live])
+                    waiting = iter(part.live_ids())
+                    while chunk := list(islice(waiting, COPIED_AT_ONCE)):
+                        texts = part.passages.get(chunk)
+                        tokens.put_encoded(chunk, part.tokens.get_encoded(chunk))
+                        passages.put(texts)
+                        digest.update(chunk, [each.full_text for each in texts])
+                        ids += chunk
+                        report(len(ids))
+            source = VectorSource(
+                manifest.embedder, manifest.embedder_fingerprint, digest.hexdigest()
+            )
+            ann_of(ids, np.concatenate(vectors), manifest, source).save(target.ann)
+            truncated = sum(part.info.truncated for part in parts)
+            return (self.place(target, len(ids), truncated, digest.hexdigest()),)
+        except BaseException:
+            remove_part(target)
+            raise
+
+    def _next(self) -> int:
+        """The generation that the next change makes; no part or file had its number before."""
+        generation = self.manifest.generation if self.manifest else 0
+        return 1 + max([generation, *map(int, self._part_names())])
+
+    def _part_names(self) -> list[str]:
+        """All parts there are; what else lies among them is not ours."""
+        names = os.listdir(self.layout.parts) if self.layout.parts.is_dir() else []
+        return sorted(name for name in names if name.isdecimal())
+
+    def tidy(self) -> None:
+        """Removes what no manifest names and nobody reads."""
+        if self.manifest is None and self.layout.manifest.exists():
+            return  # damaged: what it named may still be wanted
+        remove_part(self.layout.merging)
+        named = {part.name: part for part in self.manifest.parts} if self.manifest else {}
+        for name in self._part_names():
+            part = self.layout.part(name)
+            if name in named:
+                shutil.rmtree(part.progress, ignore_errors=True)
+                for file in part.root.glob("deleted-*"):
+                    if file.name != named[name].deleted_file:
+                        file.unlink(missing_ok=True)
+            elif part.progress.is_dir() and not self.layout.building.root.exists():
+                # whole, but its writer ended before a manifest named it
+                os.rename(part.root, self.layout.building.root)
+            elif self.manifest is not None:
+                remove_part(part)
+
+    def close(self) -> None:
+        """Lets another process write; closing twice is fine."""
+        self._lock.release()
+
+    def __enter__(self) -> IndexWriter:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def ann_of(
+    ids: list[str],
+    vectors: FloatArray,
+    manifest: Manifest,
+    source: VectorSource,
+    *,
+    strict: bool = False,
+) -> FaissIndex:
+    """An index of the manifest's kind; an exact one where it cannot be trained, unless `strict`."""
+    try:
+        return FaissIndex.build(
+            ids, vectors, kind=manifest.ann_kind, seed=manifest.seed, source=source
+        )
+    except SettingsError:
+        if strict:
+            raise
+        return FaissIndex.build(ids, vectors, seed=manifest.seed, source=source)

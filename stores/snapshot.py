@@ -1,0 +1,133 @@
+"""An index as one manifest names it: all parts together, whatever a writer does meanwhile."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from itertools import chain
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+import numpy.typing as npt
+
+from dipair_index.errors import IndexDirectoryError, MissingPassagesError, StoreError
+from dipair_index.records import FloatArray, Passage
+from dipair_index.stores.manifest import Manifest
+from dipair_index.stores.part import Part
+
+_NOWHERE = -1
+
+
+class Snapshot:
+    """The passages of an index at one moment: searched by vector, gathered and read by id."""
+
+    def __init__(self, manifest: Manifest, parts: Sequence[Part]) -> None:
+        self.manifest = manifest
+        self.parts = parts
+
+    @classmethod
+    def open(cls, root: str | Path) -> Snapshot:
+        """Opens what the manifest at `root` names; raises as `Manifest.read` does, and StoreError.
+
+        Where a writer changes the index while it is being opened, the new one is.
+        """
+        while True:
+            manifest = Manifest.read(root)
+            with ExitStack() as opened:
+                try:
+                    parts = []
+                    for info in manifest.parts:
+                        parts.append(Part(Path(root), info, manifest))
+                        opened.callback(parts[-1].close)
+                    opened.pop_all()
+                    return cls(manifest, parts)
+                except (StoreError, IndexDirectoryError):
+                    if Manifest.read(root) == manifest:
+                        raise
+
+    def search(self, vectors: FloatArray, top_k: int) -> tuple[list[list[str]], FloatArray]:
+        """As `FaissIndex.search`, over all live passages."""
+        found = [part.ann.search(vectors, top_k, deleted=part.deleted) for part in self.parts]
+        if len(found) == 1:
+            return found[0]
+        kept = min(top_k, len(self))
+        ids: list[list[str]] = []
+        best = np.full((len(vectors), kept), -np.inf, np.float32)
+        for query in range(len(vectors)):
+            pairs = sorted(
+                (-score, passage_id)
+                for part_ids, scores in found
+                for score, passage_id in zip(scores[query].tolist(), part_ids[query], strict=False)
+            )[:kept]
+            ids.append([passage_id for _, passage_id in pairs])
+            best[query, : len(pairs)] = [-score for score, _ in pairs]
+        return ids, best
+
+    def tokens(self, ids: Sequence[str]) -> FloatArray:
+        """Tokens (len(ids), tokens_per_passage, dim) in the order asked; ids may repeat.
+
+        MissingPassagesError names the ids that are absent.
+        """
+        if len(self.parts) == 1 and not self.parts[0].deleted:
+            return self.parts[0].tokens.get(ids)
+        manifest = self.manifest
+        tokens = np.empty((len(ids), manifest.max_passage_tokens, manifest.dim), np.float32)
+        for part, rows in self._by_part(ids):
+            tokens[rows] = part.tokens.get([ids[row] for row in rows])
+        return tokens
+
+    def passages(self, ids: Sequence[str]) -> list[Passage]:
+        """Passages in the order asked; ids may repeat. MissingPassagesError names absent ids."""
+        found: dict[int, Passage] = {}
+        for part, rows in self._by_part(ids):
+            their = part.passages.get([ids[row] for row in rows])
+            found.update(zip(rows, their, strict=True))
+        return [found[row] for row in range(len(ids))]
+
+    def holding(self, ids: Sequence[str]) -> npt.NDArray[np.bool_]:
+        """Which of `ids` are in the index."""
+        held: npt.NDArray[np.bool_] = self._places(ids) != _NOWHERE
+        return held
+
+    def _by_part(self, ids: Sequence[str]) -> Iterator[tuple[Part, list[int]]]:
+        """Each part with the places in `ids` that it holds; refuses absent ones first."""
+        places = self._places(ids)
+        absent = dict.fromkeys(ids[row] for row in np.flatnonzero(places == _NOWHERE).tolist())
+        if absent:
+            raise MissingPassagesError.naming(absent, "the index")
+        for number, part in enumerate(self.parts):
+            if rows := np.flatnonzero(places == number).tolist():
+                yield part, rows
+
+    def _places(self, ids: Sequence[str]) -> npt.NDArray[np.intp]:
+        """The number of the part that holds each of `ids`."""
+        places = np.full(len(ids), _NOWHERE, np.intp)
+        for number, part in enumerate(self.parts):
+            left = np.flatnonzero(places == _NOWHERE)
+            held = part.holding([ids[row] for row in left.tolist()])
+            places[left[held]] = number
+        return places
+
+    def close(self) -> None:
+        """Lets go of all files; closing twice is fine."""
+        for part in self.parts:
+            part.close()
+
+    def __len__(self) -> int:
+        return self.manifest.passages
+
+    def __iter__(self) -> Iterator[str]:
+        """Ids in the order in which passages came; one that was updated came last."""
+        return chain.from_iterable(part.live_ids() for part in self.parts)
+
+    def __enter__(self) -> Snapshot:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()

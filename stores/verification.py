@@ -1,0 +1,78 @@
+"""Whether an index is what was written, to the byte."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sized
+from contextlib import ExitStack
+from pathlib import Path
+
+from dipair_index.errors import DiPairError
+from dipair_index.stores.file_digests import damages, read_lines
+from dipair_index.stores.index_directory import Layout, PartLayout
+from dipair_index.stores.manifest import Manifest, PartInfo
+from dipair_index.stores.part import Part, lock_shared
+
+
+def verify_index(
+    root: str | Path, report: Callable[[int], None] = lambda count: None
+) -> Iterator[str]:
+    """Reads all of the index at `root`; yields a sentence for each damage, naming file and bytes.
+
+    `report` is told the bytes read so far. Raises as `Manifest.read` does. A part whose files were
+    changed is not opened, since LMDB may crash on what it finds there. Where a writer changes the
+    index meanwhile, it is read again.
+    """
+    manifest, done = Manifest.read(root), 0
+
+    def count(read: int) -> None:
+        nonlocal done
+        done += read
+        report(done)
+
+    for info in manifest.parts:
+        found = list(_damages_of_part(Path(root), info, manifest, count))
+        if found and Manifest.read(root).generation != manifest.generation:
+            # what was missed may have been removed for good
+            yield from verify_index(root, report)
+            return
+        yield from found
+        if found:
+            yield (
+                f"part {info.name} of {root} holds {info.live:,} passages: restore it from a copy, "
+                "or build the index again with --overwrite"
+            )
+
+
+def _damages_of_part(
+    root: Path, info: PartInfo, manifest: Manifest, count: Callable[[int], None]
+) -> Iterator[str]:
+    folder = Layout(root).part(info.name).root
+    try:
+        with ExitStack() as opened:
+            lock_shared(folder, opened)
+            # what a writer that was killed leaves of these is removed by the next one
+            known = ("deleted-*", f"{PartLayout(folder).progress.name}/*")
+            found = list(damages(folder, info.files_digest, known=known, report=count))
+            yield from found
+            if info.deleted_file:
+                read_lines(folder / info.deleted_file, info.deleted_digest)
+            if not found:
+                part = Part(root, info, manifest)
+                opened.callback(part.close)
+                yield from part.tokens.verify()
+                yield from _miscounts(part)
+    except OSError as error:
+        yield f"{folder} cannot be read: {error.strerror or error}"
+    except DiPairError as error:
+        yield str(error)
+
+
+def _miscounts(part: Part) -> Iterator[str]:
+    """What a store holds more or less than the manifest says."""
+    stores: dict[str, Sized] = {"tokens": part.tokens, "texts": part.passages, "vectors": part.ann}
+    for name, store in stores.items():
+        if len(store) != part.info.passages:
+            yield (
+                f"part {part.info.name} has {name} of {len(store):,} passages, but the manifest "
+                f"says {part.info.passages:,}"
+            )
