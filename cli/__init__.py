@@ -12,12 +12,18 @@ from typing import Any
 import click
 
 from dipair_index import __version__
+from dipair_index.cli.add import add, update
 from dipair_index.cli.build import build
+from dipair_index.cli.compact import compact
+from dipair_index.cli.delete import delete
+from dipair_index.cli.evaluate import evaluate
+from dipair_index.cli.info import info
 from dipair_index.cli.label import label
 from dipair_index.cli.make_dataset import make_dataset
 from dipair_index.cli.rerank import rerank
 from dipair_index.cli.train import train
 from dipair_index.cli.train_teacher import train_teacher
+from dipair_index.cli.verify import verify
 from dipair_index.errors import DiPairError
 
 ENVIRONMENT_PREFIX = "DIPAIR"
@@ -145,7 +151,10 @@ def cli() -> None:
     """
 
 
-for command in (make_dataset, train_teacher, label, train, build, rerank):
+for command in (
+    make_dataset, train_teacher, label, train,
+    build, add, update, delete, compact, verify, info, rerank, evaluate,
+):  # fmt: skip
     cli.add_command(command)
 
 

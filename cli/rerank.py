@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 import click
 from click.core import ParameterSource
 
-from dipair_index.cli.build import DEFAULT_INDEX, build_sample
+from dipair_index.cli.build import build_sample
 from dipair_index.cli.console import progress, remark, snippet, table
+from dipair_index.cli.options import device_option, index_dir_option, json_option
 from dipair_index.cli.torch_device import prepare_torch
 
 if TYPE_CHECKING:
@@ -31,13 +32,7 @@ QUERIES_AT_ONCE = 32
 @click.command()
 @click.option("--query", metavar="TEXT", help="Answer this query; - reads it from stdin")
 @click.option("--queries", metavar="FILE", help="Answer each query of a TSV or JSONL file")
-@click.option(
-    "--index-dir",
-    type=click.Path(path_type=Path),
-    default=DEFAULT_INDEX,
-    show_default=True,
-    help="Search this index",
-)
+@index_dir_option("Search this index")
 @click.option("--model", help="Score with this DiPair model  [default: the one of the index]")
 @click.option(
     "--candidates",
@@ -61,10 +56,10 @@ QUERIES_AT_ONCE = 32
 )
 @click.option("--no-rerank", is_flag=True, help="Print the vector search's order alone")
 @click.option("--compare", is_flag=True, help="Print the order before DiPair beside DiPair's")
-@click.option("--json", "as_json", is_flag=True, help="Print a JSON object a query")
+@json_option("a JSON object a query")
 @click.option("--trec", "as_trec", is_flag=True, help="Print a TREC run")
 @click.option("--raw-scores", is_flag=True, help="Print logits, not scores from 0 to 1")
-@click.option("--device", default="cpu", show_default=True, help="Compute on this torch device")
+@device_option("Compute")
 @click.pass_context
 def rerank(
     ctx: click.Context,
@@ -108,11 +103,11 @@ def rerank(
             f"--candidates {candidates} is fewer than --top-k {top_k}: retrieve at least as many "
             "as are printed"
         )
-    from dipair_index.stores.index_directory import Manifest
+    from dipair_index.stores.manifest import MANIFEST, Manifest
 
     run, asked = _run(run_file, _queries(query, queries))
     default_index = ctx.get_parameter_source("index_dir") is ParameterSource.DEFAULT
-    if default_index and not index_dir.exists():
+    if default_index and not (index_dir / MANIFEST).exists():
         build_sample(index_dir, model=model, device=device)
     else:
         Manifest.read(index_dir)  # says what is wrong with it before torch takes its seconds

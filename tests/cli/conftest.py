@@ -36,8 +36,8 @@ def _digest(folder: Path) -> str:
     hashed = hashlib.sha256()
     for path in sorted(folder.rglob("*")):
         hashed.update(str(path.relative_to(folder)).encode())
-        # LMDB counts its readers in the lock file
-        if path.is_file() and path.name != "lock.mdb":
+        # LMDB counts its readers in one lock file, and a writer signs the other
+        if path.is_file() and path.name not in ("lock.mdb", "writer.lock"):
             hashed.update(path.read_bytes())
     return hashed.hexdigest()
 

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from click.testing import Result
 
+from dipair_index.stores.manifest import Manifest
+
 Run = Callable[..., Result]
 Digest = Callable[[Path], str]
 
@@ -71,11 +73,13 @@ CASES = [
     ("build --corpus fields.tsv --index-dir an.index --overwrite", 1, "line 2 of fields.tsv"),
     # build: with what
     (f"{BUILD} --codec int3", 2, "'int3' is not one of"),
-    (f"{BUILD} --store redis", 2, "'redis' is not 'lmdb'"),
+    (f"{BUILD} --store redis", 2, "'redis' is not one of 'lmdb', 'tensorstore'"),
+    (f"{BUILD} --store-url file:///tmp/t", 2, "--store-url needs --store tensorstore: lmdb keeps"),
+    (f"{BUILD} --store tensorstore --store-url memory://t", 2, "would not outlive this command"),
     (f"{BUILD} --ann nonsense", 1, "cannot make an index 'nonsense': choose flat, hnsw, ivf"),
     (f"{BUILD} --ann-from missing", 2, "'missing' does not exist"),
     (f"{BUILD} --ann-from thesis", 1, "there is no ANN index in thesis"),
-    (f"{BUILD} --ann-from an.index", 1, "an.index/ann holds other passages"),
+    (f"{BUILD} --ann-from an.index", 1, "an.index/parts/000001/ann holds other passages"),
     (f"{BUILD} --model thesis", 1, "no DiPair model could be loaded from thesis"),
     (f"{BUILD} --vectors thesis", 1, "no encoder could be loaded from thesis"),
     (f"{BUILD} --batch-size 0", 2, "0 is not in the range x>=1"),
@@ -125,6 +129,34 @@ CASES = [
     ("rerank --index-dir corrupt.index --query tea", 1, "corrupt.index/manifest.json is damaged"),
     ("rerank --index-dir newer.index --query tea", 1, "newer.index has format version 99"),
     (f"{RERANK} --model thesis", 1, "no DiPair model could be loaded from thesis"),
+    # add, update, delete, compact, verify, info
+    ("add --corpus good.tsv --index-dir missing", 1, "there is no index at missing: build one"),
+    ("add --corpus good.tsv --index-dir thesis", 1, "thesis is not an index: it has no manifest"),
+    ("add --corpus good.tsv --index-dir corrupt.index", 1, "corrupt.index/manifest.json is damage"),
+    ("add --corpus good.tsv --index-dir an.index", 1, "2 of these passages are in an.index alread"),
+    ("add --index-dir an.index", 2, "Missing option '--corpus'"),
+    ("add --corpus missing.tsv --index-dir an.index", 1, "there is no file missing.tsv"),
+    ("add --corpus empty.tsv --index-dir an.index", 1, "empty.tsv is empty"),
+    ("update --corpus duplicate.tsv --index-dir an.index", 1, "line 3 of duplicate.tsv: the id p1"),
+    ("update --corpus good.tsv --index-dir an.index --model thesis", 1, "no DiPair model could be"),
+    ("delete --index-dir an.index", 2, "say which passages: give ids, or --ids FILE"),
+    ("delete --index-dir an.index --ids missing.txt", 1, "there is no file missing.txt"),
+    ("delete --index-dir an.index --ids latin1.tsv", 1, "line 2 of latin1.tsv: byte 7 is not UTF"),
+    ("delete --index-dir an.index --ids -", 1, "standard input is empty"),
+    ("delete --index-dir an.index p1 p77", 1, "not in the index: p77: nothing was deleted"),
+    ("delete --index-dir thesis p1", 1, "thesis is not an index"),
+    ("compact --index-dir missing", 1, "there is no index at missing: build one with"),
+    ("compact --index-dir thesis", 1, "thesis is not an index"),
+    ("compact --index-dir newer.index", 1, "newer.index has format version 99"),
+    ("verify --index-dir missing", 1, "there is no index at missing"),
+    ("verify --index-dir corrupt.index", 1, "corrupt.index/manifest.json is damaged"),
+    ("info --index-dir missing", 1, "there is no index at missing: build one with"),
+    ("info --index-dir thesis", 1, "thesis is not an index"),
+    ("info --index-dir an.index --codec int8", 2, "--codec is part of an estimate: pass --estimat"),
+    ("info --index-dir an.index --passages 7", 2, "--passages is part of an estimate"),
+    ("info --estimate --passages 0", 2, "0 is not in the range x>=1"),
+    ("info --estimate --ann nonsense", 1, "the size of a FAISS index 'nonsense' is not known"),
+    ("info --estimate --codec int3", 2, "'int3' is not one of"),
     # settings
     ("--config missing.json build", 2, "'missing.json' does not exist"),
     ("--config broken.json build", 1, "broken.json cannot be read as settings"),
@@ -175,14 +207,15 @@ def test_an_index_built_by_another_model_is_refused_by_name(
 def test_a_search_that_cannot_be_built_keeps_what_was_encoded(
     folder: Path, run: Run, digest: Digest
 ) -> None:
-    before = digest(folder / "an.index")
+    before = digest(folder / "an.index" / "parts")
     command = ["build", "--corpus", "good.tsv", "--index-dir", "an.index", "--overwrite"]
     result = run(*command, "--ann", "ivf")
 
     assert result.exit_code == 1
     assert "2 passages are stored in" in result.stderr
     assert "ivf needs at least 39 vectors to train, got 2: use flat" in result.stderr
-    assert digest(folder / "an.index") == before
+    assert digest(folder / "an.index" / "parts") == before
+    assert Manifest.read("an.index").passages == 6
     resumed = run(*command, "--resume")
     assert "indexed 2 passages, 2 of them before" in resumed.stderr
 
@@ -195,7 +228,7 @@ def test_a_query_on_stdin_that_is_not_utf8_is_refused(folder: Path, run: Run) ->
 def test_a_full_disk_leaves_the_old_index_and_what_is_stored(
     folder: Path, run: Run, digest: Digest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dipair_index.rerank.build.CHUNK", 1)
+    monkeypatch.setattr("dipair_index.rerank.part_builder.CHUNK", 1)
     counted = 0
     save = os.fsync
 
@@ -206,7 +239,7 @@ def test_a_full_disk_leaves_the_old_index_and_what_is_stored(
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         save(handle)
 
-    before = digest(folder / "an.index")
+    before = digest(folder / "an.index" / "parts")
     command = ["build", "--corpus", "good.tsv", "--index-dir", "an.index", "--overwrite"]
     with monkeypatch.context() as patch:
         patch.setattr("dipair_index.rerank.unfinished.os.fsync", full)
@@ -218,7 +251,8 @@ def test_a_full_disk_leaves_the_old_index_and_what_is_stored(
         "Error: No space left on device: free some space, then run the same command with --resume"
     )
     assert result.stderr.splitlines()[-1] == last
-    assert digest(folder / "an.index") == before
+    assert digest(folder / "an.index" / "parts") == before
+    assert Manifest.read("an.index").passages == 6
     assert run(*command, "--resume").exit_code == 0
 
 

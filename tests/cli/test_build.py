@@ -12,7 +12,8 @@ import pytest
 from click.testing import Result
 
 from dipair_index.records import Passage
-from dipair_index.stores.index_directory import Manifest
+from dipair_index.stores.index_directory import Layout
+from dipair_index.stores.manifest import Manifest
 
 Run = Callable[..., Result]
 
@@ -33,7 +34,8 @@ def test_with_nothing_added_the_sample_is_indexed_and_said(run: Run, tmp_path: P
     assert lines[0] == "no --corpus given: indexing the bundled sample into dipair.index"
     assert lines[1].startswith("indexed 6 passages: ")
     assert lines[1].endswith(" passages a second")
-    size = sum(file.stat().st_size for file in (tmp_path / "dipair.index" / "tokens").iterdir())
+    tokens = Layout(tmp_path / "dipair.index").part("000001").tokens
+    size = sum(file.stat().st_size for file in tokens.iterdir())
     assert lines[2] == f"token embeddings take {size / 6:,.0f} bytes a passage on disk"
     assert lines[3] == 'wrote dipair.index: ask it with `dipair-index rerank --query "..."`'
     manifest = Manifest.read("dipair.index")
@@ -130,17 +132,18 @@ def test_an_interruption_says_how_to_go_on(
                 raise KeyboardInterrupt
             yield passage
 
-    monkeypatch.setattr("dipair_index.rerank.build.CHUNK", 2)
+    monkeypatch.setattr("dipair_index.rerank.part_builder.CHUNK", 2)
     with monkeypatch.context() as patch:
         patch.setattr("dipair_index.formats.read_passages", interrupted)
         result = run("build", "--corpus", corpus)
     assert result.exit_code == 130
-    assert "Error: interrupted: 4 passages are stored in" in result.stderr
-    assert "run the same command with --resume to go on" in result.stderr
-    assert not Path("dipair.index").exists()
+    assert result.stderr.splitlines()[-1] == (
+        "Error: interrupted: 4 passages are stored in dipair.index/building, run the same command "
+        "with --resume to go on"
+    )
 
     refused = run("build", "--corpus", corpus)
-    assert (refused.exit_code, "unfinished build of 4 passages" in refused.stderr) == (1, True)
+    assert (refused.exit_code, "4 passages of an interrupted build" in refused.stderr) == (1, True)
     resumed = run("build", "--corpus", corpus, "--resume")
     assert resumed.exit_code == 0
     assert "indexed 6 passages, 4 of them before" in resumed.stderr
@@ -148,7 +151,7 @@ def test_an_interruption_says_how_to_go_on(
 
 def test_ctrl_c_ends_the_process_with_a_sentence(tmp_path: Path, tiny_model_dir: Path) -> None:
     """A real signal, while the command waits for the rest of its corpus on a pipe."""
-    program = "from dipair_index.rerank import build; build.CHUNK = 1\n"
+    program = "from dipair_index.rerank import part_builder; part_builder.CHUNK = 1\n"
     # a shell without job control starts what runs in the background with Ctrl-C ignored
     program += "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
     program += "from dipair_index.cli import main; main()"
@@ -158,7 +161,7 @@ def test_ctrl_c_ends_the_process_with_a_sentence(tmp_path: Path, tiny_model_dir:
         assert process.stdin is not None
         process.stdin.write("p1\tone\np2\ttwo\n")
         process.stdin.flush()
-        progress = tmp_path / "dipair.index.building" / "build" / "progress.json"
+        progress = tmp_path / "dipair.index" / "building" / "progress" / "progress.json"
         deadline = time.monotonic() + 60
         while not (progress.exists() and json.loads(progress.read_text())["passages"]):
             assert time.monotonic() < deadline, "the first passage was not stored"

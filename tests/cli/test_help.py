@@ -21,7 +21,10 @@ def commands(group: click.Group = cli, *path: str) -> Iterator[tuple[str, ...]]:
 def test_commands_are_listed_in_the_order_of_the_pipeline() -> None:
     listed = CliRunner().invoke(cli, ["--help"]).output.split("Commands:")[1]
     names = [line.split()[0] for line in listed.splitlines() if line[2:3].isalpha()]
-    assert names[:6] == ["make-dataset", "train-teacher", "label", "train", "build", "rerank"]
+    assert names[:12] == [
+        "make-dataset", "train-teacher", "label", "train",
+        "build", "add", "update", "delete", "compact", "verify", "info", "rerank",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("path", list(commands()), ids=" ".join)

@@ -9,6 +9,10 @@ import pytest
 from click.testing import CliRunner
 
 from dipair_index.cli import cli
+from dipair_index.formats import write_passages
+from dipair_index.stores.snapshot import Snapshot
+
+DEEP = ("--top-k", 400, "--candidates", 400)
 
 
 def run(*arguments: object) -> str:
@@ -43,6 +47,45 @@ def test_from_the_sample_to_a_reranked_answer_with_a_model_of_ones_own(
     assert len(answer["results"]) == 10
     ranks = sorted(result["retrieval_rank"] for result in answer["results"])
     assert ranks[-1] <= 100
+
+
+def test_an_index_of_the_sample_through_its_whole_life(
+    tmp_path: Path, tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ranking(*arguments: object) -> dict[str, float]:
+        asked = ("--query", "how do bees dance in the winter", "--json")
+        answer = json.loads(run("rerank", *asked, *DEEP, *arguments))
+        return {each["id"]: each["score"] for each in answer["results"]}
+
+    monkeypatch.chdir(tmp_path)
+    run("build", "--model", tiny_model_dir)
+    first = ranking()
+    assert len(first) == json.loads(run("info", "--json"))["passages"] == 336
+    replaced, gone, *_ = first
+    (tmp_path / "new.jsonl").write_text('{"id": "new", "text": "bees dance in the winter"}\n')
+    (tmp_path / "changed.tsv").write_text(f"{replaced}\tthe moon and the tide\nnewer\tgreen tea\n")
+    (tmp_path / "gone.txt").write_text(f"{gone}\n")
+
+    run("add", "--corpus", "new.jsonl")
+    run("update", "--corpus", "changed.tsv")
+    run("delete", "--ids", "gone.txt")
+    changed = ranking()
+    assert set(changed) == {*first, "new", "newer"} - {gone}
+    assert changed[replaced] != first[replaced]
+    known = json.loads(run("info", "--json"))
+    assert (known["passages"], known["deleted"] > 0) == (337, True)
+    run("verify")
+    run("compact")
+    run("verify")
+    known = json.loads(run("info", "--json"))
+    assert (known["passages"], known["deleted"], known["parts"]) == (337, 0, 1)
+    assert list(ranking().items()) == list(changed.items())
+
+    # what a build of the same passages answers
+    with Snapshot.open("dipair.index") as now:
+        write_passages(now.passages(list(now)), tmp_path / "live.jsonl")
+    run("build", "--corpus", "live.jsonl", "--index-dir", "fresh", "--model", tiny_model_dir)
+    assert ranking("--index-dir", "fresh") == pytest.approx(changed, abs=1e-5)
 
 
 def test_commands_without_their_input_say_which_command_comes_first(

@@ -1,4 +1,5 @@
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -160,6 +161,59 @@ def test_with_nothing_built_the_sample_is_indexed_first(
     assert [line[3] for line in rows(first)[1:]] == expected
     assert first.stdout == second.stdout
     assert "building" not in second.stderr
+
+
+def test_an_unfinished_index_of_the_sample_is_finished_first(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, expected: list[str]
+) -> None:
+    from dipair_index.stores.ann import FaissIndex
+
+    monkeypatch.chdir(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(FaissIndex, "save", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        stopped = run("rerank", "--query", QUERY)
+    assert stopped.exit_code == 130
+    assert stopped.stderr.splitlines()[-1] == (
+        "Error: interrupted: 6 passages are stored in dipair.index/building, run the same command "
+        "to go on"
+    )
+    again = run("rerank", "--query", QUERY)
+    assert "indexed 6 passages, 6 of them before" in again.stderr
+    assert [line[3] for line in rows(again)[1:]] == expected
+
+
+def test_an_unfinished_index_of_something_else_is_left_alone(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, digest: Callable[[Path], str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("dipair_index.rerank.part_builder.CHUNK", 1)
+    (tmp_path / "mine.tsv").write_text("m1\tgreen tea\nbroken\n")
+    assert run("build", "--corpus", "mine.tsv").exit_code == 1
+    before = digest(tmp_path)
+    result = run("rerank", "--query", QUERY)
+
+    assert result.exit_code == 1
+    last = result.stderr.splitlines()[-1]
+    assert "the corpus does not begin with the 1 passages of the unfinished part" in last
+    assert last.endswith(
+        "To finish what was begun there, run its `dipair-index build` with --resume"
+    )
+    assert digest(tmp_path) == before
+
+
+def test_an_index_that_lost_its_manifest_is_not_built_over(
+    run: Run, built_index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    digest: Callable[[Path], str],
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(built_index, "dipair.index")
+    Path("dipair.index/manifest.json").unlink()
+    before = digest(tmp_path)
+    for command in (["rerank", "--query", QUERY], ["build"]):
+        result = run(*command)
+        assert (result.exit_code, result.stdout) == (1, "")
+        assert "there is an index at dipair.index already: pass --overwrite" in result.stderr
+    assert digest(tmp_path) == before
 
 
 def test_a_terminal_gets_a_table(

@@ -1,0 +1,92 @@
+"""`dipair-index add` and `update`: more passages for an index that is there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from dipair_index.cli.console import remark
+from dipair_index.cli.encoding import describe, encoding, how_to_ask, load_encoder, read_corpus
+from dipair_index.cli.options import all_of, encoding_options, index_dir_option
+
+_options = all_of(
+    click.option(
+        "--corpus",
+        metavar="FILE",
+        required=True,
+        help="Read passages from TSV, JSONL or a BEIR folder, .gz too, - for stdin",
+    ),
+    index_dir_option("Put the passages into this index"),
+    click.option("--model", help="Encode with this DiPair model  [default: the one of the index]"),
+    encoding_options("run", overwrite="Throw away what an interrupted run has left"),
+)
+
+
+@click.command()
+@_options
+def add(**options: Any) -> None:
+    """Add passages to an index.
+
+    Those that search the index meanwhile see all of the new passages or none. An id that is in
+    the index already is refused: see `update`.
+
+    \b
+    Example:
+      dipair-index add --corpus more.tsv
+      cat more.jsonl | dipair-index add --corpus - --index-dir passages.index
+    """
+    _encode("add", **options)
+
+
+@click.command()
+@_options
+def update(**options: Any) -> None:
+    """Replace passages of an index, and add those that it does not hold.
+
+    Those that search the index meanwhile see all of the new passages or none.
+
+    \b
+    Example:
+      dipair-index update --corpus changed.tsv
+    """
+    _encode("update", **options)
+
+
+def _encode(
+    name: str,
+    *,
+    corpus: str,
+    index_dir: Path,
+    model: str | None,
+    batch_size: int,
+    device: str,
+    resume: bool,
+    overwrite: bool,
+) -> None:
+    from dipair_index.stores.manifest import Manifest
+
+    # says what is wrong with the index, or with the corpus, before torch takes its seconds
+    manifest = Manifest.read(index_dir)
+    passages = read_corpus(corpus)
+    encoder = load_encoder(model or manifest.model, device, batch_size)
+    from dipair_index.rerank.build import add_passages
+
+    with encoding(index_dir, again="the same command with --resume") as report:
+        summary = add_passages(
+            passages,
+            index_dir,
+            encoder,
+            update=name == "update",
+            resume=resume,
+            overwrite=overwrite,
+            report=report,
+        )
+    added = summary.passages - summary.replaced
+    what = f"added {added:,} passages"
+    if name == "update":
+        what = f"replaced {summary.replaced:,} passages and added {added:,}"
+    describe(what, summary)
+    now = Manifest.read(index_dir)
+    remark(f"{index_dir} holds {now.passages:,} passages: {how_to_ask(index_dir)}")

@@ -1,0 +1,58 @@
+"""`dipair-index delete`: fewer passages in an index."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from dipair_index.cli.console import remark
+from dipair_index.cli.encoding import command_for
+from dipair_index.cli.options import index_dir_option
+
+WORTH_COMPACTING = 0.2  # of what is stored
+
+
+@click.command()
+@click.argument("passage_ids", nargs=-1, metavar="[ID]...")
+@click.option("--ids", metavar="FILE", help="Read ids from this file, one a line; - for stdin")
+@index_dir_option("Delete from this index")
+@click.option("--ignore-missing", is_flag=True, help="Leave out ids that are not in the index")
+def delete(
+    passage_ids: tuple[str, ...], ids: str | None, index_dir: Path, ignore_missing: bool
+) -> None:
+    """Delete passages from an index by their ids.
+
+    All of them or, where one is not in the index, none.
+
+    \b
+    Example:
+      dipair-index delete p17 p42
+      dipair-index delete --ids gone.txt --ignore-missing
+    """
+    if not passage_ids and ids is None:
+        raise click.UsageError("say which passages: give ids, or --ids FILE")
+    from dipair_index.errors import MissingPassagesError
+    from dipair_index.stores.index_writer import IndexWriter
+    from dipair_index.text_files import iter_lines
+
+    asked = dict.fromkeys(passage_ids)
+    if ids is not None:
+        asked.update((line, None) for _, line in iter_lines(ids))
+    with IndexWriter(index_dir) as writer:
+        try:
+            count = writer.delete(asked, ignore_missing=ignore_missing)
+        except MissingPassagesError as error:
+            raise MissingPassagesError(
+                f"{error}: nothing was deleted. Take these ids out, or pass --ignore-missing"
+            ) from error
+        now = writer.current
+    if absent := len(asked) - count:
+        remark(f"{absent:,} ids are not in {index_dir} and were left out")
+    remark(f"deleted {count:,} passages: {index_dir} holds {now.passages:,}")
+    stored = sum(part.passages for part in now.parts)
+    if stored - now.passages > WORTH_COMPACTING * stored:
+        remark(
+            f"{stored - now.passages:,} of {stored:,} stored passages are deleted: free their "
+            f"space with `{command_for('compact', index_dir)}`"
+        )

@@ -1,0 +1,91 @@
+"""What commands that encode passages share: the model, the progress, and what is said of both."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dipair_index.cli.console import progress, remark
+from dipair_index.cli.options import DEFAULT_INDEX
+from dipair_index.cli.torch_device import prepare_torch
+
+if TYPE_CHECKING:
+    from dipair_index.dual_encoder import DualEncoder
+    from dipair_index.records import Passage
+    from dipair_index.rerank.part_builder import BuildSummary
+
+
+def read_corpus(corpus: str | Path) -> Iterator[Passage]:
+    """The passages of a file; the first is read at once, so that a wrong path is said early."""
+    from dipair_index.formats import read_passages
+
+    passages = read_passages(corpus)
+    return chain([next(passages)], passages)
+
+
+def load_encoder(model: str | None, device: str, batch_size: int = 64) -> DualEncoder:
+    """The DiPair model called `model`, None being the bundled one."""
+    from dipair_index.dual_encoder import DualEncoder
+
+    prepare_torch(device)
+    return DualEncoder.load(model, device=device, batch_size=batch_size)
+
+
+@contextmanager
+def encoding(index_dir: Path, *, again: str) -> Iterator[Callable[[int], None]]:
+    """Shows progress; whatever ends the work early, says what is stored and how to go on.
+
+    `again` is the command that goes on, in words.
+    """
+    from dipair_index.errors import DiPairError
+    from dipair_index.stores.index_directory import Layout
+
+    working = Layout(index_dir).building.root
+    before = _stored(index_dir)
+    try:
+        with progress("Encoding", "passages") as report:
+            yield report
+    except KeyboardInterrupt as stop:
+        stored = _stored(index_dir)
+        raise KeyboardInterrupt(
+            f"interrupted: {stored:,} passages are stored in {working}, run {again} to go on"
+            if stored
+            else "interrupted before anything was stored"
+        ) from stop
+    except (DiPairError, OSError):
+        if (stored := _stored(index_dir)) > before:
+            remark(f"{stored:,} passages are stored in {working}: run {again} to go on")
+        raise
+
+
+def _stored(index_dir: Path) -> int:
+    from dipair_index.rerank.unfinished import read_progress
+    from dipair_index.stores.index_directory import Layout
+
+    begun = read_progress(Layout(index_dir).building)
+    return begun.passages if begun else 0
+
+
+def describe(what: str, summary: BuildSummary) -> None:
+    """Says what was encoded, how fast, and how much of it was cut."""
+    rate = summary.encoded / max(summary.seconds, 1e-9)
+    before = summary.passages - summary.encoded
+    resumed = f", {before:,} of them before" if before else ""
+    remark(f"{what}{resumed}: {summary.seconds:.1f} s, {rate:,.0f} passages a second")
+    if summary.truncated:
+        remark(f"{summary.truncated:,} passages are longer than the model reads and were cut")
+
+
+def command_for(name: str, index_dir: Path) -> str:
+    """A command to type next: with --index-dir where it needs one."""
+    where = "" if index_dir == DEFAULT_INDEX else f" --index-dir {shlex.quote(str(index_dir))}"
+    return f"dipair-index {name}{where}"
+
+
+def how_to_ask(index_dir: Path) -> str:
+    """What to do with an index that is there."""
+    return f'ask it with `{command_for("rerank", index_dir)} --query "..."`'

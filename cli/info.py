@@ -1,0 +1,207 @@
+"""`dipair-index info`: what an index is and takes, or what one would take."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from click.core import ParameterSource
+
+from dipair_index.cli.build import CODECS, STORES
+from dipair_index.cli.console import remark, table
+from dipair_index.cli.encoding import command_for
+from dipair_index.cli.options import index_dir_option, json_option
+
+if TYPE_CHECKING:
+    from dipair_index.rerank.unfinished import Progress
+    from dipair_index.stores.estimate import Estimate
+    from dipair_index.stores.index_info import IndexInfo
+
+SETTINGS = ("store", "codec", "ann", "max_passage_tokens", "dim", "vector_dim")
+
+
+@click.command()
+@index_dir_option("Describe this index, or estimate from its sizes")
+@click.option("--estimate", is_flag=True, help="Say instead what --passages would take")
+@click.option(
+    "--passages",
+    type=click.IntRange(min=1),
+    default=1_000_000,
+    show_default=True,
+    help="Estimate for this many passages",
+)
+@click.option("--store", type=click.Choice(STORES), help="Estimate for this token store")
+@click.option("--codec", type=click.Choice(CODECS), help="Estimate for this codec")
+@click.option("--ann", metavar="flat|hnsw|ivf|FACTORY", help="Estimate for this FAISS index")
+@click.option(
+    "--max-passage-tokens", type=click.IntRange(min=1), help="Estimate for M tokens a passage"
+)
+@click.option("--dim", type=click.IntRange(min=1), help="Estimate for tokens of D dimensions")
+@click.option("--vector-dim", type=click.IntRange(min=1), help="Estimate for vectors of this many")
+@json_option()
+@click.pass_context
+def info(
+    ctx: click.Context,
+    /,
+    index_dir: Path,
+    estimate: bool,
+    passages: int,
+    as_json: bool,
+    **settings: Any,
+) -> None:
+    """Describe an index, or estimate what one takes before it is built.
+
+    An estimate goes by the sizes of the index that is there, else by figures measured with the
+    bundled model.
+
+    \b
+    Example:
+      dipair-index info --index-dir passages.index
+      dipair-index info --estimate --passages 10000000 --codec int4 --ann hnsw
+    """
+    from dipair_index.stores.manifest import MANIFEST
+
+    chosen = {name: value for name, value in settings.items() if value is not None}
+    if not estimate and (chosen or _is_given(ctx, "passages")):
+        option = next(iter(chosen), "passages").replace("_", "-")
+        raise click.UsageError(f"--{option} is part of an estimate: pass --estimate too")
+    is_there = (index_dir / MANIFEST).exists()
+    if not estimate and (is_there or index_dir.exists() or _is_given(ctx, "index_dir")):
+        _describe(index_dir, as_json=as_json)
+        return
+    if not estimate:
+        remark(f"there is no index at {index_dir}: build one with `dipair-index build`")
+    elif not is_there and _is_given(ctx, "index_dir"):
+        remark(f"there is no index at {index_dir}")
+    from dipair_index.stores.estimate import Basis
+
+    basis = Basis.of_index(index_dir) if is_there else Basis()
+    remark(f"what {passages:,} passages would take, going by {basis.source}")
+    _show(basis.estimate(passages, **chosen), as_json=as_json)
+
+
+def _is_given(ctx: click.Context, name: str) -> bool:
+    return ctx.get_parameter_source(name) is not ParameterSource.DEFAULT
+
+
+# ==== An index ====
+
+
+def _describe(index_dir: Path, *, as_json: bool) -> None:
+    from dipair_index.errors import IndexDirectoryError
+    from dipair_index.rerank.unfinished import read_progress
+    from dipair_index.stores.index_directory import Layout
+    from dipair_index.stores.index_info import IndexInfo
+
+    layout = Layout(index_dir)
+    begun = read_progress(layout.building)
+    if begun and not layout.manifest.exists():
+        raise IndexDirectoryError(
+            f"{index_dir} holds no index yet, but {begun.passages:,} passages of an unfinished "
+            f"build: go on with it by `{command_for('build', index_dir)} --resume` and its corpus"
+        )
+    found = IndexInfo.read(index_dir)
+    if as_json:
+        click.echo(json.dumps(_record(index_dir, found, begun), indent=2))
+        return
+    manifest, sizes = found.manifest, found.sizes
+    deleted = found.stored - manifest.passages
+    rows = {
+        "passages": f"{manifest.passages:,}",
+        "deleted": f"{deleted:,}, which `{command_for('compact', index_dir)}` removes"
+        if deleted
+        else "0",
+        "parts": f"{len(manifest.parts):,}",
+        "model": f"{manifest.model} ({manifest.model_fingerprint})",
+        "tokens": f"{manifest.max_query_tokens} of a query, {manifest.max_passage_tokens} of a "
+        f"passage, {manifest.dim} dimensions",
+        "store": f"{manifest.store}, {manifest.codec}"
+        + (f", below {manifest.store_url}" if manifest.store_url else ""),
+        "vectors": f"{manifest.embedder} ({manifest.embedder_fingerprint}), "
+        f"{manifest.vector_dim} dimensions",
+        "ANN": manifest.ann_kind,
+        "created": f"{manifest.created} by dipair-index {manifest.package_version}, "
+        f"format {_format_version()}",
+    }
+    if begun:
+        rows["unfinished"] = (
+            f"{begun.passages:,} passages of {begun.settings['command']}: go on with --resume, "
+            "unless it is running"
+        )
+    names = ("tokens", "vectors", "texts", "total")
+    for name, size in zip(names, (*sizes[:3], sizes.total), strict=True):
+        each = f", {size / found.stored:,.0f} a passage" if found.stored else ""
+        rows[f"bytes of {name}" if name != "total" else "bytes in all"] = f"{size:,}{each}"
+    table(["index", str(index_dir)], ([name, value] for name, value in rows.items()))
+
+
+def _format_version() -> int:
+    from dipair_index.stores.manifest import FORMAT_VERSION
+
+    return FORMAT_VERSION
+
+
+def _record(index_dir: Path, found: IndexInfo, begun: Progress | None) -> dict[str, Any]:
+    """All that is known, for programs."""
+    manifest, sizes = found.manifest, {**found.sizes._asdict(), "total": found.sizes.total}
+    return {
+        "index_dir": str(index_dir),
+        "format_version": _format_version(),
+        "passages": manifest.passages,
+        "deleted": found.stored - manifest.passages,
+        "parts": len(manifest.parts),
+        **{
+            name: getattr(manifest, name)
+            for name in (
+                "model", "model_fingerprint", "max_query_tokens", "max_passage_tokens", "dim",
+                "embedder", "embedder_fingerprint", "vector_dim", "store", "store_url", "codec",
+                "ann_kind", "seed", "truncated", "generation", "created", "package_version",
+                "library_versions",
+            )
+        },
+        "bytes": sizes,
+        "bytes_per_passage": {
+            name: size / found.stored if found.stored else None for name, size in sizes.items()
+        },
+        "unfinished": begun
+        and {"command": begun.settings["command"], "passages": begun.passages},
+    }  # fmt: skip
+
+
+# ==== An estimate ====
+
+
+def _show(estimate: Estimate, *, as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps(estimate.record(), indent=2))
+        return
+    rows = [
+        [name, f"{size / estimate.passages:,.0f}", _size(size)]
+        for name, size in estimate.sizes.items()
+    ]
+    rows += [[name, "", _size(size)] for name, size in estimate.peaks.items()]
+    rows += [
+        [f"time to {name}", "", "not measured" if seconds is None else _time(seconds)]
+        for name, seconds in estimate.seconds.items()
+    ]
+    columns = ["what", "bytes a passage", "in all"]
+    table(columns, rows, numbers=columns[1:])
+
+
+def _size(count: float) -> str:
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:,.4g} TB"
+
+
+def _time(seconds: float) -> str:
+    hours = seconds / 3600
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    if hours < 2:
+        return f"{seconds / 60:.0f} min"
+    return f"{hours:.0f} h" if hours < 48 else f"{hours / 24:,.0f} days"

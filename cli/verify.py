@@ -1,0 +1,36 @@
+"""`dipair-index verify`: whether an index is what was written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from dipair_index.cli.console import progress, remark
+from dipair_index.cli.options import index_dir_option
+
+
+@click.command()
+@index_dir_option("Verify this index")
+def verify(index_dir: Path) -> None:
+    """Read all of an index and print each damage, to the byte.
+
+    Exits with 1 where there is any.
+
+    \b
+    Example:
+      dipair-index verify --index-dir passages.index
+    """
+    from dipair_index.stores.manifest import Manifest
+    from dipair_index.stores.verification import verify_index
+
+    damaged = False
+    with progress("Verifying", "bytes") as report:
+        for sentence in verify_index(index_dir, report):
+            damaged = True
+            click.echo(sentence)
+    if damaged:
+        raise click.ClickException(f"{index_dir} is not what was written: see above")
+    manifest = Manifest.read(index_dir)
+    parts = len(manifest.parts)
+    remark(f"whole: {manifest.passages:,} passages in {parts} part{'s' if parts != 1 else ''}")
