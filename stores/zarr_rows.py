@@ -35,7 +35,9 @@ KIND = "dipair_index"
 METADATA = "zarr.json"
 SHARDS = "c."
 
-_ROWS = 2**53
+_MOST_BYTES = 2**62
+"""Of an array as it is declared: TensorStore counts the bytes before a row in 63 bits."""
+
 _READ_AHEAD = 4
 _SIGNS_OF_DAMAGE = ("DATA_LOSS", "NOT_FOUND", "FAILED_PRECONDITION", "OUT_OF_RANGE")
 
@@ -63,7 +65,7 @@ class ZarrRows:
             )
         self._lock = threading.Lock()
         # at random, so that no two writers write the same shard, nor one that was killed in between
-        self._next_shard = secrets.randbits(41)
+        self._next_shard = secrets.randbelow(self._array.shape[0] // self.shard_rows // 2)
 
     def _open(self, tensorstore_context: Any) -> Any:
         import tensorstore
@@ -241,6 +243,11 @@ def _chunk_rows(width: int) -> int:
     return min(SHARD_ROWS, 1 << (max(1, CHUNK_BYTES // width).bit_length() - 1))
 
 
+def _rows(width: int, shard_rows: int) -> int:
+    """The length of the array, whole shards of it."""
+    return _MOST_BYTES // width // shard_rows * shard_rows
+
+
 def _encoded(settings: Mapping[str, Any]) -> bytes:
     """The one way to write the metadata of these settings, so that any other is damage."""
     return json.dumps(_metadata(settings), sort_keys=True).encode()
@@ -260,7 +267,7 @@ def _metadata(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "zarr_format": 3,
         "node_type": "array",
-        "shape": [_ROWS, width],
+        "shape": [_rows(width, settings["shard_rows"]), width],
         "data_type": "uint8",
         "fill_value": 0,
         "chunk_grid": {"name": "regular", "configuration": shard_grid},

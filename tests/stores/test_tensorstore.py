@@ -12,7 +12,7 @@ import pytest
 
 from dipair_index.errors import StoreError
 from dipair_index.records import FloatArray
-from dipair_index.stores import locations
+from dipair_index.stores import locations, zarr_rows
 from dipair_index.stores.locations import Location
 from dipair_index.stores.tensorstore import TensorStoreTokenStore
 from dipair_index.stores.testing import OpenStore, TokenStoreContract
@@ -227,3 +227,19 @@ def test_an_endpoint_that_does_not_answer_is_told(
     ):
         open_store("s3://passages/x")
     locations.context.cache_clear()
+
+
+@pytest.mark.parametrize("place", ["folder", "memory"])
+def test_wide_rows_are_kept_wherever_their_shards_fall(
+    tmp_path: Path, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Shards are numbered at random, and the byte at which a row stands has to be a number too."""
+    location = tmp_path / "s" if place == "folder" else "memory://wide/"
+    monkeypatch.setattr(zarr_rows.secrets, "randbelow", lambda shards: shards - 1)
+    tokens = np.random.default_rng(0).normal(size=(3, 64, 1024)).astype(np.float32)
+    with TensorStoreTokenStore.open(
+        location, tokens_per_passage=64, dim=1024, codec="float32"
+    ) as store:
+        store.put(["a", "b", "c"], tokens)
+        np.testing.assert_array_equal(store.get(["c", "a"]), tokens[[2, 0]])
+        assert store.verify() == []
