@@ -68,7 +68,7 @@ class PartBuilder:
         self._encoder = encoder
         self._embedder = embedder
         self._taken = taken
-        self.ids: list[str] = []
+        self.ids: Sequence[str] = []
 
     def run(
         self,
@@ -123,7 +123,8 @@ class PartBuilder:
                     )
                 size = tokens.stored_bytes()
             self.ids = unfinished.ids()
-            refuse(self.ids)
+            for start in range(0, len(self.ids), CHUNK):
+                refuse(self.ids[start : start + CHUNK])
             self._write_ann(unfinished)
         except BaseException:
             if not unfinished.progress.passages:

@@ -15,6 +15,7 @@ from dipair_index.digests import TextsDigest
 from dipair_index.errors import IndexDirectoryError
 from dipair_index.records import FloatArray, Passage
 from dipair_index.stores.index_directory import PartLayout
+from dipair_index.stores.packed_ids import PackedIds
 from dipair_index.stores.part import remove_part
 
 PASSAGES_AT_ONCE = 10_000
@@ -126,10 +127,10 @@ class UnfinishedPart:
         """Whether the vectors are wanted, or another index's are taken over."""
         return self._vector_dim > 0
 
-    def ids(self) -> list[str]:
+    def ids(self) -> PackedIds:
         """Returns the ids so far, in the order of the corpus."""
         with self._ids.open(encoding="utf-8") as lines:
-            return [json.loads(line) for line in lines]
+            return PackedIds.of(map(json.loads, lines))
 
     def vectors(self) -> FloatArray:
         """Returns the vectors so far as a view of their file, (passages, vector_dim)."""

@@ -29,6 +29,7 @@ HNSW_EFFORT = 200
 """Candidates looked at while the graph is built, and the least while it is searched."""
 _ORIGINALS = "vectors.npy"
 _COMPARED = 16
+_IDS_AT_ONCE = 65_536
 TRAINING_VECTORS_PER_LIST = 39
 """Below this FAISS warns that a cluster has too few points."""
 
@@ -112,13 +113,18 @@ class FaissIndex:
         SettingsError for a repeated id, a kind that FAISS does not know or that cannot search by
         inner product, and for too few vectors to train it.
         """
-        checked_keys(ids)
+        for start in range(0, len(ids), _IDS_AT_ONCE):
+            checked_keys(ids[start : start + _IDS_AT_ONCE])
         vectors = checked_vectors(vectors, count=len(ids))
         if not len(ids) or not vectors.shape[1]:
             raise SettingsError(f"an ANN index needs vectors, got {vectors.shape}")
-        if len(set(ids)) < len(ids):
-            repeated = Counter(ids).most_common(1)[0][0]
-            raise SettingsError(f"the passage id {repeated!r} is given twice: ids must be unique")
+        # eight bytes an id: equal ids have equal hashes, and few others have
+        if len(np.unique(np.fromiter(map(hash, ids), np.int64, len(ids)))) < len(ids):
+            repeated, times = Counter(ids).most_common(1)[0]
+            if times > 1:
+                raise SettingsError(
+                    f"the passage id {repeated!r} is given twice: ids must be unique"
+                )
         index = _new_index(kind, *vectors.shape, seed=seed)
         try:
             if not index.is_trained:
@@ -214,7 +220,7 @@ class FaissIndex:
 
     def save(self, folder: str | Path) -> None:
         """Writes the folder's files; `ann.json` comes last and makes them valid."""
-        import faiss
+        faiss: Any = import_module("faiss")
 
         folder = Path(folder)
         try:

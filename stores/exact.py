@@ -10,6 +10,7 @@ from dipair_index.errors import SettingsError
 from dipair_index.records import FloatArray
 
 _QUERIES_AT_ONCE = 256
+_VECTORS_AT_ONCE = 65_536
 
 
 class ExactIndex:
@@ -43,7 +44,8 @@ def checked_vectors(vectors: FloatArray, *, count: int) -> FloatArray:
     if np.ndim(vectors) != 2 or len(vectors) != count:
         raise SettingsError(f"vectors must be (ids, dim) for {count} ids, got {np.shape(vectors)}")
     vectors = np.ascontiguousarray(vectors, dtype=np.float32)
-    if not np.isfinite(vectors).all():
+    parts = range(0, count, _VECTORS_AT_ONCE)
+    if not all(np.isfinite(vectors[start : start + _VECTORS_AT_ONCE]).all() for start in parts):
         raise SettingsError("vectors must be finite, got NaN or infinity")
     return vectors
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from itertools import islice
@@ -100,13 +100,15 @@ class IndexWriter:
             ) from error
         return PartInfo(name, passages, truncated, digest, files_digest)
 
-    def without(self, parts: Iterable[Part], ids: Collection[str]) -> tuple[PartInfo, ...]:
+    def without(self, parts: Iterable[Part], ids: Sequence[str]) -> tuple[PartInfo, ...]:
         """What the manifest says of `parts` when those of their passages in `ids` are deleted."""
         infos = []
         for part in parts:
-            asked = sorted(ids)
-            held = part.holding(asked)
-            gone = [each for each, here in zip(asked, held, strict=True) if here]
+            gone = []
+            for start in range(0, len(ids), COPIED_AT_ONCE):
+                asked = ids[start : start + COPIED_AT_ONCE]
+                held = part.holding(asked)
+                gone += [each for each, here in zip(asked, held, strict=True) if here]
             infos.append(self._marked(part, gone) if gone else part.info)
         return tuple(infos)
 
@@ -127,13 +129,11 @@ class IndexWriter:
         """
         unique = list(dict.fromkeys(ids))
         with Snapshot.open(self.layout.root) as now:
-            absent = [
-                each for each, held in zip(unique, now.holding(unique), strict=True) if not held
-            ]
-            if absent and not ignore_missing:
+            held = now.holding(unique).tolist()
+            if not all(held) and not ignore_missing:
+                absent = [each for each, there in zip(unique, held, strict=True) if not there]
                 raise MissingPassagesError.naming(absent, "the index")
-            gone = set(unique).difference(absent)
-            if gone:
+            if gone := [each for each, there in zip(unique, held, strict=True) if there]:
                 parts = self.without(now.parts, gone)
                 self.replaced_by(replace(self.current, parts=parts))
         return len(gone)
@@ -262,7 +262,7 @@ class IndexWriter:
 
 
 def ann_of(
-    ids: list[str],
+    ids: Sequence[str],
     vectors: FloatArray,
     manifest: Manifest,
     source: VectorSource,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import overload
 
@@ -21,11 +22,15 @@ class PackedIds(Sequence[str]):
         self._ends = ends
 
     @classmethod
-    def of(cls, ids: Sequence[str]) -> PackedIds:
+    def of(cls, ids: Iterable[str]) -> PackedIds:
         """The given ids, in their order."""
-        parts = [passage_id.encode() for passage_id in ids]
-        lengths = np.fromiter(map(len, parts), np.int64, len(parts))
-        return cls(np.frombuffer(b"".join(parts), np.uint8), np.cumsum(lengths))
+        if isinstance(ids, PackedIds):
+            return ids
+        text, ends = bytearray(), array("q")
+        for passage_id in ids:
+            text += passage_id.encode()
+            ends.append(len(text))
+        return cls(np.frombuffer(text, np.uint8), np.frombuffer(ends, np.int64))
 
     def save(self, folder: Path) -> None:
         """Writes `ids.npy` (the text) and `id_ends.npy` into `folder`."""
