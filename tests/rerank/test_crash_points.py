@@ -6,7 +6,7 @@ Each command is run again and again; each time it ends one change later, until i
 import errno
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -125,6 +125,11 @@ def commands(
     return {
         "add": (add, partial(add, resume=True), IndexDirectoryError),
         "update": (update, partial(update, resume=True), None),
+        "start over": (
+            partial(add, overwrite=True),
+            partial(add, resume=True),
+            IndexDirectoryError,
+        ),
         "delete": (remove, remove, MissingPassagesError),
         "compact": (compact, compact, None),
         "build": (build, partial(build, resume=True), IndexDirectoryError),
@@ -144,7 +149,15 @@ def prepared(
         build_index(passages[:4], folder, encoder, store=store)
         add_passages(passages[4:6], folder, encoder)
         delete(folder, ["p03"])
+    if name == "start over":
+        with pytest.raises(KeyboardInterrupt):
+            add_passages(interrupted(passages[6:8]), folder, encoder)
     return folder
+
+
+def interrupted(passages: list[Passage]) -> Iterator[Passage]:
+    yield from passages
+    raise KeyboardInterrupt
 
 
 def crash_everywhere(
@@ -210,6 +223,7 @@ def slow(*values: object) -> Any:
         ("build", KILLED, "lmdb"),
         ("overwrite", KILLED, "lmdb"),
         ("update", FULL, "lmdb"),
+        ("start over", KILLED, "lmdb"),
         ("delete", FULL, "lmdb"),
         ("compact", FULL, "lmdb"),
         slow("add", FULL, "lmdb"),
