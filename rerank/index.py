@@ -268,9 +268,13 @@ class DiPairIndex:
 
     def _logits(self, query_tokens: FloatArray, ids: list[str], watch: Stopwatch) -> FloatArray:
         with watch.part("gather"):
-            passage_tokens = self._snapshot.tokens(ids)
+            rows = self._snapshot.encoded_tokens(ids)
         with watch.part("score"):
-            return self._scorer.logits(query_tokens, passage_tokens)
+            logits = self._scorer.encoded_logits(query_tokens, rows, self._snapshot.codec)
+            # equal passages have equal scores, though rounding depends on the place in a batch
+            first: dict[bytes, int] = {}
+            places = [first.setdefault(row.tobytes(), place) for place, row in enumerate(rows)]
+            return logits[places]
 
     def _ranked(
         self,

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from dipair_index.errors import IndexDirectoryError, MissingPassagesError, StoreError
 from dipair_index.records import FloatArray, Passage
+from dipair_index.stores.codecs import Rows, open_codec
 from dipair_index.stores.manifest import Manifest
 from dipair_index.stores.part import Part
 
@@ -25,6 +26,9 @@ class Snapshot:
     def __init__(self, manifest: Manifest, parts: Sequence[Part]) -> None:
         self.manifest = manifest
         self.parts = parts
+        self.codec = open_codec(
+            manifest.codec, tokens_per_passage=manifest.max_passage_tokens, dim=manifest.dim
+        )
 
     @classmethod
     def open(cls, root: str | Path) -> Snapshot:
@@ -69,13 +73,16 @@ class Snapshot:
 
         MissingPassagesError names the ids that are absent.
         """
+        return self.codec.decode(self.encoded_tokens(ids))
+
+    def encoded_tokens(self, ids: Sequence[str]) -> Rows:
+        """As `tokens`, but uint8 rows (len(ids), bytes_per_passage) of `codec`."""
         if len(self.parts) == 1 and not self.parts[0].deleted:
-            return self.parts[0].tokens.get(ids)
-        manifest = self.manifest
-        tokens = np.empty((len(ids), manifest.max_passage_tokens, manifest.dim), np.float32)
-        for part, rows in self._by_part(ids):
-            tokens[rows] = part.tokens.get([ids[row] for row in rows])
-        return tokens
+            return self.parts[0].tokens.get_encoded(ids)
+        rows = np.empty((len(ids), self.codec.bytes_per_passage), np.uint8)
+        for part, places in self._by_part(ids):
+            rows[places] = part.tokens.get_encoded([ids[place] for place in places])
+        return rows
 
     def passages(self, ids: Sequence[str]) -> list[Passage]:
         """Passages in the order asked; ids may repeat. MissingPassagesError names absent ids."""

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from dipair_index.dual_encoder import DualEncoder
@@ -17,7 +16,6 @@ from dipair_index.rerank import build, part_builder
 from dipair_index.rerank.build import add_passages, build_index
 from dipair_index.rerank.index import DiPairIndex
 from dipair_index.rerank.unfinished import UnfinishedPart
-from dipair_index.stores.ann import AnnInfo, FaissIndex
 from dipair_index.stores.index_directory import Layout
 from dipair_index.stores.manifest import Manifest
 from dipair_index.stores.snapshot import Snapshot
@@ -366,89 +364,3 @@ def test_tokens_can_be_kept_at_a_url(
     build_index(passages, tmp_path / "i", encoder, store="tensorstore", store_url=url, resume=True)
     assert answers(tmp_path / "i", encoder) == undisturbed
     assert len(os.listdir(tmp_path / "bucket")) == 1
-
-
-def test_another_encoders_vectors_retrieve(
-    tmp_path: Path, encoder: DualEncoder, passages: list[Passage], tiny_encoder_dir: Path
-) -> None:
-    build_index(passages, tmp_path / "i", encoder, vectors=str(tiny_encoder_dir))
-    with DiPairIndex.open(tmp_path / "i", encoder) as index:
-        assert index.manifest.embedder == str(tiny_encoder_dir)
-        found = index.search(passages[4].full_text, top_k=1, rerank=False, raw_scores=True)
-    assert [(passage.id, round(passage.score, 4)) for passage in found] == [("p04", 1.0)]
-
-
-def test_the_vectors_of_another_index_are_taken_over(
-    tmp_path: Path,
-    encoder: DualEncoder,
-    passages: list[Passage],
-    tiny_encoder_dir: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    name = str(tiny_encoder_dir)
-    build_index(passages, tmp_path / "first", encoder, vectors=name)
-    monkeypatch.setattr(
-        "dipair_index.sentence_vectors.TransformersEmbedder.embed_passages", _not_again
-    )
-    build_index(
-        passages, tmp_path / "same", encoder, vectors=name, codec="float32",
-        ann_from=tmp_path / "first",
-    )  # fmt: skip
-    build_index(
-        passages, tmp_path / "graph", encoder, vectors=name, ann="hnsw",
-        ann_from=ann_of(tmp_path / "first"),
-    )  # fmt: skip
-
-    bytes_of = {name: (ann_of(tmp_path / name) / "index.faiss").read_bytes()
-                for name in ("first", "same")}  # fmt: skip
-    assert bytes_of["first"] == bytes_of["same"]
-    assert AnnInfo.read(ann_of(tmp_path / "graph")).kind == "hnsw"
-    graph, flat = (FaissIndex.load(ann_of(tmp_path / name)) for name in ("graph", "first"))
-    np.testing.assert_array_equal(graph.vectors(), flat.vectors())
-
-
-def test_vectors_of_other_passages_or_another_encoder_are_not_taken_over(
-    tmp_path: Path, encoder: DualEncoder, passages: list[Passage], tiny_encoder_dir: Path
-) -> None:
-    build_index(passages, tmp_path / "first", encoder)
-    before = (ann_of(tmp_path / "first") / "index.faiss").read_bytes()
-    with pytest.raises(IndexDirectoryError, match="holds vectors of model .* pass --vectors model"):
-        build_index(
-            passages, tmp_path / "i", encoder, vectors=str(tiny_encoder_dir),
-            ann_from=tmp_path / "first",
-        )  # fmt: skip
-    others = passages[1:], passages[:8], [*passages, passages[0]._replace(passage_id="p99")]
-    for corpus in others:
-        with pytest.raises(IndexDirectoryError, match="holds other passages, .* 24 in number"):
-            build_index(
-                corpus, tmp_path / "i", encoder, ann_from=tmp_path / "first", overwrite=True
-            )
-    changed = [passages[0]._replace(text="another text"), *passages[1:]]
-    with pytest.raises(IndexDirectoryError, match="holds other passages"):
-        build_index(changed, tmp_path / "i", encoder, ann_from=tmp_path / "first", overwrite=True)
-    assert (ann_of(tmp_path / "first") / "index.faiss").read_bytes() == before
-
-
-def test_vectors_of_an_index_that_was_changed_are_taken_over_once_it_is_compacted(
-    tmp_path: Path, encoder: DualEncoder, passages: list[Passage]
-) -> None:
-    build_index(passages, tmp_path / "first", encoder)
-    with DiPairIndex.open(tmp_path / "first", encoder) as index:
-        index.delete(["p03"])
-        left = [passage for passage in passages if passage.passage_id != "p03"]
-        with pytest.raises(IndexDirectoryError, match="was changed .* run `dipair-index compact`"):
-            build_index(left, tmp_path / "i", encoder, ann_from=tmp_path / "first")
-        index.compact()
-    build_index(left, tmp_path / "i", encoder, ann_from=tmp_path / "first")
-    taken, first = (answers(tmp_path / name, encoder) for name in ("i", "first"))
-    for name in ("ids", "texts", "vectors", "digest"):
-        assert taken[name] == first[name]
-
-
-def ann_of(index_dir: Path) -> Path:
-    """The ANN index of an index of one part."""
-    return Layout(index_dir).part(Manifest.read(index_dir).parts[0].name).ann
-
-
-def _not_again(self: object, texts: object) -> None:
-    raise AssertionError("the vectors were to be taken over, not computed")

@@ -76,7 +76,7 @@ def cases(draw: st.DrawFn) -> Case:
 def products(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Both ways to multiply, that of a torch without oneDNN too."""
     if request.param == "plain":
-        monkeypatch.setattr(fast_head, "_has_onednn", lambda: False)
+        monkeypatch.setattr(fast_head, "_has_onednn", lambda dtype: False)
     return str(request.param)
 
 
@@ -201,6 +201,7 @@ def test_passages_may_be_read_only_and_lie_anywhere(case: Case) -> None:
     np.testing.assert_array_equal(scorer.logits(case.queries[0], passages), expected)
 
 
+@pytest.mark.usefixtures("products")
 def test_half_precision_is_near_the_exact_scores(case: Case) -> None:
     exact = HeadScorer(case.model).logits(case.queries[0], case.passages)
     near = HeadScorer(case.model, precision="bfloat16").logits(case.queries[0], case.passages)
