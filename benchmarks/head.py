@@ -35,7 +35,7 @@ from transformers import BertConfig, BertModel
 
 from dipair_index.model import DiPairConfig, DiPairModel
 from dipair_index.records import FloatArray
-from dipair_index.rerank.fast_head import _Product
+from dipair_index.rerank.fast_head import _Form, _has_onednn, _Product
 from dipair_index.rerank.head import MICRO_BATCH, HeadScorer, _compute_alone
 from dipair_index.stores.codecs import Codec, Rows, open_codec
 
@@ -135,8 +135,9 @@ def heads(sizes: tuple[int, int, int], threads: int) -> list[Contender]:
 def bound(sizes: tuple[int, int, int], threads: int, prepared: bool, repeat: int) -> Contender:
     """The products with weights alone, in as many threads, for as many pairs."""
     shapes = weight_products(*sizes, prepared)
+    form = _Form(torch.float32, fused=_has_onednn(torch.float32))
     steps = [
-        (torch.randn(rows, into), _Product(torch.randn(out, into), torch.randn(out), torch.float32))
+        (torch.randn(rows, into), _Product(torch.randn(out, into), torch.randn(out), form))
         for rows, into, out in shapes
     ]
     batches = -(-PASSAGES // MICRO_BATCH)
