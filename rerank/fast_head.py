@@ -38,24 +38,33 @@ class FastHead:
     """A copy of a head's weights, laid out for scoring: later training of `head` is not seen.
 
     Its logits are those of `head` to within 1e-4 in float32. With `dtype=torch.bfloat16` all
-    products, and what passes between them, are in half precision.
+    products, and what passes between them, are in half precision. A `portable` one keeps to torch's
+    public operations, which exporters know.
     """
 
-    def __init__(self, head: Head, query_tokens: int, dtype: torch.dtype = torch.float32) -> None:
+    def __init__(
+        self,
+        head: Head,
+        query_tokens: int,
+        dtype: torch.dtype = torch.float32,
+        *,
+        portable: bool = False,
+    ) -> None:
+        form = _Form(dtype, not portable and head.position.is_cpu and _has_onednn(dtype))
         self._dtype = dtype
         position = head.position.detach()
         self._places: dict[Side, Tensor] = {
             "query": position[:query_tokens] + head.segment.detach()[0],
             "passage": position[query_tokens:] + head.segment.detach()[1],
         }
-        self._norm = deepcopy(head.norm).to(dtype)
+        self._norm = _copy(head.norm, dtype)
         *layers, last = cast("list[nn.TransformerEncoderLayer]", list(head.layers))
-        self._layers = [_Layer(layer, dtype) for layer in layers]
-        self._last = _LastLayer(last, dtype)
-        self._output = deepcopy(head.output).float()
+        self._layers = [_Layer(layer, form) for layer in layers]
+        self._last = _LastLayer(last, form)
+        self._output = _copy(head.output, torch.float32)
         self._similarity_scale: Tensor | None = None
         if head.similarity_residual:
-            self._similarity_scale = head.similarity_scale.detach().float()
+            self._similarity_scale = head.similarity_scale.detach().clone().float()
 
     def prepare(self, side: Side, tokens: Tensor) -> Prepared:
         """The part of the work that (texts, tokens, dim) in float32 need whatever they meet."""
@@ -66,7 +75,7 @@ class FastHead:
 
     def score(self, query: Prepared, passages: Prepared) -> Tensor:
         """Logits (passages,) in float32, row by row; one query alone meets all the passages."""
-        pairs = len(passages.hidden)
+        pairs = passages.hidden.shape[0]  # not len(), which an exporter would take for a constant
         hidden, projected = (
             torch.cat([one.expand(pairs, -1, -1), other], dim=1)
             for one, other in zip(query[1:], passages[1:], strict=True)
@@ -75,23 +84,40 @@ class FastHead:
             hidden = layer(hidden, layer.project(hidden) if depth else projected)
         logits: Tensor = self._output(self._last(hidden).float()).squeeze(-1)
         if self._similarity_scale is not None:
-            cosine = torch.linalg.vecdot(query.first, passages.first)
+            cosine = (query.first * passages.first).sum(-1)
             logits = logits + self._similarity_scale * cosine
         return logits
 
 
-class _Product:
-    """rows @ weight.T + bias, then GELU, or plus other rows, in one step where oneDNN is at hand.
+class _Form(NamedTuple):
+    """What all parts of a head have in common."""
 
-    oneDNN then also keeps the weight in the layout that it computes in.
+    dtype: torch.dtype
+    fused: bool
+
+
+def _has_onednn(dtype: torch.dtype) -> bool:
+    """Whether torch has the products that its compiler uses; they are no part of its promises."""
+    if not torch.backends.mkldnn.is_available():
+        return False
+    if not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+        return False
+    return dtype == torch.float32 or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def _copy(module: nn.Module, dtype: torch.dtype) -> nn.Module:
+    return deepcopy(module).to(dtype).requires_grad_(False)
+
+
+class _Product:
+    """rows @ weight.T + bias, then GELU, or plus other rows; where `fused`, in one step of oneDNN.
+
+    oneDNN also keeps the weight in the layout that it computes in.
     """
 
-    def __init__(
-        self, weight: Tensor, bias: Tensor, dtype: torch.dtype, *, gelu: bool = False
-    ) -> None:
-        self._weight, self._bias = weight.to(dtype).contiguous(), bias.to(dtype)
-        self._gelu = gelu
-        self._fused = weight.device.type == "cpu" and _has_onednn(dtype)
+    def __init__(self, weight: Tensor, bias: Tensor, form: _Form, *, gelu: bool = False) -> None:
+        self._weight, self._bias = (part.to(form.dtype, copy=True) for part in (weight, bias))
+        self._gelu, self._fused = gelu, form.fused
         if self._fused:
             self._weight = torch.ops.mkldnn._reorder_linear_weight(self._weight, None)
 
@@ -113,19 +139,10 @@ class _Product:
         return result
 
 
-def _has_onednn(dtype: torch.dtype) -> bool:
-    """Whether torch has the products that its compiler uses; they are no part of its promises."""
-    if not torch.backends.mkldnn.is_available():
-        return False
-    if not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
-        return False
-    return dtype == torch.float32 or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
-
-
 class _Layer:
     """A whole transformer layer."""
 
-    def __init__(self, layer: nn.TransformerEncoderLayer, dtype: torch.dtype) -> None:
+    def __init__(self, layer: nn.TransformerEncoderLayer, form: _Form) -> None:
         query, key, value, output = _attention(layer)
         self._heads = len(query.weight)
         if self._heads == 1:
@@ -135,13 +152,13 @@ class _Layer:
         else:
             merged = torch.cat([part.weight.flatten(0, 1) for part in (query, key, value)])
             bias = torch.cat([query.bias.flatten(), query.bias.new_zeros(2 * len(output.bias))])
-            self._join = _Product(output.weight, output.bias, dtype)
-        self.project = _Product(merged, bias, dtype)
-        self._feed_forward = _FeedForward(layer, dtype)
+            self._join = _Product(output.weight, output.bias, form)
+        self.project = _Product(merged, bias, form)
+        self._feed_forward = _FeedForward(layer, form)
 
     def __call__(self, hidden: Tensor, projected: Tensor) -> Tensor:
         """(pairs, tokens, dim) and what `project` makes of it to (pairs, tokens, dim)."""
-        parts = projected.split(hidden.shape[-1], dim=-1)
+        parts = projected.chunk(2 if self._join is None else 3, dim=-1)
         if self._join is None:
             parts = (parts[0], hidden, parts[1])
         # (pairs, heads, tokens, dim / heads) each
@@ -158,17 +175,17 @@ class _Layer:
 class _LastLayer:
     """A transformer layer for the first token alone."""
 
-    def __init__(self, layer: nn.TransformerEncoderLayer, dtype: torch.dtype) -> None:
+    def __init__(self, layer: nn.TransformerEncoderLayer, form: _Form) -> None:
         query, key, value, output = _attention(layer)
         self._heads, size, dim = query.weight.shape
         # head by head, what multiplies hidden states in the place of keys: (heads, dim, dim)
         asked = key.weight.mT @ query.weight
         bias = (query.bias.unsqueeze(1) @ key.weight).flatten()
-        self._query = _Product(asked.flatten(0, 1), bias, dtype)
+        self._query = _Product(asked.flatten(0, 1), bias, form)
         shares = output.weight.view(dim, self._heads, size).transpose(0, 1)  # (heads, dim, size)
         joined = (shares @ value.weight).transpose(0, 1).flatten(1)  # (dim, heads * dim)
-        self._join = _Product(joined, output.bias, dtype)
-        self._feed_forward = _FeedForward(layer, dtype)
+        self._join = _Product(joined, output.bias, form)
+        self._feed_forward = _FeedForward(layer, form)
 
     def __call__(self, hidden: Tensor) -> Tensor:
         """(pairs, tokens, dim) to (pairs, dim)."""
@@ -182,11 +199,11 @@ class _LastLayer:
 class _FeedForward:
     """What follows the attention of a layer, for each token alone."""
 
-    def __init__(self, layer: nn.TransformerEncoderLayer, dtype: torch.dtype) -> None:
+    def __init__(self, layer: nn.TransformerEncoderLayer, form: _Form) -> None:
         up, down = layer.linear1, layer.linear2
-        self._before, self._after = (deepcopy(n).to(dtype) for n in (layer.norm1, layer.norm2))
-        self._up = _Product(up.weight.detach(), up.bias.detach(), dtype, gelu=True)
-        self._down = _Product(down.weight.detach(), down.bias.detach(), dtype)
+        self._before, self._after = (_copy(n, form.dtype) for n in (layer.norm1, layer.norm2))
+        self._up = _Product(up.weight.detach(), up.bias.detach(), form, gelu=True)
+        self._down = _Product(down.weight.detach(), down.bias.detach(), form)
 
     def __call__(self, hidden: Tensor) -> Tensor:
         """(..., dim) to (..., dim)."""

@@ -1,7 +1,9 @@
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import onnxruntime
 import pytest
 import torch
 from hypothesis import given, settings
@@ -207,6 +209,41 @@ def test_half_precision_is_near_the_exact_scores(case: Case) -> None:
     near = HeadScorer(case.model, precision="bfloat16").logits(case.queries[0], case.passages)
     assert near.dtype == np.float32
     assert 0 < np.abs(near - exact).max() < 0.1 < exact.std()
+
+
+@pytest.mark.usefixtures("products")
+def test_a_scorer_keeps_the_weights_it_was_made_with(case: Case) -> None:
+    scorer = HeadScorer(case.model)
+    logits = scorer.logits(case.queries[0], case.passages)
+    with torch.no_grad():
+        for parameter in case.model.head.parameters():
+            parameter.add_(1)
+    np.testing.assert_array_equal(scorer.logits(case.queries[0], case.passages), logits)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_portable_head_can_be_exported_to_onnx(case: Case, tmp_path: Path) -> None:
+    head = fast_head.FastHead(case.model.head, 4, portable=True)
+
+    class Exported(torch.nn.Module):
+        def forward(self, query: torch.Tensor, passages: torch.Tensor) -> torch.Tensor:
+            return head.score(head.prepare("query", query), head.prepare("passage", passages))
+
+    file, query = tmp_path / "head.onnx", case.queries[:1]
+    torch.onnx.export(
+        Exported(),
+        (torch.tensor(query), torch.tensor(case.passages[:3])),
+        file,
+        input_names=["query", "passages"],
+        output_names=["logits"],
+        dynamic_axes={"passages": {0: "count"}},
+        dynamo=False,
+    )
+    session = onnxruntime.InferenceSession(file)
+    (logits,) = session.run(None, {"query": query, "passages": case.passages})
+
+    expected = HeadScorer(case.model).logits(query[0], case.passages)
+    np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-5)
 
 
 def test_no_passages_have_no_scores(case: Case) -> None:
