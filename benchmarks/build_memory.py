@@ -152,8 +152,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=asked.folder) as folder:
         make_model(Path(folder))
         print(
-            "| passages | peak | mapped | own: encoding | own: ANN, end | FAISS | less FAISS | s |\n|"
-            + "--:|" * 8
+            "| passages | peak | mapped | own: encoding | own: ANN, end | FAISS | less FAISS | s |"
+            "\n|" + "--:|" * 8
         )
         for count in asked.passages:
             command = [sys.executable, __file__, "--passages", str(count), "--store", asked.store]

@@ -157,14 +157,15 @@ def _writer_of_new(index_dir: Path, *, overwrite: bool) -> Iterator[IndexWriter]
     """A writer of an index that may not be there yet; nothing is left where nothing was stored."""
     made = not index_dir.exists()
     index_dir.mkdir(parents=True, exist_ok=True)
-    try:
-        with IndexWriter(index_dir, new=True) as writer:
+    with IndexWriter(index_dir, new=True) as writer:
+        try:
             # another process may have built one while the models were loaded
             refuse_target(index_dir, overwrite=overwrite)
             yield writer
-    finally:
-        if made and os.listdir(index_dir) == [Layout(index_dir).writer_lock.name]:
-            shutil.rmtree(index_dir)
+        finally:
+            # while the lock is held: it may be another's as soon as it is let go
+            if made and os.listdir(index_dir) == [Layout(index_dir).writer_lock.name]:
+                shutil.rmtree(index_dir)
 
 
 def _taken_from(folder: Path, embedder: SentenceEmbedder) -> Path:

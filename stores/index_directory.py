@@ -165,6 +165,9 @@ class WriterLock:
             ) from error
         try:
             fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not os.fstat(self._handle).st_nlink:
+                self.release()
+                raise IndexDirectoryError(f"{root} was removed at this moment: run this again")
             os.truncate(self._handle, 0)
             os.write(self._handle, f"{_signature()}\n".encode(errors="backslashreplace"))
         except BlockingIOError as error:
