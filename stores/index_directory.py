@@ -159,6 +159,8 @@ class WriterLock:
         file = Layout(root).writer_lock
         try:
             self._handle = os.open(file, os.O_RDWR | os.O_CREAT, 0o644)
+        except FileNotFoundError as error:
+            raise _removed(root) from error
         except OSError as error:
             raise StoreError(
                 f"{root} cannot be changed: {error.strerror or error}. It can still be read"
@@ -167,7 +169,7 @@ class WriterLock:
             fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if not os.fstat(self._handle).st_nlink:
                 self.release()
-                raise IndexDirectoryError(f"{root} was removed at this moment: run this again")
+                raise _removed(root)
             os.truncate(self._handle, 0)
             os.write(self._handle, f"{_signature()}\n".encode(errors="backslashreplace"))
         except BlockingIOError as error:
@@ -187,6 +189,10 @@ class WriterLock:
         if self._handle >= 0:
             os.close(self._handle)
             self._handle = -1
+
+
+def _removed(root: Path) -> IndexDirectoryError:
+    return IndexDirectoryError(f"{root} was removed at this moment: run this again")
 
 
 def _signature() -> str:
