@@ -155,7 +155,7 @@ def test_a_writer_that_is_killed_leaves_no_lock(tmp_path: Path) -> None:
 def test_a_directory_that_cannot_be_written_can_still_be_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(StoreError, match="cannot be changed: No such file.* can still be read"):
+    with pytest.raises(IndexDirectoryError, match="absent was removed at this moment: run this"):
         WriterLock(tmp_path / "absent")
 
     def no_locks(handle: int, operation: int) -> None:
