@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from types import TracebackType
 from typing import overload
 
 import numpy as np
 
+from dipair_index.closing import Closing
 from dipair_index.dual_encoder import DualEncoder, EncodedTexts
 from dipair_index.errors import MissingPassagesError, SettingsError
 from dipair_index.records import FloatArray, Passage, Query, Run
@@ -28,7 +28,7 @@ from dipair_index.stores.manifest import Manifest
 from dipair_index.stores.snapshot import Snapshot
 
 
-class DiPairIndex:
+class DiPairIndex(Closing):
     """An index directory, with the model that it was built by.
 
         with DiPairIndex.open("dipair.index") as index:
@@ -246,17 +246,6 @@ class DiPairIndex:
 
     def __len__(self) -> int:
         return len(self._snapshot)
-
-    def __enter__(self) -> DiPairIndex:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _encode(self, queries: list[str], watch: Stopwatch) -> tuple[EncodedTexts, FloatArray]:
         """Returns what the head reads of the queries, and the vectors that FAISS searches with."""

@@ -10,10 +10,10 @@ from contextlib import suppress
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from types import TracebackType
 
 import numpy as np
 
+from dipair_index.closing import Closing
 from dipair_index.digests import TextsDigest
 from dipair_index.errors import IndexDirectoryError, MissingPassagesError, SettingsError, StoreError
 from dipair_index.records import FloatArray
@@ -32,7 +32,7 @@ added one by one, log(n) / log(9) parts remain, each copied log(n) / log(9/8) ti
 COPIED_AT_ONCE = 2048
 
 
-class IndexWriter:
+class IndexWriter(Closing):
     """The one that may change the index in `root`, until it is closed. A context manager.
 
     Raises as `Manifest.read` does where there is no index, unless one is to be `new` there;
@@ -248,17 +248,6 @@ class IndexWriter:
     def close(self) -> None:
         """Lets another process write; closing twice is fine."""
         self._lock.release()
-
-    def __enter__(self) -> IndexWriter:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def ann_of(

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from dipair_index.closing import Closing
 from dipair_index.errors import MissingPassagesError, StoreError
 from dipair_index.records import Passage
 from dipair_index.stores.environment import Environment, lookup_key
@@ -19,7 +19,7 @@ from dipair_index.stores.token_store import checked_keys
 _DATABASE = "passages"
 
 
-class PassageStore:
+class PassageStore(Closing):
     """Passages in one LMDB folder: id, title, text and metadata. A context manager."""
 
     def __init__(self, environment: Environment) -> None:
@@ -111,17 +111,6 @@ class PassageStore:
     def __iter__(self) -> Iterator[str]:
         """Ids in the order of their characters' code points."""
         return self._env.keys(_DATABASE)
-
-    def __enter__(self) -> PassageStore:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def _encode(passage: Passage) -> bytes:

@@ -6,11 +6,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from itertools import chain
 from pathlib import Path
-from types import TracebackType
 
 import numpy as np
 import numpy.typing as npt
 
+from dipair_index.closing import Closing
 from dipair_index.errors import IndexDirectoryError, MissingPassagesError, StoreError
 from dipair_index.records import FloatArray, Passage
 from dipair_index.stores.codecs import Rows, open_codec
@@ -20,7 +20,7 @@ from dipair_index.stores.part import Part
 _NOWHERE = -1
 
 
-class Snapshot:
+class Snapshot(Closing):
     """The passages of an index at one moment: searched by vector, gathered and read by id."""
 
     def __init__(self, manifest: Manifest, parts: Sequence[Part]) -> None:
@@ -127,14 +127,3 @@ class Snapshot:
     def __iter__(self) -> Iterator[str]:
         """Ids in the order in which passages came; one that was updated came last."""
         return chain.from_iterable(part.live_ids() for part in self.parts)
-
-    def __enter__(self) -> Snapshot:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
