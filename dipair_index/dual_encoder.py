@@ -4,28 +4,19 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from importlib import resources
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from transformers import AutoTokenizer
 
-from dipair_index.batches import TokenisedBatches
-from dipair_index.errors import ModelError
-from dipair_index.model import DiPairModel, Side
-from dipair_index.records import FloatArray
-
-DEFAULT_MODEL = "default"
-"""The name of the model that ships inside the package."""
-
-
-class EncodedTexts(NamedTuple):
-    """Token embeddings and pooled vectors of some texts."""
-
-    tokens: FloatArray  # (texts, kept, dim); zero rows where a text is shorter
-    vectors: FloatArray  # (texts, vector_dim), unit length
+from dipair_index.batches import Tokenised, best_batch_size, padded_batches, tokenise
+from dipair_index.config import Side
+from dipair_index.encoders import DEFAULT_MODEL, EncodedTexts, Sizes, model_folder
+from dipair_index.errors import ModelError, SettingsError
+from dipair_index.model import DiPairModel
+from dipair_index.weights import load_model
 
 
 class DualEncoder:
@@ -38,31 +29,33 @@ class DualEncoder:
         *,
         name: str,
         device: str = "cpu",
-        batch_size: int = 64,
+        batch_size: int | None = None,
     ) -> None:
         self.model = model.eval()
         model.to(device)  # type: ignore[arg-type]  # the type of a wrapped method lacks its self
         self.tokenizer = tokenizer
         self.name = name
-        self.fingerprint = fingerprint(model)
+        # two systems may have the same weights
+        system = model.config.system
+        self.fingerprint = fingerprint(model, "" if system == "tsf" else system)
         self.truncated = 0
-        self._batch_size = batch_size
+        self._batch_size = batch_size or best_batch_size(device)
 
     @classmethod
     def load(
-        cls, name: str | Path | None = None, *, device: str = "cpu", batch_size: int = 64
+        cls, name: str | Path | None = None, *, device: str = "cpu", batch_size: int | None = None
     ) -> DualEncoder:
         """Loads a saved DiPair model by folder or hub name; None is the one in the package.
 
         Raises `ModelError` when there is none, or it is not a DiPair model.
         """
-        if name is None or str(name) == DEFAULT_MODEL:
-            name, source = DEFAULT_MODEL, default_model_folder()
-        else:
-            source = Path(name)
+        name = DEFAULT_MODEL if name is None else name
+        source = model_folder(name)
         try:
-            model = DiPairModel.from_pretrained(str(source), dtype=torch.float32)
+            model = load_model(source)
             tokenizer = AutoTokenizer.from_pretrained(str(source))
+        except SettingsError as error:
+            raise ModelError(f"the config.json of {name} is of no use: {error}") from error
         except (OSError, ValueError, RuntimeError) as error:
             raise ModelError(
                 f"no DiPair model could be loaded from {name}: name a folder written by "
@@ -70,42 +63,60 @@ class DualEncoder:
             ) from error
         return cls(model, tokenizer, name=str(name), device=device, batch_size=batch_size)
 
+    @property
+    def sizes(self) -> Sizes:
+        """The shapes of what it gives."""
+        config = self.model.config
+        kept = config.max_query_tokens, config.max_passage_tokens
+        return Sizes(*kept, config.token_dim, config.vector_dim)
+
+    @property
+    def sides(self) -> tuple[Side, ...]:
+        """The names of the texts that its model scores together."""
+        sides: tuple[Side, ...] = self.model.config.sides
+        return sides
+
+    @property
+    def device(self) -> str:
+        """Where it computes, as torch names it."""
+        return str(self.model.device)
+
     def encode_queries(self, texts: Sequence[str]) -> EncodedTexts:
         """Returns the first N projected tokens and the vector of each text, in the order given."""
-        return self._encode("query", texts)
+        return self.encode("query", texts)
 
     def encode_passages(self, texts: Sequence[str]) -> EncodedTexts:
         """Returns the first M projected tokens and the vector of each text, in the order given."""
-        return self._encode("passage", texts)
+        return self.encode("passage", texts)
 
-    def _encode(self, side: Side, texts: Sequence[str]) -> EncodedTexts:
-        config = self.model.config
-        tokens = np.zeros((len(texts), config.kept(side), config.dim), np.float32)
-        vectors = np.zeros((len(texts), config.vector_dim), np.float32)
-        batches = TokenisedBatches(
-            self.tokenizer,
-            texts,
-            max_length=config.text_length(side),
-            batch_size=self._batch_size,
-        )
-        self.truncated += batches.truncated
-        for rows, batch in batches:
+    def encode(self, side: Side, texts: Sequence[str]) -> EncodedTexts:
+        """Returns the kept projected tokens and the vector of each text of a side, in order."""
+        return self.encode_tokenised(self.tokenised(side, texts))
+
+    def tokenised(self, side: Side, texts: Sequence[str]) -> Tokenised:
+        """Returns the token ids of texts, cut at the length that is read of a side's texts."""
+        length = self.model.config.text_length(side)
+        return tokenise(self.tokenizer, texts, max_length=length, side=side)
+
+    def encode_tokenised(self, texts: Tokenised) -> EncodedTexts:
+        """Returns the kept projected tokens and the vector of each text, in order."""
+        config, side = self.model.config, texts.side
+        tokens = np.zeros((len(texts.ids), config.kept(side), config.token_dim), np.float32)
+        vectors = np.zeros((len(texts.ids), config.vector_dim), np.float32)
+        self.truncated += texts.truncated
+        half = torch.autocast("cuda", torch.float16, enabled=self.model.device.type == "cuda")
+        for rows, batch in padded_batches(self.tokenizer, texts, self._batch_size):
             batch = batch.to(self.model.device)
-            with torch.inference_mode():
+            with torch.inference_mode(), half:
                 encoded = self.model.encode(side, batch["input_ids"], batch["attention_mask"])
             tokens[rows] = encoded.tokens.float().cpu().numpy()
             vectors[rows] = encoded.vectors.float().cpu().numpy()
         return EncodedTexts(tokens, vectors)
 
 
-def default_model_folder() -> Path:
-    """Returns the folder of the model that ships inside the package."""
-    return Path(str(resources.files("dipair_index") / "models" / "default"))
-
-
-def fingerprint(model: torch.nn.Module) -> str:
-    """Returns 16 hex digits that change when any weight does."""
-    digest = hashlib.sha256()
+def fingerprint(model: torch.nn.Module, also: str = "") -> str:
+    """Returns 16 hex digits that change when any weight does, or what is `also` told of them."""
+    digest = hashlib.sha256(also.encode())
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())

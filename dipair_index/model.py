@@ -1,7 +1,7 @@
 """DiPair: a dual encoder whose first token embeddings are read together by a small head.
 
-    texts ─► shared encoder ─► first N (query) or M (passage) output tokens ─► projection to D
-          ─► [query tokens; passage tokens] + position + segment ─► transformer head ─► logit
+    texts ─► encoder ─► first N (query) or M (passage) output tokens ─► projection to D
+          ─► the tokens of all sides together ─► head ─► logit
 
 Source: Chen et al., "DiPair: Fast and Accurate Distillation for Trillion-Scale Text Matching and
 Pair Modeling", Findings of EMNLP 2020, section 3.
@@ -9,92 +9,27 @@ Pair Modeling", Findings of EMNLP 2020, section 3.
 Deviations from the paper:
 - `pooling="mean"`: the mean of all output tokens takes the place of the first kept one, for
   encoders whose sentence vector is that mean. The paper keeps the first token ("cls").
-- `similarity_residual`: the cosine of the two first projected tokens is added to the logit, and
-  the head's last layer starts at zero, so that training begins at the encoder's own ranking. The
-  paper has no such term.
 - A text with fewer tokens than are kept is filled with zero vectors, which the head reads like any
   others: the score of a pair never depends on what shares its batch.
+Those of the heads stand in `dipair_index.heads`.
 """
 
 from __future__ import annotations
 
-import json
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModel, PreTrainedModel
 from transformers.utils.generic import ModelOutput
 
+from dipair_index.config import DiPairConfig, Side
 from dipair_index.errors import ModelError, SettingsError
-
-Side = Literal["query", "passage"]
-
-
-class DiPairConfig(PretrainedConfig):
-    """Sizes of a DiPair model; the defaults are those of Q2P-MAT (section 4.4)."""
-
-    model_type = "dipair"
-
-    def __init__(
-        self,
-        encoder: dict[str, Any] | None = None,
-        max_query_tokens: int = 4,
-        max_passage_tokens: int = 8,
-        dim: int = 256,
-        head_layers: int = 2,
-        head_attention_heads: int = 1,
-        head_intermediate: int = 1024,
-        head_dropout: float = 0.1,
-        query_length: int = 32,
-        passage_length: int = 128,
-        keep: str = "first",
-        pooling: str = "cls",
-        similarity_residual: bool = False,
-        **kwargs: Any,
-    ) -> None:
-        self.encoder = encoder or {"model_type": "bert"}
-        self.max_query_tokens = max_query_tokens
-        self.max_passage_tokens = max_passage_tokens
-        self.dim = dim
-        self.head_layers = head_layers
-        self.head_attention_heads = head_attention_heads
-        self.head_intermediate = head_intermediate
-        self.head_dropout = head_dropout
-        self.query_length = query_length
-        self.passage_length = passage_length
-        self.keep = keep
-        self.pooling = pooling
-        self.similarity_residual = similarity_residual
-        for name in ("max_query_tokens", "max_passage_tokens", "dim", "head_layers"):
-            if getattr(self, name) < 1:
-                raise SettingsError(f"{name} must be 1 or more, got {getattr(self, name)}")
-        if dim % head_attention_heads:
-            raise SettingsError(
-                f"dim {dim} cannot be shared among {head_attention_heads} attention heads"
-            )
-        if keep not in ("first", "last") or pooling not in ("cls", "mean"):
-            raise SettingsError(
-                f"keep must be first or last and pooling cls or mean, got {keep} and {pooling}"
-            )
-        super().__init__(**kwargs)
-
-    def kept(self, side: Side) -> int:
-        """Output tokens that are kept of a text: N of a query, M of a passage."""
-        return self.max_query_tokens if side == "query" else self.max_passage_tokens
-
-    def text_length(self, side: Side) -> int:
-        """Tokens that the encoder reads of a text."""
-        return self.query_length if side == "query" else self.passage_length
-
-    @property
-    def vector_dim(self) -> int:
-        """Width of the pooled vector that FAISS holds."""
-        return int(AutoConfig.for_model(**self.encoder).hidden_size)
+from dipair_index.heads import TupleHead, make_head
+from dipair_index.kept_tokens import keep_tokens
 
 
 class Encoded(NamedTuple):
@@ -108,54 +43,13 @@ class Encoded(NamedTuple):
 class DiPairOutput(ModelOutput):
     """Scores of B queries against G passages each, and the vectors FAISS would compare."""
 
-    logits: Tensor | None = None  # (B, G)
+    logits: Tensor | None = None  # (B, G), or (B, G, classes)
     query_vectors: Tensor | None = None  # (B, vector_dim)
     passage_vectors: Tensor | None = None  # (B, G, vector_dim)
 
 
-class Head(nn.Module):
-    """The transformer head of section 3.5: one logit a pair from both sides' tokens."""
-
-    def __init__(self, config: DiPairConfig) -> None:
-        super().__init__()
-        kept = config.max_query_tokens + config.max_passage_tokens
-        self.position = nn.Parameter(torch.zeros(kept, config.dim))
-        self.segment = nn.Parameter(torch.zeros(2, config.dim))
-        self.norm = nn.LayerNorm(config.dim, eps=1e-12)
-        self.layers = nn.ModuleList(
-            nn.TransformerEncoderLayer(
-                config.dim,
-                config.head_attention_heads,
-                config.head_intermediate,
-                config.head_dropout,
-                activation="gelu",
-                layer_norm_eps=1e-12,
-                batch_first=True,
-            )
-            for _ in range(config.head_layers)
-        )
-        self.output = nn.Linear(config.dim, 1)
-        self.similarity_residual = config.similarity_residual
-        if self.similarity_residual:
-            self.similarity_scale = nn.Parameter(torch.tensor([20.0]))
-
-    def forward(self, query_tokens: Tensor, passage_tokens: Tensor) -> Tensor:
-        """(pairs, N, dim) and (pairs, M, dim) to logits (pairs,)."""
-        segments = [self.segment[0].expand_as(query_tokens[0])]
-        segments.append(self.segment[1].expand_as(passage_tokens[0]))
-        hidden = torch.cat([query_tokens, passage_tokens], dim=1)  # (pairs, N + M, dim)
-        hidden = self.norm(hidden + self.position + torch.cat(segments))
-        for layer in self.layers:
-            hidden = layer(hidden)
-        logits: Tensor = self.output(hidden[:, 0]).squeeze(-1)
-        if self.similarity_residual:
-            cosine = functional.cosine_similarity(query_tokens[:, 0], passage_tokens[:, 0])
-            logits = logits + self.similarity_scale * cosine
-        return logits
-
-
 class DiPairModel(PreTrainedModel):
-    """Shared encoder, a projection a side, and the head."""
+    """An encoder and a projection, shared or one a side, and the head of `config.system`."""
 
     config_class = DiPairConfig
     base_model_prefix = "dipair"
@@ -163,14 +57,19 @@ class DiPairModel(PreTrainedModel):
 
     def __init__(self, config: DiPairConfig) -> None:
         super().__init__(config)
-        self.encoder = AutoModel.from_config(AutoConfig.for_model(**config.encoder))
-        # BERT's pooler is trained for next-sentence prediction; nothing here reads it
-        self.encoder.pooler = None
-        width = config.vector_dim
+        self.encoder = _new_encoder(config)
+        # a module a side, never one under two names: safetensors refuses shared memory
+        own = () if config.shared_encoder else config.sides[1:]
+        self.other_encoders = nn.ModuleDict({side: _new_encoder(config) for side in own})
+        own = ("query",) if config.shared_projections else config.sides
         self.projections = nn.ModuleDict(
-            {side: nn.Linear(width, config.dim, bias=False) for side in ("query", "passage")}
+            {
+                side: nn.Linear(config.vector_dim, config.dim, bias=False)
+                for side in own
+                if config.dim is not None
+            }
         )
-        self.head = Head(config)
+        self.head = make_head(config)
         self.post_init()
 
     @torch.no_grad()
@@ -179,14 +78,8 @@ class DiPairModel(PreTrainedModel):
             module.weight.normal_(std=0.02)
             if module.bias is not None:
                 module.bias.zero_()
-        elif isinstance(module, Head):
-            module.position.normal_(std=0.02)
-            module.segment.normal_(std=0.02)
-            if module.similarity_residual:
-                # the mean of a teacher's logits is near zero where the cosine is about a half
-                module.similarity_scale.fill_(20.0)
-                module.output.weight.zero_()
-                module.output.bias.fill_(-10.0)
+        elif isinstance(module, TupleHead):
+            module.initialise()
         elif isinstance(module, nn.MultiheadAttention):
             module.in_proj_weight.normal_(std=0.02)
             module.in_proj_bias.zero_()
@@ -209,72 +102,84 @@ class DiPairModel(PreTrainedModel):
         described.pop("_name_or_path", None)  # a folder of this machine means nothing elsewhere
         model = cls(DiPairConfig(encoder=described, **settings))
         encoder.pooler = None
-        model.encoder.load_state_dict(encoder.state_dict())
+        for own in (model.encoder, *model.other_encoders.values()):
+            own.load_state_dict(encoder.state_dict())
         return model
+
+    def encoder_of(self, side: Side) -> nn.Module:
+        """The encoder that reads a side's texts: one for all where `shared_encoder`."""
+        own = side in self.other_encoders
+        encoder: nn.Module = self.other_encoders[side] if own else self.encoder
+        return encoder
+
+    def project(self, side: Side, states: Tensor) -> Tensor:
+        """(..., vector_dim) to (..., dim) as the head reads it; as it is without a projection."""
+        if not self.projections:
+            return states
+        projected: Tensor = self.projections["query" if self.config.shared_projections else side](
+            states
+        )
+        return projected
 
     def states(self, side: Side, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Returns the kept encoder outputs before projection, (texts, kept, vector_dim).
 
         With `pooling="mean"` the first of them is the mean of all outputs.
         """
-        hidden = self.encoder(input_ids=input_ids, attention_mask=attention_mask)[0]
-        mask = attention_mask.to(hidden.dtype).unsqueeze(-1)  # (texts, tokens, 1)
-        hidden = hidden * mask
-        if self.config.keep == "first":
-            kept = hidden[:, : self.config.kept(side)]
-        else:
-            lengths = attention_mask.sum(1)
-            start = (lengths - self.config.kept(side)).clamp(min=0)
-            places = start[:, None] + torch.arange(self.config.kept(side), device=hidden.device)
-            inside = (places < lengths[:, None]).to(hidden.dtype).unsqueeze(-1)
-            places = places.clamp(max=hidden.shape[1] - 1).unsqueeze(-1)
-            kept = hidden.gather(1, places.expand(-1, -1, hidden.shape[-1])) * inside
-        kept = functional.pad(kept, (0, 0, 0, self.config.kept(side) - kept.shape[1]))
-        if self.config.pooling == "mean":
-            mean = hidden.sum(1) / mask.sum(1).clamp(min=1)
+        hidden = self.encoder_of(side)(input_ids=input_ids, attention_mask=attention_mask)[0]
+        config = self.config
+        kept = keep_tokens(hidden, attention_mask, config.kept(side), config.keep)
+        if config.pooling == "mean":
+            mask = attention_mask.to(hidden.dtype).unsqueeze(-1)  # (texts, tokens, 1)
+            mean = (hidden * mask).sum(1) / mask.sum(1).clamp(min=1)
             kept = torch.cat([mean.unsqueeze(1), kept[:, 1:]], dim=1)
         return kept
 
     def encode(self, side: Side, input_ids: Tensor, attention_mask: Tensor) -> Encoded:
         """Returns the projected tokens that are cached, and the pooled vector, of each text."""
         states = self.states(side, input_ids, attention_mask)
-        return Encoded(self.projections[side](states), functional.normalize(states[:, 0], dim=-1))
+        return Encoded(self.project(side, states), functional.normalize(states[:, 0], dim=-1))
 
     def forward(
         self,
-        query_states: Tensor | None = None,
-        passage_states: Tensor | None = None,
-        queries: dict[str, Tensor] | None = None,
-        passages: dict[str, Tensor] | None = None,
+        states: Mapping[Side, Tensor] | None = None,
+        texts: Mapping[Side, Mapping[str, Tensor]] | None = None,
     ) -> DiPairOutput:
-        """Scores each of B queries against its own G passages.
+        """Scores each of B queries against its own G passages, or G tuples of the other sides.
 
-        Either from kept encoder outputs, (B, N, vector_dim) and (B, G, M, vector_dim), which is
-        stage one of the training (section 3.7), or from token ids and masks, (B, tokens) and
-        (B * G, tokens), which is stage two.
+        Either from kept encoder outputs by side, (B, N, vector_dim) of the queries and
+        (B, G, kept, vector_dim) of the others, which is stage one of the training (section 3.7), or
+        from token ids and masks by side, (B, tokens) and (B * G, tokens), which is stage two.
+        Raises `SettingsError` where a side is missing.
         """
-        if queries is not None and passages is not None:
-            query_states = self.states("query", **queries)
-            passage_states = self._states_by_length(**passages)
-            passage_states = passage_states.unflatten(0, (len(query_states), -1))
-        if query_states is None or passage_states is None:
-            raise SettingsError("forward takes either states or token ids, of both sides")
-        count, group = passage_states.shape[:2]
-        query_tokens = self.projections["query"](query_states).repeat_interleave(group, dim=0)
-        passage_tokens = self.projections["passage"](passage_states.flatten(0, 1))
+        sides = self.config.sides
+        if texts is not None and set(texts) == set(sides):
+            queries = self.states("query", **texts["query"])
+            states = {
+                side: self._states_by_length(side, **texts[side]).unflatten(0, (len(queries), -1))
+                for side in sides[1:]
+            } | {"query": queries}
+        if states is None or set(states) != set(sides):
+            raise SettingsError(
+                f"forward takes the states or the texts of {', '.join(sides)}, got those of "
+                f"{', '.join(states or texts or ()) or 'no side'}"
+            )
+        count, group = states["passage"].shape[:2]
+        tokens = [self.project("query", states["query"]).repeat_interleave(group, dim=0)]
+        tokens += [self.project(side, states[side].flatten(0, 1)) for side in sides[1:]]
         return DiPairOutput(
-            logits=self.head(query_tokens, passage_tokens).view(count, group),
-            query_vectors=functional.normalize(query_states[:, 0], dim=-1),
-            passage_vectors=functional.normalize(passage_states[:, :, 0], dim=-1),
+            logits=self.head(*tokens).unflatten(0, (count, group)),
+            query_vectors=functional.normalize(states["query"][:, 0], dim=-1),
+            passage_vectors=functional.normalize(states["passage"][:, :, 0], dim=-1),
         )
 
-    def _states_by_length(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """As `states` of passages, in chunks of like length: a third of the time is padding."""
+    def _states_by_length(self, side: Side, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """As `states` of many texts, in chunks of like length: a third of the time is padding."""
         lengths = attention_mask.sum(1)
         order = lengths.argsort(descending=True)
         chunks = [
             self.states(
-                "passage",
+                side,
                 input_ids[rows, : int(lengths[rows[0]])],
                 attention_mask[rows, : int(lengths[rows[0]])],
             )
@@ -283,25 +188,18 @@ class DiPairModel(PreTrainedModel):
         return torch.cat(chunks)[order.argsort()]
 
 
-def save_split(model: DiPairModel, folder: Path, *, frozen: str = "embeddings") -> None:
-    """Saves half-precision weights, those whose names hold `frozen` in a file of their own.
-
-    A later model that leaves them as they are then replaces the other file alone. transformers
-    reads both through `model.safetensors.index.json`.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    parts: dict[str, dict[str, Tensor]] = {"frozen.safetensors": {}, "trained.safetensors": {}}
-    for name, tensor in model.state_dict().items():
-        part = "frozen.safetensors" if frozen in name else "trained.safetensors"
-        parts[part][name] = tensor.half().contiguous()
-    for part, tensors in parts.items():
-        save_file(tensors, str(folder / part), metadata={"format": "pt"})
-    weight_map = {name: part for part, tensors in parts.items() for name in tensors}
-    size = sum(tensor.nbytes for tensors in parts.values() for tensor in tensors.values())
-    index = {"metadata": {"total_size": size}, "weight_map": weight_map}
-    (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n")
-    model.config.save_pretrained(folder)
+def _new_encoder(config: DiPairConfig) -> nn.Module:
+    """An encoder with random weights; `SettingsError` where it cannot read texts so long."""
+    encoder_config = AutoConfig.for_model(**config.encoder)
+    longest = max(map(config.text_length, config.sides))
+    limit = getattr(encoder_config, "max_position_embeddings", longest)
+    if longest > limit:
+        raise SettingsError(f"the encoder reads {limit} tokens at most, not {longest} of a text")
+    encoder: Any = AutoModel.from_config(encoder_config)
+    # BERT's pooler is trained for next-sentence prediction; nothing here reads it
+    encoder.pooler = None
+    module: nn.Module = encoder
+    return module
 
 
-AutoConfig.register("dipair", DiPairConfig)
 AutoModel.register(DiPairConfig, DiPairModel)

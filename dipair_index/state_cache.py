@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +11,10 @@ import numpy.typing as npt
 import torch
 
 from dipair_index.batches import TokenisedBatches
+from dipair_index.config import Side
 from dipair_index.digests import TextsDigest
 from dipair_index.dual_encoder import fingerprint
-from dipair_index.model import DiPairModel, Side
+from dipair_index.model import DiPairModel
 from dipair_index.neighbours import Progress
 from dipair_index.row_files import fill_rows
 
@@ -22,37 +23,48 @@ CHUNK = 4096
 
 
 class StateCache:
-    """Kept encoder outputs of all queries and passages, as float16 memory maps."""
+    """Kept encoder outputs of all texts by side, (texts, kept, vector_dim), as memory maps."""
 
-    def __init__(self, queries: npt.NDArray[np.float16], passages: npt.NDArray[np.float16]) -> None:
-        self.queries = queries  # (queries, N, vector_dim)
-        self.passages = passages  # (passages, M, vector_dim)
+    def __init__(self, states: Mapping[Side, npt.NDArray[np.float16]]) -> None:
+        self.states = states
 
     @classmethod
     def fill(
         cls,
         model: DiPairModel,
         tokenizer: Any,
-        queries: Sequence[str],
-        passages: Sequence[str],
+        texts: Mapping[Side, Sequence[str]],
         folder: Path,
         progress: Progress,
+        *,
+        half: bool = False,
     ) -> StateCache:
-        """Encodes both sides into `folder`, going on where an earlier call was interrupted."""
+        """Encodes every side into `folder`, going on where an earlier call was interrupted.
+
+        With `half`, products are in bfloat16.
+        """
         folder.mkdir(parents=True, exist_ok=True)
         model.eval()
         return cls(
-            _fill_side(model, tokenizer, "query", queries, folder, progress),
-            _fill_side(model, tokenizer, "passage", passages, folder, progress),
+            {
+                side: _fill_side(model, tokenizer, side, texts[side], folder, progress, half)
+                for side in model.config.sides
+            }
         )
 
-    def collate(self, items: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        """Makes a stage-one batch of items that name a query, its passages and their labels."""
-        queries = self.queries[[item["query"] for item in items]]
-        passages = self.passages[np.stack([item["passages"] for item in items])]
+    def collate(self, items: list[dict[str, Any]]) -> dict[str, Any]:
+        """Makes a stage-one batch of items that hold labels and their texts' places by side.
+
+        That is one place for the query, and G for each other side.
+        """
+        states = {
+            side: rows[np.stack([item[side] for item in items])]
+            for side, rows in self.states.items()
+        }
         return {
-            "query_states": torch.from_numpy(queries.astype(np.float32)),
-            "passage_states": torch.from_numpy(passages.astype(np.float32)),
+            "states": {
+                side: torch.from_numpy(rows.astype(np.float32)) for side, rows in states.items()
+            },
             "labels": torch.from_numpy(np.stack([item["labels"] for item in items])),
         }
 
@@ -64,6 +76,7 @@ def _fill_side(
     texts: Sequence[str],
     folder: Path,
     progress: Progress,
+    half: bool,
 ) -> npt.NDArray[np.float16]:
     config = model.config
     shape = (config.kept(side), config.vector_dim)
@@ -73,7 +86,8 @@ def _fill_side(
         rows = np.empty((len(chunk), *shape), np.float16)
         for places, batch in TokenisedBatches(tokenizer, chunk, max_length=max_length):
             batch = batch.to(model.device)
-            with torch.inference_mode():
+            precision = torch.autocast(model.device.type, torch.bfloat16, enabled=half)
+            with torch.inference_mode(), precision:
                 output = model.states(side, batch["input_ids"], batch["attention_mask"])
             rows[places] = output.half().cpu().numpy()
         return rows
@@ -85,7 +99,11 @@ def _fill_side(
             folder / f"{side}.npy",
             (len(texts), *shape),
             np.float16,
-            key={"encoder": fingerprint(model.encoder), "texts": digest.hexdigest()},
+            key={
+                "encoder": fingerprint(model.encoder_of(side)),
+                "kept": [max_length, config.keep, config.pooling, half],
+                "texts": digest.hexdigest(),
+            },
             chunks=(texts[start : start + CHUNK] for start in range(0, len(texts), CHUNK)),
             compute=states,
             report=report,

@@ -23,13 +23,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dipair_index.model import Head, Side
+from dipair_index.config import Side
+from dipair_index.heads import ClassHead, Head, largest_cosines, served_logits
 
 
 class Prepared(NamedTuple):
     """What the head computes of one side alone, a row a text."""
 
-    first: Tensor  # (texts, dim): the first token at unit length
+    compared: Tensor  # (texts, first or all tokens, dim): for the residual
     hidden: Tensor  # (texts, tokens, dim)
     projected: Tensor  # (texts, tokens, width): for the attention of the first layer
 
@@ -38,8 +39,7 @@ class FastHead:
     """A copy of a head's weights, laid out for scoring: later training of `head` is not seen.
 
     Its logits are those of `head` to within 1e-4 in float32. With `dtype=torch.bfloat16` all
-    products, and what passes between them, are in half precision. A `portable` one keeps to torch's
-    public operations, which exporters know.
+    products, and what passes between them, are in half precision.
     """
 
     def __init__(
@@ -47,10 +47,8 @@ class FastHead:
         head: Head,
         query_tokens: int,
         dtype: torch.dtype = torch.float32,
-        *,
-        portable: bool = False,
     ) -> None:
-        form = _Form(dtype, not portable and head.position.is_cpu and _has_onednn(dtype))
+        form = _Form(dtype, head.position.is_cpu and _has_onednn(dtype))
         self._dtype = dtype
         position = head.position.detach()
         self._places: dict[Side, Tensor] = {
@@ -61,17 +59,13 @@ class FastHead:
         *layers, last = cast("list[nn.TransformerEncoderLayer]", list(head.layers))
         self._layers = [_Layer(layer, form) for layer in layers]
         self._last = _LastLayer(last, form)
-        self._output = _copy(head.output, torch.float32)
-        self._similarity_scale: Tensor | None = None
-        if head.similarity_residual:
-            self._similarity_scale = head.similarity_scale.detach().clone().float()
+        self._output = ServedOutput(head)
 
     def prepare(self, side: Side, tokens: Tensor) -> Prepared:
         """The part of the work that (texts, tokens, dim) in float32 need whatever they meet."""
         hidden = self._norm((tokens + self._places[side]).to(self._dtype))
         projected = self._layers[0].project(hidden) if self._layers else hidden[..., :0]
-        first = functional.normalize(tokens[:, 0], dim=-1, eps=1e-8)
-        return Prepared(first, hidden, projected)
+        return Prepared(self._output.compared(tokens), hidden, projected)
 
     def score(self, query: Prepared, passages: Prepared) -> Tensor:
         """Logits (passages,) in float32, row by row; one query alone meets all the passages."""
@@ -82,11 +76,28 @@ class FastHead:
         )
         for depth, layer in enumerate(self._layers):
             hidden = layer(hidden, layer.project(hidden) if depth else projected)
-        logits: Tensor = self._output(self._last(hidden).float()).squeeze(-1)
+        return self._output(self._last(hidden), query.compared, passages.compared)
+
+
+class ServedOutput:
+    """The last layer of a head, with its residual, in float32: one logit a pair."""
+
+    def __init__(self, head: ClassHead) -> None:
+        self._output = _copy(head.output, torch.float32)
+        self._has_classes = head.output.out_features > 1
+        self._similarity_scale: Tensor | None = None
+        self.compared = head.compared
+        if head.has_residual:
+            scale = head.similarity_scale.detach().clone().float()
+            self._similarity_scale = scale * head.grades()
+
+    def __call__(self, read: Tensor, query: Tensor, passages: Tensor) -> Tensor:
+        """(pairs, width), and what `compared` makes of the tokens of both sides, to (pairs,)."""
+        logits: Tensor = self._output(read.float())
         if self._similarity_scale is not None:
-            cosine = (query.first * passages.first).sum(-1)
-            logits = logits + self._similarity_scale * cosine
-        return logits
+            similarity = largest_cosines(query, passages)
+            logits = logits + similarity.unsqueeze(-1) * self._similarity_scale
+        return served_logits(logits) if self._has_classes else logits.squeeze(-1)
 
 
 class _Form(NamedTuple):

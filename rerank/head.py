@@ -1,6 +1,6 @@
 """Scores queries' tokens against passages' tokens; the last step of the data path.
 
-    query tokens (N, dim), passage tokens (passages, M, dim) ─► DiPair's head ─► logits (passages,)
+    query tokens (N, dim), passage tokens (passages, M, dim) ─► the head ─► logits (passages,)
 
 The passages go through the head in micro-batches of one fixed size, the last one filled up with
 zeros, and each is the work of one thread. So memory is bounded, and a passage has the same score
@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from torch import Tensor
 
 from dipair_index.model import DiPairModel
 from dipair_index.records import FloatArray
-from dipair_index.rerank.fast_head import FastHead, Prepared
+from dipair_index.rerank.fast_systems import fast_system
 from dipair_index.stores.codecs import Codec, Rows
 
 MICRO_BATCH = 50
@@ -33,10 +33,11 @@ Precision = Literal["float32", "bfloat16"]
 
 
 class HeadScorer:
-    """The head of a DiPair model, with the weights that it has now, over numpy arrays.
+    """The head of a model of any system, with the weights that it has now, over numpy arrays.
 
     `threads` are as many as torch has where they are not given. In float32 logits are within 1e-4
-    of the model's own; `precision="bfloat16"` trades about 0.01 of a logit for speed, where the
+    of the model's own, those of a model with several classes of `served_logits` of its own;
+    `precision="bfloat16"` trades about 0.01 of a logit for speed, where the
     processor has instructions for it (AVX512-BF16, AMX).
     """
 
@@ -44,12 +45,12 @@ class HeadScorer:
         self, model: DiPairModel, *, threads: int | None = None, precision: Precision = "float32"
     ) -> None:
         config = model.config
-        self._head = FastHead(model.head, config.max_query_tokens, getattr(torch, precision))
+        self._head = fast_system(model, getattr(torch, precision))
         self._device = model.device
         self._size = MICRO_BATCH if self._device.type == "cpu" else _GPU_MICRO_BATCH
         self._threads = threads
-        self._query_shape = (config.max_query_tokens, config.dim)
-        self._passage_shape = (config.max_passage_tokens, config.dim)
+        self._query_shape = (config.max_query_tokens, config.token_dim)
+        self._passage_shape = (config.max_passage_tokens, config.token_dim)
 
     def logits(self, query_tokens: FloatArray, passage_tokens: FloatArray) -> FloatArray:
         """Returns one logit a passage from (N, dim) and (passages, M, dim), in the order given.
@@ -103,7 +104,7 @@ class HeadScorer:
         logits = np.empty((len(queries), count), np.float32)
 
         @torch.inference_mode()
-        def prepare(tokens: FloatArray) -> Prepared:
+        def prepare(tokens: FloatArray) -> Any:
             return self._head.prepare("query", self._tensor(tokens[np.newaxis]))
 
         @torch.inference_mode()

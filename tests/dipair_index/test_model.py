@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any
 
@@ -10,100 +9,13 @@ import numpy as np
 import pytest
 import torch
 
+from dipair_index.config import DiPairConfig
 from dipair_index.dual_encoder import DualEncoder
 from dipair_index.errors import ModelError, SettingsError
-from dipair_index.model import DiPairConfig, DiPairModel, Head, save_split
+from dipair_index.model import DiPairModel
+from dipair_index.weights import save_weights
 
 Array = np.ndarray[Any, Any]
-
-
-def layer_norm(row: Array, weight: Array, bias: Array) -> Array:
-    centred = row - row.mean()
-    return centred / math.sqrt((centred**2).mean() + 1e-12) * weight + bias
-
-
-def gelu(value: float) -> float:
-    return 0.5 * value * (1 + math.erf(value / math.sqrt(2)))
-
-
-def slow_head(head: Head, query: Array, passage: Array) -> float:
-    """Section 3.5 of DiPair, one token and one number at a time, for one attention head."""
-    weights = {name: tensor.detach().double().numpy() for name, tensor in head.state_dict().items()}
-    tokens = [*query, *passage]
-    segments = [0] * len(query) + [1] * len(passage)
-    hidden = [
-        layer_norm(
-            token + weights["position"][place] + weights["segment"][segment],
-            weights["norm.weight"],
-            weights["norm.bias"],
-        )
-        for place, (token, segment) in enumerate(zip(tokens, segments, strict=True))
-    ]
-    for number in range(len(head.layers)):
-        own = {
-            name.removeprefix(f"layers.{number}."): value
-            for name, value in weights.items()
-            if name.startswith(f"layers.{number}.")
-        }
-        stacked = own["self_attn.in_proj_weight"], own["self_attn.in_proj_bias"]
-        (to_q, to_k, to_v), (bias_q, bias_k, bias_v) = (np.split(part, 3) for part in stacked)
-        attended = []
-        for token in hidden:
-            asked = to_q @ token + bias_q
-            likeness = [
-                float(asked @ (to_k @ other + bias_k)) / math.sqrt(len(token)) for other in hidden
-            ]
-            shares = [math.exp(value - max(likeness)) for value in likeness]
-            mixed = sum(
-                share / sum(shares) * (to_v @ other + bias_v)
-                for share, other in zip(shares, hidden, strict=True)
-            )
-            out = own["self_attn.out_proj.weight"] @ mixed + own["self_attn.out_proj.bias"]
-            attended.append(layer_norm(token + out, own["norm1.weight"], own["norm1.bias"]))
-        hidden = []
-        for token in attended:
-            inner = own["linear1.weight"] @ token + own["linear1.bias"]
-            inner = np.array([gelu(value) for value in inner])
-            out = own["linear2.weight"] @ inner + own["linear2.bias"]
-            hidden.append(layer_norm(token + out, own["norm2.weight"], own["norm2.bias"]))
-    logit = float(weights["output.weight"][0] @ hidden[0] + weights["output.bias"][0])
-    if head.similarity_residual:
-        first = query[0], passage[0]
-        cosine = first[0] @ first[1] / np.linalg.norm(first[0]) / np.linalg.norm(first[1])
-        logit += float(weights["similarity_scale"][0] * cosine)
-    return logit
-
-
-@pytest.mark.parametrize("residual", [False, True])
-@pytest.mark.parametrize("layers", [1, 2])
-def test_the_head_gives_what_its_slow_twin_gives(residual: bool, layers: int) -> None:
-    torch.manual_seed(0)
-    head = Head(
-        DiPairConfig(dim=8, head_intermediate=12, head_layers=layers, similarity_residual=residual)
-    ).eval()
-    for parameter in head.parameters():
-        torch.nn.init.normal_(parameter, std=0.5)
-    query, passage = torch.randn(3, 4, 8), torch.randn(3, 8, 8)
-    with torch.inference_mode():
-        fast = head(query, passage).numpy()
-    slow = [
-        slow_head(head, one.double().numpy(), other.double().numpy())
-        for one, other in zip(query, passage, strict=True)
-    ]
-    np.testing.assert_allclose(fast, slow, rtol=1e-5, atol=1e-5)
-
-
-def test_a_similarity_residual_starts_at_the_cosine_of_the_first_tokens(
-    tiny_encoder_dir: Path,
-) -> None:
-    model = DiPairModel.from_encoder(
-        str(tiny_encoder_dir), dim=16, head_intermediate=32, similarity_residual=True
-    ).eval()
-    query, passage = torch.randn(5, 4, 16), torch.randn(5, 8, 16)
-    with torch.inference_mode():
-        logits = model.head(query, passage)
-    cosines = torch.cosine_similarity(query[:, 0], passage[:, 0])
-    torch.testing.assert_close(logits, 20 * cosines - 10)
 
 
 def slow_states(model: DiPairModel, ids: list[int], kept: int) -> Array:
@@ -154,10 +66,12 @@ def test_both_stages_of_training_score_alike(tiny_model_dir: Path, tiny_tokenize
         return {name: batch[name] for name in ("input_ids", "attention_mask")}
 
     with torch.inference_mode():
-        from_ids = model(queries=inputs(queries), passages=inputs(passages))
+        from_ids = model(texts={"query": inputs(queries), "passage": inputs(passages)})
         from_states = model(
-            query_states=model.states("query", **inputs(queries)),
-            passage_states=model.states("passage", **inputs(passages)).unflatten(0, (2, 3)),
+            states={
+                "query": model.states("query", **inputs(queries)),
+                "passage": model.states("passage", **inputs(passages)).unflatten(0, (2, 3)),
+            }
         )
     torch.testing.assert_close(from_ids.logits, from_states.logits, atol=1e-5, rtol=1e-5)
     assert from_ids.logits.shape == (2, 3)
@@ -167,7 +81,7 @@ def test_a_saved_model_is_the_same_model_up_to_half_precision(
     tiny_model_dir: Path, tiny_tokenizer: Any, tmp_path: Path
 ) -> None:
     first = DualEncoder.load(tiny_model_dir)
-    save_split(first.model, tmp_path)
+    save_weights(first.model, tmp_path)
     tiny_tokenizer.save_pretrained(tmp_path)
     second = DualEncoder.load(tmp_path)
     texts = ["why do bees dance", "green tea leaves"]
@@ -182,15 +96,28 @@ def test_frozen_weights_have_a_file_that_training_the_rest_leaves_alone(
     tiny_model_dir: Path, tmp_path: Path
 ) -> None:
     model = DualEncoder.load(tiny_model_dir).model
-    save_split(model, tmp_path / "before")
+    save_weights(model, tmp_path / "before")
     with torch.no_grad():
         model.head.output.bias += 1
-    save_split(model, tmp_path / "after")
+    save_weights(model, tmp_path / "after")
     same = {
         name: (tmp_path / "before" / name).read_bytes() == (tmp_path / "after" / name).read_bytes()
         for name in ("frozen.safetensors", "trained.safetensors")
     }
     assert same == {"frozen.safetensors": True, "trained.safetensors": False}
+
+
+def test_systems_of_the_same_weights_have_fingerprints_of_their_own(
+    tiny_encoder_dir: Path, tiny_tokenizer: Any
+) -> None:
+    sizes = {"dim": 16, "max_query_tokens": 1, "max_passage_tokens": 1}
+    models = [
+        DiPairModel.from_encoder(str(tiny_encoder_dir), system=system, **sizes)
+        for system in ("de-cos", "maxsim")
+    ]
+    models[1].load_state_dict(models[0].state_dict())
+    prints = {DualEncoder(model, tiny_tokenizer, name="").fingerprint for model in models}
+    assert len(prints) == 2
 
 
 def test_a_fingerprint_changes_with_any_weight(tiny_model_dir: Path) -> None:
@@ -215,6 +142,11 @@ def test_the_first_layers_of_an_encoder_can_be_kept_alone(tiny_encoder_dir: Path
 def test_a_folder_without_a_model_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=f"no DiPair model could be loaded from {tmp_path}"):
         DualEncoder.load(tmp_path)
+    (tmp_path / "config.json").write_text('{"model_type": "dipair", "system": "bm25"}')
+    with pytest.raises(
+        ModelError, match=r"config\.json of .* is of no use: there is no system bm25"
+    ):
+        DualEncoder.load(tmp_path)
     with pytest.raises(ModelError, match="no encoder could be loaded from"):
         DiPairModel.from_encoder(str(tmp_path))
 
@@ -224,9 +156,111 @@ def test_a_folder_without_a_model_is_refused_by_name(tmp_path: Path) -> None:
     [
         ({"max_query_tokens": 0}, "max_query_tokens must be 1 or more, got 0"),
         ({"dim": 10, "head_attention_heads": 3}, "dim 10 cannot be shared among 3"),
-        ({"keep": "middle"}, "keep must be first or last"),
+        ({"keep": "middle"}, "keep must be one of first, last, spans"),
     ],
 )
 def test_sizes_that_cannot_work_are_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(SettingsError, match=message):
         DiPairConfig(**settings)
+
+
+def test_an_encoder_that_cannot_read_so_much_is_refused_at_once(tiny_encoder_dir: Path) -> None:
+    with pytest.raises(SettingsError, match="reads 160 tokens at most, not 161 of a text"):
+        DiPairModel.from_encoder(str(tiny_encoder_dir), passage_length=161)
+
+
+@pytest.mark.parametrize(
+    ("system", "kept"),
+    [("tsf", (4, 8)), ("ffnn", (4, 8)), ("maxsim", (4, 8)), ("poly", (1, 8)), ("dse", (1, 1)),
+     ("de-cos", (1, 1)), ("de-ffnn", (1, 1))],
+)  # fmt: skip
+def test_tokens_that_a_system_does_not_read_are_not_kept(
+    system: str, kept: tuple[int, int]
+) -> None:
+    config = DiPairConfig(system=system)
+    assert (config.kept("query"), config.kept("passage")) == kept
+
+
+def test_a_side_more_is_read_after_the_others_in_the_order_of_the_names(tmp_path: Path) -> None:
+    """config.json has its keys sorted: another order would change what a saved head reads."""
+    config = DiPairConfig(extra_sides={"title": [2, 10], "brand": [1, 6]}, passage_length=70)
+    assert config.sides == ("query", "passage", "brand", "title")
+    assert [config.kept(side) for side in config.sides] == [4, 8, 1, 2]
+    assert [config.text_length(side) for side in config.sides] == [32, 70, 6, 10]
+    config.save_pretrained(tmp_path)
+    assert DiPairConfig.from_pretrained(tmp_path).sides == config.sides
+    firsts = DiPairConfig(system="de-ffnn", extra_sides={"title": [2, 10]})
+    assert (firsts.kept("title"), firsts.text_length("title")) == (1, 10)
+
+
+def test_encoders_and_projections_may_be_shared_or_a_sides_own(tiny_encoder_dir: Path) -> None:
+    def model(**settings: bool) -> DiPairModel:
+        torch.manual_seed(0)
+        return DiPairModel.from_encoder(str(tiny_encoder_dir), dim=16, **settings)
+
+    shared, own = model(shared_projections=True), model(shared_encoder=False)
+    assert shared.encoder_of("query") is shared.encoder_of("passage")
+    assert list(shared.projections) == ["query"]
+    states = torch.randn(2, 4, 32)
+    torch.testing.assert_close(shared.project("passage", states), shared.project("query", states))
+    assert own.encoder_of("query") is not own.encoder_of("passage")
+    ids = {"input_ids": torch.tensor([[2, 9, 3]]), "attention_mask": torch.ones(1, 3)}
+    own.eval()
+    with torch.no_grad():
+        before = [own.states(side, **ids)[:, 0] for side in ("query", "passage")]
+        next(own.encoder_of("passage").parameters()).mul_(torch.randn(32))
+        after = [own.states(side, **ids)[:, 0] for side in ("query", "passage")]
+    torch.testing.assert_close(before[0], before[1])
+    torch.testing.assert_close(before[0], after[0])
+    assert not torch.allclose(before[1], after[1])
+
+
+def test_without_a_projection_the_encoders_own_outputs_are_kept(
+    tiny_encoder_dir: Path, tiny_tokenizer: Any
+) -> None:
+    model = DiPairModel.from_encoder(str(tiny_encoder_dir), dim=None, head_intermediate=8)
+    encoded = DualEncoder(model, tiny_tokenizer, name="tiny").encode_passages(["the bees"])
+    ids = tiny_tokenizer("the bees")["input_ids"]
+    np.testing.assert_allclose(encoded.tokens[0], slow_states(model, ids, 8), atol=1e-6)
+    assert model.config.token_dim == 32
+
+
+def test_a_tuple_is_scored_alike_from_texts_states_and_encoded_tokens(
+    tiny_encoder_dir: Path, tiny_tokenizer: Any
+) -> None:
+    torch.manual_seed(0)
+    model = DiPairModel.from_encoder(
+        str(tiny_encoder_dir), dim=16, head_intermediate=32,
+        extra_sides={"title": [3, 9], "brand": [2, 8]},
+    ).eval()  # fmt: skip
+    texts = {
+        "query": ["why bees dance", "lava"],
+        "passage": ["bees", "the honey bees dance in winter", "tea", "lava ash"],
+        "title": ["queen", "the queen of the honey bees and the winter", "moon", "a"],
+        "brand": ["solar", "piano keys", "tide", "ice"],
+    }
+    encoder = DualEncoder(model, tiny_tokenizer, name="tiny")
+    tokens = [torch.tensor(encoder.encode(side, texts[side]).tokens) for side in model.config.sides]
+    inputs = {}
+    for side, each in texts.items():
+        batch = tiny_tokenizer(
+            each, padding=True, truncation=True, max_length=model.config.text_length(side),
+            return_tensors="pt",
+        )  # fmt: skip
+        inputs[side] = {name: batch[name] for name in ("input_ids", "attention_mask")}
+    with torch.inference_mode():
+        states = {side: model.states(side, **inputs[side]) for side in texts}
+        grouped = {
+            side: each if side == "query" else each.unflatten(0, (2, 2))
+            for side, each in states.items()
+        }
+        from_texts = model(texts=inputs).logits
+        from_states = model(states=grouped).logits
+        from_tokens = model.head(tokens[0].repeat_interleave(2, 0), *tokens[1:])
+        other = model.head(tokens[0].repeat_interleave(2, 0), *tokens[1:3], tokens[3].flip(0))
+    torch.testing.assert_close(from_texts, from_states, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(from_texts.flatten(), from_tokens, atol=1e-5, rtol=1e-5)
+    assert not torch.allclose(from_tokens, other, atol=1e-5)
+    assert encoder.truncated == 1
+    with pytest.raises(SettingsError, match="of query, passage, brand, title, got those of query"):
+        model(texts={"query": inputs["query"]})

@@ -1,20 +1,20 @@
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import onnxruntime
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dipair_index.config import DiPairConfig
 from dipair_index.dual_encoder import DualEncoder
-from dipair_index.model import DiPairConfig, DiPairModel
+from dipair_index.model import DiPairModel
 from dipair_index.records import FloatArray, Passage
 from dipair_index.rerank import fast_head
 from dipair_index.rerank.head import MICRO_BATCH, HeadScorer
 from dipair_index.stores.codecs import open_codec
+from dipair_index.systems import RESIDUALS
 
 TINY_ENCODER = {
     "model_type": "bert",
@@ -70,7 +70,7 @@ def cases(draw: st.DrawFn) -> Case:
         head_layers=draw(st.integers(1, 4)),
         head_attention_heads=heads,
         head_intermediate=draw(st.sampled_from([1, 7, 32, 64])),
-        similarity_residual=draw(st.booleans()),
+        similarity_residual=draw(st.sampled_from(RESIDUALS)),
     )
 
 
@@ -85,7 +85,9 @@ def products(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
 @pytest.fixture
 def case() -> Case:
     """More than two micro-batches, the last of them not full."""
-    return make_case(0, 2 * MICRO_BATCH + 5, dim=32, head_intermediate=64, similarity_residual=True)
+    return make_case(
+        0, 2 * MICRO_BATCH + 5, dim=32, head_intermediate=64, similarity_residual="maxsim"
+    )
 
 
 @pytest.fixture
@@ -222,30 +224,6 @@ def test_a_scorer_keeps_the_weights_it_was_made_with(case: Case) -> None:
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_a_portable_head_can_be_exported_to_onnx(case: Case, tmp_path: Path) -> None:
-    head = fast_head.FastHead(case.model.head, 4, portable=True)
-
-    class Exported(torch.nn.Module):
-        def forward(self, query: torch.Tensor, passages: torch.Tensor) -> torch.Tensor:
-            return head.score(head.prepare("query", query), head.prepare("passage", passages))
-
-    file, query = tmp_path / "head.onnx", case.queries[:1]
-    torch.onnx.export(
-        Exported(),
-        (torch.tensor(query), torch.tensor(case.passages[:3])),
-        file,
-        input_names=["query", "passages"],
-        output_names=["logits"],
-        dynamic_axes={"passages": {0: "count"}},
-        dynamo=False,
-    )
-    session = onnxruntime.InferenceSession(file)
-    (logits,) = session.run(None, {"query": query, "passages": case.passages})
-
-    expected = HeadScorer(case.model).logits(query[0], case.passages)
-    np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-5)
-
-
 def test_no_passages_have_no_scores(case: Case) -> None:
     scorer = HeadScorer(case.model)
     assert scorer.logits(case.queries[0], case.passages[:0]).shape == (0,)

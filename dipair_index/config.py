@@ -1,0 +1,175 @@
+"""Sizes of a DiPair model, refused where no model could have them."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, TypeAlias
+
+from torch.nn import ModuleDict
+from transformers import AutoConfig, PretrainedConfig
+
+from dipair_index.errors import SettingsError
+from dipair_index.systems import (
+    CLASS_SYSTEMS,
+    FIRST_TOKEN_SIDES,
+    KEEP,
+    RESIDUALS,
+    SYSTEMS,
+    TUPLE_SYSTEMS,
+)
+
+Side: TypeAlias = str
+"""Which text of a tuple: "query", "passage", or one of `extra_sides`."""
+
+
+class DiPairConfig(PretrainedConfig):
+    """Sizes of a DiPair model; the defaults are those of Q2P-MAT (section 4.4).
+
+    `system` is one of `SYSTEMS`. One token is kept of a text of which it reads the first alone,
+    whatever is asked for. `head_hidden` are the widths of ffnn, de-ffnn and dse, the other
+    `head_*` those of tsf. `dim` None keeps the encoder's own width. `extra_sides` makes tuples of
+    the pairs (section 3.8): a name each, with the tokens that are kept of such a text and those
+    that the encoder reads; they are put in the order of their names. `classes` above 1 are grades
+    from 0, or unordered. Raises `SettingsError` for what cannot work.
+    """
+
+    model_type = "dipair"
+
+    def __init__(
+        self,
+        encoder: dict[str, Any] | None = None,
+        max_query_tokens: int = 4,
+        max_passage_tokens: int = 8,
+        dim: int | None = 256,
+        head_layers: int = 2,
+        head_attention_heads: int = 1,
+        head_intermediate: int = 1024,
+        head_dropout: float = 0.1,
+        query_length: int = 32,
+        passage_length: int = 128,
+        keep: str = "first",
+        pooling: str = "cls",
+        similarity_residual: str = "none",
+        system: str = "tsf",
+        head_hidden: list[int] | None = None,
+        shared_encoder: bool = True,
+        shared_projections: bool = False,
+        classes: int = 1,
+        extra_sides: dict[str, list[int]] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        self.encoder = encoder or {"model_type": "bert"}
+        self.max_query_tokens = max_query_tokens
+        self.max_passage_tokens = max_passage_tokens
+        self.dim = dim
+        self.head_layers = head_layers
+        self.head_attention_heads = head_attention_heads
+        self.head_intermediate = head_intermediate
+        self.head_dropout = head_dropout
+        self.query_length = query_length
+        self.passage_length = passage_length
+        self.keep = keep
+        self.pooling = pooling
+        # a system that is nothing but a similarity has no use for another
+        self.similarity_residual = similarity_residual if system in CLASS_SYSTEMS else "none"
+        self.system = system
+        self.head_hidden = [128, 128] if head_hidden is None else list(head_hidden)
+        self.shared_encoder = shared_encoder
+        self.shared_projections = shared_projections
+        self.classes = classes
+        # config.json has its keys sorted, and the order of the sides is that of the head's weights
+        sides = sorted((extra_sides or {}).items())
+        self.extra_sides = {name: list(sizes) for name, sizes in sides}
+        self._check()
+        if "query" in FIRST_TOKEN_SIDES.get(system, ()):
+            self.max_query_tokens = 1
+        if "passage" in FIRST_TOKEN_SIDES.get(system, ()):
+            self.max_passage_tokens = 1
+            self.extra_sides = {name: [1, length] for name, (_, length) in sides}
+        super().__init__(**kwargs)
+
+    @property
+    def sides(self) -> tuple[Side, ...]:
+        """The names of a tuple's texts, in the order in which the head reads them."""
+        return ("query", "passage", *self.extra_sides)
+
+    def kept(self, side: Side) -> int:
+        """Output tokens that are kept of a text: N of a query, M of a passage."""
+        two = {"query": self.max_query_tokens, "passage": self.max_passage_tokens}
+        return two[side] if side in two else self.extra_sides[side][0]
+
+    def text_length(self, side: Side) -> int:
+        """Tokens that the encoder reads of a text."""
+        two = {"query": self.query_length, "passage": self.passage_length}
+        return two[side] if side in two else self.extra_sides[side][1]
+
+    @property
+    def vector_dim(self) -> int:
+        """Width of the pooled vector that FAISS holds."""
+        return int(AutoConfig.for_model(**self.encoder).hidden_size)
+
+    @property
+    def token_dim(self) -> int:
+        """Width of a token as it is stored, and as the head reads it."""
+        return self.vector_dim if self.dim is None else self.dim
+
+    def _check(self) -> None:
+        if self.system not in SYSTEMS:
+            raise SettingsError(f"there is no system {self.system}: choose {', '.join(SYSTEMS)}")
+        if self.keep not in KEEP or self.pooling not in ("cls", "mean"):
+            raise SettingsError(
+                f"keep must be one of {', '.join(KEEP)} and pooling cls or mean, got "
+                f"{self.keep} and {self.pooling}"
+            )
+        if self.similarity_residual not in RESIDUALS:
+            raise SettingsError(
+                f"similarity_residual must be one of {', '.join(RESIDUALS)}, got "
+                f"{self.similarity_residual}"
+            )
+        self._check_sides()
+        sizes = {
+            name: getattr(self, name)
+            for name in (
+                "max_query_tokens", "max_passage_tokens", "query_length", "passage_length",
+                "head_layers", "head_attention_heads", "head_intermediate", "classes",
+            )
+        } | {"head_hidden": min(self.head_hidden, default=0)}  # fmt: skip
+        if self.dim is not None:
+            sizes["dim"] = self.dim
+        for name, size in sizes.items():
+            if size < 1:
+                raise SettingsError(f"{name} must be 1 or more, got {getattr(self, name)}")
+        if self.classes > 1 and self.system not in CLASS_SYSTEMS:
+            raise SettingsError(
+                f"{self.system} gives one number a pair, not {self.classes} classes: choose "
+                f"{', '.join(CLASS_SYSTEMS)}"
+            )
+        if self.system == "tsf" and self.token_dim % self.head_attention_heads:
+            raise SettingsError(
+                f"dim {self.token_dim} cannot be shared among {self.head_attention_heads} "
+                "attention heads"
+            )
+
+    def _check_sides(self) -> None:
+        if self.extra_sides and self.system not in TUPLE_SYSTEMS:
+            raise SettingsError(
+                f"{self.system} compares a query with a passage, and has no use for "
+                f"{', '.join(self.extra_sides)}: choose {', '.join(TUPLE_SYSTEMS)}"
+            )
+        for name, sizes in self.extra_sides.items():
+            if name in ("query", "passage"):
+                raise SettingsError(f"there is a side called {name} already: choose another name")
+            # torch keeps what is a side's own under its name
+            if not re.fullmatch(r"[A-Za-z]\w*", name) or hasattr(ModuleDict(), name):
+                raise SettingsError(
+                    f"a side cannot be called {name}: choose a word of letters, digits and "
+                    "underscores, such as title"
+                )
+            if len(sizes) != 2 or min(sizes) < 1:
+                raise SettingsError(
+                    f"the side {name} needs two lengths of 1 or more, the tokens that are kept and "
+                    f"those that are read, got {sizes}"
+                )
+
+
+AutoConfig.register("dipair", DiPairConfig)

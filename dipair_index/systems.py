@@ -1,0 +1,27 @@
+"""Names of what can be chosen, for those who need no torch."""
+
+from __future__ import annotations
+
+SYSTEMS = ("tsf", "ffnn", "de-ffnn", "de-cos", "dse", "poly", "maxsim")
+"""What scores the tokens of a tuple, in the order of the papers."""
+
+TUPLE_SYSTEMS = ("tsf", "ffnn", "de-ffnn")
+"""Those that read three sides and more; the others compare two."""
+
+CLASS_SYSTEMS = ("tsf", "ffnn", "de-ffnn", "dse")
+"""Those that end in a linear layer, which can have an output a class; the others are one number."""
+
+FIRST_TOKEN_SIDES = {
+    "de-ffnn": ("query", "passage"),
+    "de-cos": ("query", "passage"),
+    "dse": ("query", "passage"),
+    "poly": ("query",),
+}
+"""The sides of which a system reads the first token alone; with de-ffnn the extra ones too."""
+
+RESIDUALS = ("none", "cosine", "maxsim")
+"""What a head may begin at: the cosine of the first tokens, or the mean over the query's tokens of
+the largest cosine with a passage's."""
+
+KEEP = ("first", "last", "spans")
+"""Which tokens of a text are kept; `dipair_index.kept_tokens` says how."""

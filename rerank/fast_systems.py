@@ -1,0 +1,126 @@
+"""Heads of all systems as `HeadScorer` uses them: what one side alone decides is computed once."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from typing import Any, NamedTuple, Protocol, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from dipair_index.config import Side
+from dipair_index.encoders import refuse_tuples
+from dipair_index.heads import DenseHead, DistilledSentenceHead, Head, SimilarityHead
+from dipair_index.model import DiPairModel
+from dipair_index.rerank.fast_head import FastHead, ServedOutput
+
+
+class FastSystem(Protocol):
+    """A copy of a head's weights, laid out for scoring: later training of the head is not seen."""
+
+    def prepare(self, side: Side, tokens: Tensor) -> Any:
+        """The part of the work that (texts, tokens, dim) in float32 need whatever they meet."""
+
+    def score(self, query: Any, passages: Any) -> Tensor:
+        """Logits (passages,) in float32, row by row; one query alone meets all the passages."""
+
+
+def fast_system(model: DiPairModel, dtype: torch.dtype = torch.float32) -> FastSystem:
+    """Returns the head of a model of two sides, exact to 1e-4 of a logit in float32.
+
+    Several classes are scored by `served_logits`. With `dtype=torch.bfloat16` products with weights
+    are in half precision. Raises `SettingsError` for a model of tuples.
+    """
+    refuse_tuples(model.config.sides)
+    config, head = model.config, model.head
+    dim = config.token_dim
+    if isinstance(head, SimilarityHead):
+        return FastSimilarity(head)
+    if isinstance(head, DistilledSentenceHead):
+        return FastSentences(head, [dim, dim, 2 * dim], dtype)
+    if isinstance(head, DenseHead):
+        return FastDense(head, [config.kept(side) * dim for side in config.sides], dtype)
+    return FastHead(cast("Head", head), config.max_query_tokens, dtype)
+
+
+class FirstLayer(NamedTuple):
+    """What one side brings to the first dense layer."""
+
+    compared: Tensor  # (texts, first or all tokens, dim): for the residual
+    first: Tensor  # (texts, dim): the first token
+    projected: Tensor  # (texts, width)
+
+
+class FastDense:
+    """ffnn and de-ffnn: the first layer's product of a row is the sum of its sides' products."""
+
+    def __init__(self, head: DenseHead, widths: list[int], dtype: torch.dtype) -> None:
+        """`widths` are those of what the first layer reads: of a query, of a passage, of a pair."""
+        layers = deepcopy(head.layers).to(dtype).requires_grad_(False)
+        first, *self._layers = cast("list[nn.Linear]", list(layers))
+        self._dtype = dtype
+        self._bias = first.bias
+        query, passage, *self._of_pairs = first.weight.split(widths, dim=1)
+        self._weights: dict[Side, Tensor] = {"query": query, "passage": passage}
+        self._output = ServedOutput(head)
+
+    def prepare(self, side: Side, tokens: Tensor) -> FirstLayer:
+        """The first token, and the side's part of the first layer."""
+        projected = functional.linear(
+            tokens.flatten(1).to(self._dtype),
+            self._weights[side],
+            self._bias if side == "query" else None,
+        )
+        return FirstLayer(self._output.compared(tokens), tokens[:, 0], projected)
+
+    def score(self, query: FirstLayer, passages: FirstLayer) -> Tensor:
+        """The layers that are left, row by row."""
+        hidden = functional.relu(self._met(query, passages))
+        for layer in self._layers:
+            hidden = functional.relu(layer(hidden))
+        return self._output(hidden, query.compared, passages.compared)
+
+    def _met(self, query: FirstLayer, passages: FirstLayer) -> Tensor:
+        """What the first layer gives."""
+        return query.projected + passages.projected
+
+
+class FastSentences(FastDense):
+    """dse: products with u and with v are computed once, those with u * v and |u - v| a pair."""
+
+    def _met(self, query: FirstLayer, passages: FirstLayer) -> Tensor:
+        u, v = query.first, passages.first
+        both = torch.cat([u * v, (u - v).abs()], dim=1).to(self._dtype)
+        return super()._met(query, passages) + functional.linear(both, *self._of_pairs)
+
+
+class Lengths(NamedTuple):
+    """Tokens as they are, and what divides their products."""
+
+    tokens: Tensor  # (texts, tokens, dim), or (tokens, dim) of a query alone
+    lengths: Tensor  # (texts, tokens)
+
+
+class FastSimilarity:
+    """de-cos, poly and maxsim: a query alone is one matrix; products are divided, not tokens.
+
+    All is in float32: there is little to save.
+    """
+
+    def __init__(self, head: SimilarityHead) -> None:
+        self._head = deepcopy(head).requires_grad_(False)
+
+    def prepare(self, side: Side, tokens: Tensor) -> Lengths:
+        """The lengths of the tokens."""
+        lengths = torch.linalg.vector_norm(tokens, dim=-1)
+        # one product of matrices, in the place of one a pair
+        alone = side == "query" and len(tokens) == 1
+        return Lengths(tokens[0] if alone else tokens, lengths)
+
+    def score(self, query: Lengths, passages: Lengths) -> Tensor:
+        """The scaled similarities."""
+        products = passages.tokens @ query.tokens.mT  # (pairs, M, N)
+        lengths = passages.lengths.unsqueeze(-1) * query.lengths.unsqueeze(-2)
+        cosines = products / lengths.clamp(min=torch.finfo(lengths.dtype).tiny)
+        return self._head.scaled(cosines, query.lengths > 0, passages.lengths > 0)
