@@ -1,0 +1,76 @@
+"""What training can be told: settings without torch, so that the command's help costs nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from dipair_index.errors import SettingsError
+
+LOSS_NAMES = ("binary", "regression", "multi-class", "margin-mse", "listwise", "both")
+"""The names of `dipair_index.losses.LOSSES`."""
+GROUP_LOSSES = ("margin-mse", "listwise", "both")
+"""Those that compare the passages of one query."""
+
+BERT_TINY = "bert-tiny"
+"""The name of the cross-encoder student; all others are `dipair_index.systems.SYSTEMS`."""
+
+
+WeightCodec = Literal["float16", "int8"]
+"""How a trained model is saved; `dipair_index.weights` says more."""
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """How a student trains: a step is `batch_queries` queries with `group` labelled tuples each.
+
+    Stage one trains the new parameters on cached encoder outputs, stage two everything, or the
+    encoder's top `stage_two_layers` layers and what is above them. With `stages` "one" everything
+    trains from the start, by the settings of stage two. `projection_start` "principal" begins the
+    projections at the leading directions of the encoder's vectors, "random" as the papers do.
+    """
+
+    loss: str = "both"
+    temperature: float = 1.0
+    vector_weight: float = 0.5
+    group: int = 8
+    batch_queries: int = 16
+    stages: str = "two"
+    stage_one_epochs: float = 20.0
+    stage_one_learning_rate: float = 5e-4
+    stage_two_epochs: float = 1.0
+    stage_two_learning_rate: float = 5e-5
+    stage_two_layers: int | None = None
+    projection_start: str = "principal"
+    warm_up: float = 0.1
+    max_steps: int = -1
+    save_steps: int = 200
+    train_embeddings: bool = False
+    weights: WeightCodec = "float16"
+    seed: int = 0
+    device: str = "cpu"
+    half: bool = False
+
+    def check(self, classes: int) -> None:
+        """Raises `SettingsError` where these cannot work with labels of so many classes."""
+        if self.loss not in LOSS_NAMES:
+            raise SettingsError(f"there is no loss {self.loss}: choose {', '.join(LOSS_NAMES)}")
+        if classes > 1 and self.loss != "multi-class":
+            raise SettingsError(
+                f"the labels hold {classes} outputs a pair, and a {self.loss} loss learns one: "
+                "pass --loss multi-class, or label with a teacher that has one output"
+            )
+        if classes == 1 and self.loss == "multi-class":
+            raise SettingsError(
+                "a multi-class loss needs a teacher with several outputs, and the labels hold one "
+                f"a pair: choose {', '.join(name for name in LOSS_NAMES if name != self.loss)}"
+            )
+        if self.group < 2 and self.loss in GROUP_LOSSES:
+            raise SettingsError(f"a {self.loss} loss needs --group 2 or more, got {self.group}")
+        if not self.temperature > 0:
+            raise SettingsError(f"--temperature must be above 0, got {self.temperature:g}")
+        if self.train_embeddings and self.stage_two_layers is not None:
+            raise SettingsError(
+                "--stage-two-layers freezes what is below the top layers, and --train-embeddings "
+                "trains what is below them all: drop one"
+            )

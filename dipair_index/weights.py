@@ -1,0 +1,114 @@
+"""A model's weights on disk: half precision, or its encoder's matrices in int8.
+
+    config.json                      "weights": "float16" or "int8"
+    frozen.safetensors               what training leaves as it is, word embeddings above all
+    trained.safetensors              all else: a later model replaces this file alone
+    model.safetensors.index.json     which tensor is in which file, as transformers writes it
+
+int8 keeps a matrix W of the encoder as whole numbers `W` of -127 to 127 and a float32 scale a row,
+`W.scale`: W is about `W * scale`, row by row.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers.utils.hub import cached_file
+
+from dipair_index.config import DiPairConfig
+from dipair_index.errors import ModelError
+from dipair_index.model import DiPairModel
+from dipair_index.training_settings import WeightCodec
+
+INDEX_FILE = "model.safetensors.index.json"
+SCALE = ".scale"
+"""The ending that makes a matrix's name that of its scales."""
+
+
+def save_weights(
+    model: DiPairModel, folder: Path, *, codec: WeightCodec = "float16", frozen: str = "embeddings"
+) -> None:
+    """Saves the weights and the config; those whose names hold `frozen` in a file of their own.
+
+    A later model that leaves these as they are replaces the other file alone.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    parts: dict[str, dict[str, Tensor]] = {"frozen.safetensors": {}, "trained.safetensors": {}}
+    for name, tensor in _stored(model, codec).items():
+        parts["frozen.safetensors" if frozen in name else "trained.safetensors"][name] = tensor
+    for file, tensors in parts.items():
+        save_file(tensors, str(folder / file), metadata={"format": "pt"})
+    weight_map = {name: file for file, tensors in parts.items() for name in tensors}
+    size = sum(tensor.nbytes for tensors in parts.values() for tensor in tensors.values())
+    index = {"metadata": {"total_size": size}, "weight_map": weight_map}
+    (folder / INDEX_FILE).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+    model.config.weights = codec
+    model.config.save_pretrained(folder)
+
+
+def load_model(source: str | Path) -> DiPairModel:
+    """Loads a model from a folder or from the hub, in float32.
+
+    Raises `OSError` where there is none, and `ModelError` where its weights are not all there.
+    """
+    config = DiPairConfig.from_pretrained(str(source))
+    if getattr(config, "weights", "float16") != "int8":
+        model: DiPairModel = DiPairModel.from_pretrained(str(source), dtype=torch.float32)
+        return model
+    index = json.loads(Path(_file(source, INDEX_FILE)).read_text(encoding="utf-8"))
+    stored: dict[str, Tensor] = {}
+    for file in sorted(set(index["weight_map"].values())):
+        stored |= load_file(_file(source, file))
+    model = DiPairModel(config)
+    try:
+        model.load_state_dict(dequantised(stored))
+    except RuntimeError as error:
+        raise ModelError(f"the weights of {source} do not fit its config.json: {error}") from error
+    return model
+
+
+def round_weights(model: DiPairModel, codec: WeightCodec) -> None:
+    """Sets a model's weights to what `load_model` would give once they are saved."""
+    model.load_state_dict(dequantised(_stored(model, codec)))
+
+
+def quantised(matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns int8 (rows, columns) and float32 scales (rows,) nearest to a matrix."""
+    scale = matrix.float().abs().amax(1).clamp(min=torch.finfo(torch.float32).tiny) / 127
+    return (matrix.float() / scale[:, None]).round().to(torch.int8), scale
+
+
+def dequantised(stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Returns float32 tensors by name, those in int8 multiplied by their scales."""
+    return {
+        name: tensor.float() * stored[name + SCALE][:, None]
+        if name + SCALE in stored
+        else tensor.float()
+        for name, tensor in stored.items()
+        if not name.endswith(SCALE)
+    }
+
+
+def _stored(model: DiPairModel, codec: WeightCodec) -> dict[str, Tensor]:
+    """The tensors that are saved, by name."""
+    stored: dict[str, Tensor] = {}
+    for name, tensor in model.state_dict().items():
+        of_encoder = name.startswith(("encoder.", "other_encoders."))
+        if codec == "int8" and of_encoder and tensor.ndim == 2:
+            stored[name], stored[name + SCALE] = quantised(tensor)
+        else:
+            stored[name] = tensor.half().contiguous()
+    return stored
+
+
+def _file(source: str | Path, name: str) -> str:
+    """The path of one file of a model, fetched from the hub where `source` is no folder."""
+    found = cached_file(str(source), name)
+    if found is None:
+        raise ModelError(f"{source} has no {name}: its model was saved incompletely")
+    return str(found)
