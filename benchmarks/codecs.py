@@ -24,7 +24,8 @@ import numpy as np
 
 from dipair_index.cli.console import progress
 from dipair_index.digests import TextsDigest
-from dipair_index.dual_encoder import DualEncoder, EncodedTexts
+from dipair_index.dual_encoder import DualEncoder
+from dipair_index.encoders import EncodedTexts
 from dipair_index.evaluation import Bootstrap, JudgedRuns, evaluate
 from dipair_index.formats import read_passages, read_qrels, read_queries, read_run
 from dipair_index.pair_scores import read_judged_pairs
@@ -126,8 +127,8 @@ def main() -> None:
         pairs, texts = read_judged_pairs(arguments.dataset, split)
         qrels = pairs.as_runs().qrels
         tasks.append(Task(split, qrels, qrels, ["AUC"]))
-        query_texts.update(zip(pairs.query_ids, texts.queries, strict=True))
-        passage_texts.update(zip(pairs.passage_ids, texts.passages, strict=True))
+        query_texts.update(zip(pairs.query_ids, texts["query"], strict=True))
+        passage_texts.update(zip(pairs.passage_ids, texts["passage"], strict=True))
 
     encoder = DualEncoder.load(arguments.model)
     config, name = encoder.model.config, encoder.fingerprint

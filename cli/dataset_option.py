@@ -1,12 +1,15 @@
-"""The option by which a command is told which dataset to work on."""
+"""The options by which a command is told which dataset to work on, or to make."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import click
 
-from dipair_index.cli.make_dataset import DEFAULT_DATASET
+from dipair_index.cli.options import Command, all_of, json_option
+
+DEFAULT_DATASET = Path("dipair.dataset")
 
 dataset_option = click.option(
     "--dataset",
@@ -16,3 +19,26 @@ dataset_option = click.option(
     metavar="DIR",
     help="Work on this dataset",
 )
+
+
+def new_dataset_options() -> Callable[[Command], Command]:
+    """Where a new dataset goes, and how it is drawn and shown."""
+    return all_of(
+        click.option(
+            "--out",
+            type=click.Path(path_type=Path),
+            default=DEFAULT_DATASET,
+            show_default=True,
+            metavar="DIR",
+            help="Write the dataset into this directory",
+        ),
+        click.option(
+            "--seed",
+            type=click.IntRange(min=0),
+            default=0,
+            show_default=True,
+            help="Draw with this seed",
+        ),
+        click.option("--overwrite", is_flag=True, help="Replace a dataset that exists"),
+        json_option("dataset.json instead of a table"),
+    )

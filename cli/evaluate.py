@@ -4,30 +4,33 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import click
 from click.core import ParameterSource
 
-from dipair_index.cli.console import progress, remark, table
-from dipair_index.cli.make_dataset import DEFAULT_DATASET
+from dipair_index.cli.console import remark, table
+from dipair_index.cli.dataset_option import DEFAULT_DATASET
+from dipair_index.cli.measured_systems import names_of, of_dataset, of_files, of_sample, scored
 from dipair_index.cli.options import device_option, json_option
-from dipair_index.cli.torch_device import prepare_torch
 
 if TYPE_CHECKING:
     from dipair_index.evaluation import JudgedPairs, JudgedRuns, Measured
-    from dipair_index.pair_scores import PairTexts
-    from dipair_index.records import Run
-
-DEPTH = 100  # of the vector search that the sample's runs rerank
 
 
 @click.command()
 @click.argument("runs", nargs=-1, metavar="[RUN]...")
 @click.option("--qrels", metavar="FILE", help="Judge the runs by this TREC or BEIR qrels file")
+@click.option(
+    "--index-dir",
+    "indexes",
+    multiple=True,
+    metavar="DIR",
+    help="Let this index answer --queries: its vector search, and its head; may be repeated",
+)
+@click.option("--queries", metavar="FILE", help="The texts of the judged queries, for --index-dir")
 @click.option(
     "--dataset",
     type=click.Path(path_type=Path),
@@ -80,6 +83,8 @@ def evaluate(
     ctx: click.Context,
     runs: tuple[str, ...],
     qrels: str | None,
+    indexes: tuple[str, ...],
+    queries: str | None,
     dataset: Path | None,
     split: str,
     model: tuple[str, ...],
@@ -107,34 +112,38 @@ def evaluate(
       dipair-index evaluate
       dipair-index evaluate --dataset dipair.dataset --model dipair.model --model dipair.teacher
       dipair-index evaluate --qrels qrels.txt bm25.run dipair.run --measure "RR(rel=2)@10"
+      dipair-index evaluate --qrels qrels.txt --queries queries.tsv --index-dir dipair.index
     """
     from dipair_index.evaluation import Bootstrap, check_labels
     from dipair_index.evaluation import evaluate as evaluated
     from dipair_index.metrics import check_measures
 
     measures = check_measures(measure)
-    if bool(runs) != bool(qrels):
-        given, missing = ("runs", "--qrels FILE") if runs else ("--qrels", "the run files")
+    if bool(indexes) != bool(queries):
+        given, missing = ("--index-dir", "--queries FILE") if indexes else ("--queries", "an index")
+        raise click.UsageError(f"{given} alone cannot be measured: give {missing} too")
+    if bool(runs or indexes) != bool(qrels):
+        given, missing = ("--qrels", "the run files") if qrels else ("runs", "--qrels FILE")
         raise click.UsageError(f"{given} alone cannot be measured: give {missing} too")
     typed = [
         name
         for name in ("dataset", "split", "model")
         if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE
     ]
-    if runs and typed:
+    if qrels and typed:
         raise click.UsageError(f"--{typed[0]} is for a dataset's pairs: drop it, or the runs")
     judged: JudgedPairs | JudgedRuns
-    if runs and qrels:
-        judged = _of_files(qrels, runs, measures)
+    if qrels:
+        judged = of_files(qrels, runs, measures, indexes, queries, device)
     elif dataset or DEFAULT_DATASET.exists() or "split" in typed:
-        pairs, texts = _of_dataset(dataset or DEFAULT_DATASET, split, device)
+        pairs, texts = of_dataset(dataset or DEFAULT_DATASET, split, device)
         measures = measures or _default_of_pairs(pairs, relevant_from)
         check_labels(pairs, measures, relevant_from)
-        names = _names([*model, *pairs.systems])
+        names = names_of([*model, *pairs.systems])
         _refuse_baseline(baseline, names)
-        judged = _scored(pairs, texts, dict(zip(names, model, strict=False)), device)
+        judged = scored(pairs, texts, dict(zip(names, model, strict=False)), device)
     else:
-        judged = _of_sample(model, device)
+        judged = of_sample(model, device)
     _refuse_baseline(baseline, judged.systems)
     bootstrap = Bootstrap(baseline or judged.systems[0], resamples, seed)
     results = evaluated(
@@ -150,112 +159,7 @@ def evaluate(
         remark(f"compared with {bootstrap.baseline} by {resamples:,} resamples of the queries")
 
 
-# ==== What is measured ====
-
-
-def _of_files(qrels_file: str, run_files: Sequence[str], measures: Sequence[str]) -> JudgedRuns:
-    """Reads runs and qrels; says what is in some of them only."""
-    from dipair_index.errors import FormatError
-    from dipair_index.evaluation import JudgedRuns
-    from dipair_index.formats import read_qrels, read_run
-    from dipair_index.metrics import PAIR_MEASURES
-
-    names, qrels = _names(run_files), read_qrels(qrels_file)
-    runs = {name: read_run(file) for name, file in zip(names, run_files, strict=True)}
-    for name, run in runs.items():
-        missing, unjudged = qrels.keys() - run.keys(), run.keys() - qrels.keys()
-        if len(missing) == len(qrels):
-            raise FormatError(
-                f"{name} ranks none of the {len(qrels):,} queries that {qrels_file} judges: it "
-                f"ranks query {min(run)}, and judged is query {min(qrels)}"
-            )
-        if missing:
-            remark(f"{name} ranks nothing for {len(missing):,} judged queries: they count as 0")
-        if unjudged:
-            remark(f"{name} ranks {len(unjudged):,} queries without judgements: left out")
-    judged = JudgedRuns(qrels, runs)
-    remark(f"{len(qrels):,} judged queries")
-    if of_pairs := [name for name in measures if name in PAIR_MEASURES]:
-        count, total = len(judged.as_pairs().labels), sum(map(len, qrels.values()))
-        remark(f"{', '.join(of_pairs)}: of {count:,} of {total:,} judged pairs, ranked by all runs")
-    return judged
-
-
-def _of_dataset(dataset: Path, split: str, device: str) -> tuple[JudgedPairs, PairTexts]:
-    """Reads the pairs of a split, with the miner's scores."""
-    from dipair_index.dataset_directory import read_record
-
-    read_record(dataset)  # says what is wrong with it before torch takes its seconds
-    from dipair_index.pair_scores import read_judged_pairs
-
-    prepare_torch(device)
-    pairs, texts = read_judged_pairs(dataset, split)
-    remark(f"{dataset}, {split}: {len(pairs.labels):,} pairs of {len(pairs.queries):,} queries")
-    return pairs, texts
-
-
-def _scored(
-    pairs: JudgedPairs, texts: PairTexts, models: Mapping[str, str], device: str
-) -> JudgedPairs:
-    """Lets every model score the pairs; the miner stands last."""
-    from dipair_index.pair_scores import scores_of_model
-
-    scores = {}
-    for name, model in models.items():
-        with progress(f"Scoring with {name}", "pairs") as report:
-            scores[name] = scores_of_model(model, texts, device=device, report=report)
-    return pairs._replace(scores={**scores, **pairs.scores})
-
-
-def _of_sample(models: Sequence[str], device: str) -> JudgedRuns:
-    """Answers the bundled sample's dev queries by each model's vector search, and reranked."""
-    from dipair_index.dual_encoder import DualEncoder
-    from dipair_index.evaluation import JudgedRuns
-    from dipair_index.formats import read_passages, read_qrels, read_queries
-    from dipair_index.msmarco import sample_folder
-    from dipair_index.rerank.build import build_index
-    from dipair_index.rerank.index import DiPairIndex
-
-    sample = sample_folder()
-    queries = list(read_queries(sample / "queries.dev.tsv"))
-    remark(f"no runs and no dataset: measuring {len(queries)} dev queries of the bundled sample")
-    prepare_torch(device)
-    runs: dict[str, Run] = {}
-    for name, model in zip(_names(models), models, strict=True):
-        encoder = DualEncoder.load(model, device=device)
-        with TemporaryDirectory(prefix="dipair-") as folder:
-            index_dir = Path(folder) / "sample.index"
-            with progress("Encoding", "passages") as report:
-                passages = read_passages(sample / "collection.tsv")
-                build_index(passages, index_dir, encoder, report=report)
-            with DiPairIndex.open(index_dir, encoder) as index:
-                for system, rerank in (("vector search", False), ("reranked", True)):
-                    rankings = index.search(
-                        [query.text for query in queries],
-                        DEPTH,
-                        DEPTH,
-                        rerank=rerank,
-                        raw_scores=True,
-                    )
-                    runs[f"{name}: {system}"] = {
-                        query.query_id: {passage.id: passage.score for passage in ranking}
-                        for query, ranking in zip(queries, rankings, strict=True)
-                    }
-    return JudgedRuns(read_qrels(sample / "qrels.dev.tsv"), runs)
-
-
 # ==== Names, defaults, output ====
-
-
-def _names(given: Sequence[str]) -> list[str]:
-    """What systems are called: the last part of each path, or all of it where two share that."""
-    for name in given:
-        if given.count(name) > 1:
-            raise click.UsageError(f"{name} is given {given.count(name)} times: give it once")
-    last = [Path(name).name or name for name in given]
-    return [
-        short if last.count(short) == 1 else name for name, short in zip(given, last, strict=True)
-    ]
 
 
 def _refuse_baseline(baseline: str | None, systems: Sequence[str]) -> None:

@@ -1,25 +1,41 @@
-"""`dipair-index label`: a teacher's logits for the transfer set."""
+"""`dipair-index label`: a teacher's logits for the transfer set, or labels from elsewhere."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import click
+from click.core import ParameterSource
 
 from dipair_index.cli.console import progress, remark
 from dipair_index.cli.dataset_option import dataset_option
 from dipair_index.cli.torch_device import prepare_torch
+
+PER_QUERY = 12
 
 
 @click.command()
 @dataset_option
 @click.option(
     "--teacher",
-    required=True,
     metavar="NAME",
     help="Score with this cross-encoder: a folder of train-teacher, any transformers name, or an "
     "ONNX file with tokenizer.json beside it",
 )
+@click.option(
+    "--scores",
+    metavar="FILE",
+    help="Take these scores instead: TSV with query_id, passage_id, score in its header line, "
+    "JSONL with these fields, or a TREC run",
+)
+@click.option(
+    "--scores-are",
+    type=click.Choice(["logit", "probability"]),
+    default="logit",
+    show_default=True,
+    help="Say what the scores are: probabilities become logits",
+)
+@click.option("--judged", is_flag=True, help="Take the dataset's own labels instead")
 @click.option(
     "--labels",
     type=click.Path(path_type=Path),
@@ -29,9 +45,8 @@ from dipair_index.cli.torch_device import prepare_torch
 @click.option(
     "--per-query",
     type=click.IntRange(min=1),
-    default=12,
-    show_default=True,
-    help="Label this many retrieved passages a query, and its judged ones",
+    help="Label this many retrieved passages a query, and its judged ones  "
+    f"[default: {PER_QUERY}, and all of a dataset of given pairs]",
 )
 @click.option("--limit", type=click.IntRange(min=1), help="Stop after this many pairs")
 @click.option(
@@ -50,33 +65,55 @@ from dipair_index.cli.torch_device import prepare_torch
 )
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Draw with")
 @click.option("--device", default="cpu", show_default=True, help="Score on this torch device")
+@click.pass_context
 def label(
+    ctx: click.Context,
     dataset: Path,
-    teacher: str,
+    teacher: str | None,
+    scores: str | None,
+    scores_are: str,
+    judged: bool,
     labels: Path | None,
-    per_query: int,
+    per_query: int | None,
     limit: int | None,
     shard_size: int,
     batch_size: int,
     seed: int,
     device: str,
 ) -> None:
-    """Score the transfer set with a cross-encoder teacher.
+    """Score the transfer set with a cross-encoder teacher, or take over scores made elsewhere.
 
     An interrupted run goes on when the same command is given again, and a larger --limit adds to
-    what is there.
+    what is there. --scores brings a teacher's scores from elsewhere, each of items of the dataset;
+    those of held-out queries are left out. --judged trains without a teacher: the labels of the
+    train pairs become their own.
 
     \b
     Example:
       dipair-index label --teacher cross-encoder/ms-marco-MiniLM-L-12-v2 --limit 100000
+      dipair-index label --scores teacher.tsv --scores-are probability
+      dipair-index label --judged
     """
+    if (teacher is not None) + (scores is not None) + judged != 1:
+        raise click.UsageError("give one of --teacher NAME, --scores FILE and --judged")
+    if teacher is None:
+        for name in ("per_query", "limit"):
+            if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+                option = f"--{name.replace('_', '-')}"
+                raise click.UsageError(f"{option} is for a teacher's labels: drop it")
     from dipair_index.dataset_directory import DatasetLayout, read_record
+
+    record = read_record(dataset)
+    target = labels or DatasetLayout(dataset).labels
+    if teacher is None:
+        _import(dataset, target, scores, scores_are, shard_size)
+        return
+    if per_query is None and record.get("dataset") != "pairs":
+        per_query = PER_QUERY
     from dipair_index.labels import label_pairs
     from dipair_index.teacher import open_teacher
 
-    read_record(dataset)
     prepare_torch(device)
-    target = labels or DatasetLayout(dataset).labels
     model = open_teacher(teacher, device=device, batch_size=batch_size)
     done = 0
     with progress("labelling", "pairs") as report:
@@ -91,4 +128,23 @@ def label(
             limit=limit,
         ):
             report(done)
-    remark(f"{done:,} pairs are labelled in {target}: next, `dipair-index train`")
+    _say_done(done, target)
+
+
+def _import(dataset: Path, target: Path, scores: str | None, scale: str, shard_size: int) -> None:
+    """Takes over scores, or the dataset's judgements where there are none."""
+    from dipair_index.label_imports import CLIP, import_judgements, import_scores
+
+    if scores is None:
+        done = import_judgements(dataset, target, shard_size=shard_size)
+    else:
+        done = import_scores(dataset, target, scores, scale=scale, shard_size=shard_size)
+    if done.held_out:
+        remark(f"left out: {done.held_out:,} pairs of held-out queries")
+    if done.clipped:
+        remark(f"{done.clipped:,} labels were moved to {CLIP:g} or {1 - CLIP:g}: 0 and 1 have none")
+    _say_done(done.labels, target)
+
+
+def _say_done(count: int, target: Path) -> None:
+    remark(f"{count:,} pairs are labelled in {target}: next, `dipair-index train`")

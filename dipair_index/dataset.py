@@ -8,7 +8,6 @@ the transfer set is the `transfer_top_k` nearest passages of every train and unl
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -19,17 +18,16 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from dipair_index.dataset_directory import DatasetLayout
+from dipair_index.dataset_directory import DatasetLayout, write_record
 from dipair_index.digests import TextsDigest
 from dipair_index.errors import FormatError, SettingsError
-from dipair_index.mining import Pairs, area_under_curve, candidates_of, sample_negatives
-from dipair_index.msmarco import MsMarcoFiles
+from dipair_index.metrics import area_under_curve
+from dipair_index.mining import Pairs, candidates_of, sample_negatives
 from dipair_index.neighbours import KeptIndex, KeptVectors, Progress
-from dipair_index.query_splits import SplitQueries, split_queries
+from dipair_index.query_splits import JudgedFiles, SplitQueries, split_queries
 from dipair_index.records import FloatArray, Passage, Qrels
 from dipair_index.sentence_vectors import SentenceEmbedder
 from dipair_index.tables import ROWS_PER_GROUP, write_table, write_tables
-from dipair_index.text_files import writing
 
 SPLITS = ("train", "valid", "test")
 MAX_SCORE_OF_USE = 0.53
@@ -65,7 +63,7 @@ class DatasetSettings:
 
 
 def build_dataset(
-    files: MsMarcoFiles,
+    files: JudgedFiles,
     layout: DatasetLayout,
     embedder: SentenceEmbedder,
     index: KeptIndex,
@@ -108,12 +106,13 @@ def build_dataset(
     record = pairs.write_splits(positives._replace(scores=scores), embedder.name, settings)
     record["table"]["transfer"] = pairs.write_transfer(settings.transfer_top_k)
     record |= {
-        "dataset": "msmarco",
+        "dataset": files.kind,
         "embedder": {**key, "dim": embedder.dim},
         "ann": index.kind,
         "passages": len(passages.ids),
         "queries": len(queries.ids),
         "queries_digest": queries.digest,
+        "judgements_digest": judgements,
         "left_out": {
             "dev queries without a positive": queries.dev_without_positive,
             "unlabelled queries already there": queries.unlabelled_already_there,
@@ -122,9 +121,7 @@ def build_dataset(
     }
     for suffix in (".npy", ".json"):  # the index holds the vectors, in its own way
         layout.kept("passage_vectors").with_suffix(suffix).unlink(missing_ok=True)
-    with writing(layout.record) as target:
-        target.write(json.dumps(record, indent=2, sort_keys=True) + "\n")
-    return record
+    return write_record(layout, record)
 
 
 class _CollectedPassages:
@@ -281,7 +278,7 @@ class _PairWriter:
             "score": pa.array(both.scores[order].astype(np.float32)),
         }
         write_table(pa.table(columns), self._layout.pairs(split))
-        auc = area_under_curve(positives.scores, negatives.scores)
+        auc = area_under_curve(labels > 0, both.scores)
         return {
             "pairs": len(labels),
             "positives": len(positives.scores),

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import filecmp
+import hashlib
 import json
 import os
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from dipair_index.errors import IndexDirectoryError, StoreError
+from dipair_index.text_files import writing
 
 NAMES = {
     "dataset.json", "queries.parquet", "passages.parquet", "train.parquet", "valid.parquet",
@@ -18,6 +21,8 @@ NAMES = {
     "query_vectors.json", "neighbours.npy", "neighbours.json", "positive_scores.npy",
     "positive_scores.json", "passage_vectors.npy", "passage_vectors.json",
 }  # fmt: skip
+PAIR = ("query", "passage")
+"""The sides of a dataset of pairs."""
 KEPT = ("query_vectors", "neighbours", "positive_scores")
 """What another run over the same texts takes over."""
 
@@ -43,9 +48,15 @@ class DatasetLayout:
         """`passage_id, text`."""
         return self.folder / "passages.parquet"
 
+    def texts(self, side: str) -> Path:
+        """`<side>_id, text`, and the split of a query; sides beyond the two go by their names."""
+        return {"query": self.queries, "passage": self.passages}.get(
+            side, self.folder / f"{side}.parquet"
+        )
+
     @property
     def transfer(self) -> Path:
-        """`query_id, passage_id, rank, score`."""
+        """`query_id, passage_id, rank, score`, and `<side>_id` of each side beyond the two."""
         return self.folder / "transfer.parquet"
 
     @property
@@ -59,7 +70,7 @@ class DatasetLayout:
         return self.folder / "ann"
 
     def pairs(self, split: str) -> Path:
-        """`query_id, passage_id, label, score` of "train", "valid" or "test"."""
+        """`query_id, passage_id, label, score` of "train", "valid" or "test", and further ids."""
         return self.folder / f"{split}.parquet"
 
     def kept(self, name: str) -> Path:
@@ -89,6 +100,31 @@ def read_record(folder: Path) -> dict[str, Any]:
     return record
 
 
+def write_record(layout: DatasetLayout, record: Mapping[str, Any]) -> dict[str, Any]:
+    """Writes `dataset.json`, and returns what it says: `record` and its fingerprint.
+
+    The record is to hold digests of all that went into the dataset.
+    """
+    said = json.dumps(record, sort_keys=True).encode()
+    whole = {**record, "fingerprint": hashlib.sha256(said).hexdigest()[:16]}
+    with writing(layout.record) as target:
+        target.write(json.dumps(whole, indent=2, sort_keys=True) + "\n")
+    return whole
+
+
+def fingerprint_of(record: Mapping[str, Any]) -> str:
+    """Returns 16 hex digits that change when the dataset does, empty where none were noted."""
+    if "fingerprint" in record:
+        return str(record["fingerprint"])
+    # datasets made before they had one
+    return str(record.get("embedder", {}).get("passages_digest", ""))
+
+
+def sides_of(record: Mapping[str, Any]) -> tuple[str, ...]:
+    """Returns the sides of a dataset's tuples: "query", "passage" and what else it has."""
+    return tuple(record.get("sides", PAIR))
+
+
 def check_target(out: Path, *, overwrite: bool) -> None:
     """Raises `IndexDirectoryError` where something is in the way of a new dataset at `out`."""
     old = _beside(out, ".old")
@@ -104,22 +140,29 @@ def check_target(out: Path, *, overwrite: bool) -> None:
     if building.exists():
         inside = {path.name for path in building.iterdir()} if building.is_dir() else {"a file"}
         foreign = {name.removesuffix(".tmp") for name in inside} - NAMES
+        if "queries.parquet" in inside:  # the sides of tuples go by names of their own
+            foreign = {name for name in foreign if not name.endswith(".parquet")}
         if foreign:
             raise IndexDirectoryError(
                 f"{building} holds {min(foreign)}, which is no part of a dataset: move it away"
             )
 
 
-def begin(out: Path, *, overwrite: bool) -> DatasetLayout:
+def begin(out: Path, *, overwrite: bool, anew: bool = False) -> DatasetLayout:
     """Returns the folder beside `out` in which to build, with what can be taken over from `out`.
 
-    What an interrupted run has left there stays. Raises as `check_target` does.
+    What an interrupted run has left there stays, save for tables, and save for all of it where
+    `anew` says that nothing is to be taken over. Raises as `check_target` does.
     """
     check_target(out, overwrite=overwrite)
     building = DatasetLayout(_beside(out, ".building"))
     try:
+        if anew:
+            shutil.rmtree(building.folder, ignore_errors=True)
         building.folder.mkdir(parents=True, exist_ok=True)
-        for name in KEPT if out.exists() else ():
+        for table in building.folder.glob("*.parquet"):
+            table.unlink()
+        for name in KEPT if out.exists() and not anew else ():
             if not building.kept(name).exists():
                 for suffix in (".npy", ".json"):
                     link(out / f"{name}{suffix}", building.folder / f"{name}{suffix}")
@@ -173,8 +216,9 @@ def _same_pairs_to_label(old: DatasetLayout, new: DatasetLayout) -> bool:
     from dipair_index.tables import read_table
 
     def positives(layout: DatasetLayout) -> list[Any]:
-        pairs = read_table(layout.pairs("train"), ["query_id", "passage_id", "label"]).to_pylist()
-        return [pair for pair in pairs if pair["label"] > 0]
+        pairs = read_table(layout.pairs("train"))
+        scoreless = pairs.drop_columns([name for name in ("score",) if name in pairs.column_names])
+        return [pair for pair in scoreless.to_pylist() if pair["label"] > 0]
 
     return filecmp.cmp(old.transfer, new.transfer, shallow=False) and (
         positives(old) == positives(new)

@@ -68,7 +68,7 @@ def write_passages(passages: Iterable[Passage], path: Path) -> None:
     """
     with writing(path) as target:
         for passage in passages:
-            if _is_jsonl(path):
+            if is_jsonl(path):
                 record = {"id": passage.passage_id, "title": passage.title, "text": passage.text}
                 target.write(json.dumps({**passage.metadata, **record}, ensure_ascii=False) + "\n")
             elif passage.title or passage.metadata:
@@ -84,7 +84,7 @@ def write_queries(queries: Iterable[Query], path: Path) -> None:
     """Writes queries as `write_passages` writes passages."""
     with writing(path) as target:
         for query in queries:
-            if _is_jsonl(path):
+            if is_jsonl(path):
                 record = {"id": query.query_id, "text": query.text}
                 target.write(json.dumps(record, ensure_ascii=False) + "\n")
             else:
@@ -185,7 +185,7 @@ def write_run(run: Mapping[str, Sequence[ScoredPassage]], target: TextIO, tag: s
 def _iter_records(source: str | Path) -> Iterator[tuple[str, str, dict[str, Any]]]:
     """Yields where each record stands, its id, and its other fields by name."""
     seen: set[str] = set()
-    jsonl = _is_jsonl(source)
+    jsonl = is_jsonl(source)
     for number, line in iter_lines(source):
         where = f"line {number} of {source_name(source)}"
         if not seen and str(source) == "-":
@@ -215,6 +215,15 @@ def _from_tsv(line: str, where: str) -> tuple[str, dict[str, Any]]:
 
 
 def _from_json(line: str, where: str) -> tuple[str, dict[str, Any]]:
+    record = json_object(line, where)
+    record_id = record.pop("_id" if "_id" in record else "id", None)
+    if isinstance(record_id, bool) or not isinstance(record_id, str | int):
+        raise FormatError(f'{where}: expected a string or a whole number in the field "id"')
+    return str(record_id), record
+
+
+def json_object(line: str, where: str) -> dict[str, Any]:
+    """Returns the object that a line of JSONL holds; raises `FormatError` for anything else."""
     try:
         record = json.loads(line)
         if "\\u" in line:
@@ -225,13 +234,11 @@ def _from_json(line: str, where: str) -> tuple[str, dict[str, Any]]:
         raise FormatError(f"{where}: expected a JSON object, got invalid JSON ({error})") from error
     if not isinstance(record, dict):
         raise FormatError(f"{where}: expected a JSON object, got {type(record).__name__}")
-    record_id = record.pop("_id" if "_id" in record else "id", None)
-    if isinstance(record_id, bool) or not isinstance(record_id, str | int):
-        raise FormatError(f'{where}: expected a string or a whole number in the field "id"')
-    return str(record_id), record
+    return record
 
 
-def _is_jsonl(source: str | Path) -> bool:
+def is_jsonl(source: str | Path) -> bool:
+    """Whether a file's name says that it holds JSON lines."""
     return Path(str(source).removesuffix(".gz")).suffix in {".jsonl", ".json", ".ndjson"}
 
 

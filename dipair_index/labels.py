@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 
+from dipair_index.dataset_directory import DatasetLayout, read_record, sides_of
 from dipair_index.errors import FormatError, IndexDirectoryError, SettingsError
+from dipair_index.records import FloatArray
 from dipair_index.tables import read_table, write_table
-from dipair_index.teacher import Teacher
+
+if TYPE_CHECKING:
+    from dipair_index.teacher import Teacher
 
 
 @dataclass(frozen=True)
@@ -21,44 +26,44 @@ class LabelSettings:
 
     teacher: str
     teacher_fingerprint: str
-    per_query: int
+    per_query: int | None
     shard_size: int
     seed: int
 
 
-def pairs_to_label(dataset: Path, *, per_query: int, seed: int) -> pa.Table:
-    """Returns `query_id, passage_id` of every pair worth a label, in the order of labelling.
+def pairs_to_label(dataset: Path, *, per_query: int | None, seed: int) -> pa.Table:
+    """Returns the ids (`query_id, passage_id`, further sides) of all that is worth a label.
 
     The queries of the transfer set come in a random order, each with its judged positives and
-    `per_query` of its retrieved passages, so that any prefix is a fair sample of whole groups.
+    `per_query` of its other tuples there (all with None), so that any prefix is a fair sample of
+    whole groups.
     """
-    if per_query < 1:
+    if per_query is not None and per_query < 1:
         raise SettingsError(f"--per-query must be 1 or more, got {per_query}")
-    transfer = read_table(dataset / "transfer.parquet", columns=["query_id", "passage_id"])
-    train = read_table(dataset / "train.parquet", columns=["query_id", "passage_id", "label"])
-    positives: dict[str, list[str]] = {}
+    layout = DatasetLayout(dataset)
+    columns = id_columns(sides_of(read_record(dataset)))
+    train = read_table(layout.pairs("train"), columns=[*columns, "label"])
+    positives: dict[str, dict[tuple[str, ...], None]] = {}
     for row in train.to_pylist():
         if row["label"] > 0:
-            positives.setdefault(row["query_id"], []).append(row["passage_id"])
-    retrieved: dict[str, list[str]] = {}
-    columns = (transfer["query_id"].to_pylist(), transfer["passage_id"].to_pylist())
-    for query_id, passage_id in zip(*columns, strict=True):
-        retrieved.setdefault(query_id, []).append(passage_id)
+            ids = tuple(row[name] for name in columns)
+            positives.setdefault(ids[0], {})[ids] = None
+    transfer = read_table(layout.transfer, columns=columns)
+    retrieved: dict[str, list[tuple[str, ...]]] = {}
+    for ids in zip(*(transfer[name].to_pylist() for name in columns), strict=True):
+        retrieved.setdefault(ids[0], []).append(ids)
     if not retrieved:
-        raise FormatError(f"{dataset / 'transfer.parquet'} holds no pairs: run make-dataset again")
+        raise FormatError(f"{layout.transfer} holds no pairs: run make-dataset again")
     random = np.random.default_rng(seed)
-    query_ids: list[str] = []
-    passage_ids: list[str] = []
+    chosen: list[tuple[str, ...]] = []
     names = sorted(retrieved)
     for position in random.permutation(len(names)):
         name = names[position]
-        known = positives.get(name, [])
-        others = [passage_id for passage_id in retrieved[name] if passage_id not in known]
-        chosen = random.permutation(len(others))[:per_query]
-        group = known + [others[place] for place in chosen]
-        query_ids += [name] * len(group)
-        passage_ids += group
-    return pa.table({"query_id": query_ids, "passage_id": passage_ids})
+        known = positives.get(name, {})
+        others = [ids for ids in retrieved[name] if ids not in known]
+        places = random.permutation(len(others))[:per_query]
+        chosen += [*known, *(others[place] for place in places)]
+    return pa.table(dict(zip(columns, map(list, zip(*chosen, strict=True)), strict=True)))
 
 
 def label_pairs(
@@ -66,12 +71,12 @@ def label_pairs(
     target: Path,
     teacher: Teacher,
     *,
-    per_query: int,
+    per_query: int | None,
     shard_size: int,
     seed: int,
     limit: int | None = None,
 ) -> Iterator[tuple[int, int]]:
-    """Writes `part-NNNNN.parquet` shards of `query_id, passage_id, logit` into `target`.
+    """Writes `part-NNNNN.parquet` shards of ids and `logit` into `target`.
 
     Yields (pairs done, pairs asked for) after each shard. Shards that are there already are
     kept, so that a second call goes on where the first was interrupted, and a larger `limit`
@@ -80,6 +85,22 @@ def label_pairs(
     settings = LabelSettings(
         Path(teacher.name).name, teacher.fingerprint, per_query, shard_size, seed
     )
+    claim(target, settings)
+    pairs = pairs_to_label(dataset, per_query=per_query, seed=seed)
+    layout = DatasetLayout(dataset)
+    texts = {name: read_texts(layout.texts(name[:-3]), name) for name in pairs.column_names}
+
+    def logits_of(part: pa.Table, start: int) -> FloatArray:
+        return teacher.logits(
+            *([texts[name][key] for key in part[name].to_pylist()] for name in texts)
+        )
+
+    total = min(limit or pairs.num_rows, pairs.num_rows)
+    yield from write_shards(target, settings, pairs, total, logits_of)
+
+
+def claim(target: Path, settings: LabelSettings) -> None:
+    """Notes in `target` whose labels it holds; `IndexDirectoryError` where it holds others."""
     target.mkdir(parents=True, exist_ok=True)
     note = target / "labels.json"
     if note.is_file():
@@ -90,35 +111,47 @@ def label_pairs(
                 "go on, or another --labels folder to begin anew"
             )
     note.write_text(json.dumps(asdict(settings), indent=2) + "\n", encoding="utf-8")
-    pairs = pairs_to_label(dataset, per_query=per_query, seed=seed)
-    total = min(limit or pairs.num_rows, pairs.num_rows)
-    queries = read_texts(dataset / "queries.parquet", "query_id")
-    passages = read_texts(dataset / "passages.parquet", "passage_id")
-    for number, start in enumerate(range(0, total, shard_size)):
+
+
+def write_shards(
+    target: Path,
+    settings: LabelSettings,
+    pairs: pa.Table,
+    total: int,
+    logits_of: Callable[[pa.Table, int], FloatArray],
+) -> Iterator[tuple[int, int]]:
+    """Writes the first `total` pairs with their logits, as `label_pairs` says.
+
+    `logits_of` gives (rows,) or (rows, outputs) for a part of the pairs and the place of its first.
+    """
+    for number, start in enumerate(range(0, total, settings.shard_size)):
         shard = target / f"part-{number:05d}.parquet"
         # a shard is whole, whatever the limit, so that a larger limit can go on
-        part = pairs.slice(start, shard_size)
+        part = pairs.slice(start, settings.shard_size)
         if not shard.is_file():
-            logits = teacher.logits(
-                [queries[name] for name in part["query_id"].to_pylist()],
-                [passages[name] for name in part["passage_id"].to_pylist()],
-            )
+            logits = logits_of(part, start)
             if not np.isfinite(logits).all():
-                raise FormatError(f"{teacher.name} gave a logit that is not a number: {shard}")
-            write_table(part.append_column("logit", pa.array(logits)), shard)
+                raise FormatError(f"{settings.teacher} gave a logit that is not a number: {shard}")
+            write_table(part.append_column("logit", _column(logits)), shard)
         yield min(start + part.num_rows, total), total
 
 
+def id_columns(sides: tuple[str, ...]) -> list[str]:
+    """The columns that name the items of a tuple."""
+    return [f"{side}_id" for side in sides]
+
+
 def read_texts(file: Path, id_column: str) -> dict[str, str]:
-    """Returns the text by id of a dataset's queries or passages."""
+    """Returns the text by id of one side of a dataset."""
     table = read_table(file, columns=[id_column, "text"])
     return dict(zip(table[id_column].to_pylist(), table["text"].to_pylist(), strict=True))
 
 
 def read_labels(folder: Path) -> pa.Table:
-    """Returns `query_id, passage_id, logit` of all shards, in their order.
+    """Returns the ids and `logit` of all shards, in their order.
 
-    Raises `FormatError` when there are none, or one fails its checksum.
+    A logit is a float32, or a list of them where the teacher has several outputs. Raises
+    `FormatError` when there are none, or one fails its checksum.
     """
     shards = sorted(folder.glob("part-*.parquet"))
     if not shards:
@@ -132,3 +165,8 @@ def read_labels(folder: Path) -> pa.Table:
                 f"{shard} is damaged: delete it and run `dipair-index label` again ({error})"
             ) from error
     return pa.concat_tables(tables)
+
+
+def _column(logits: FloatArray) -> pa.Array:
+    flat = pa.array(logits.ravel(), pa.float32())
+    return flat if logits.ndim == 1 else pa.FixedSizeListArray.from_arrays(flat, logits.shape[1])

@@ -95,6 +95,14 @@ def auc_statistic(relevant: Mask, scores: Iterable[Values], rows: Rows) -> Stati
     return statistic
 
 
+def area_under_curve(relevant: Mask, scores: Values) -> float | None:
+    """AUC-ROC of one system's scores, (pairs,); None where there is one class only."""
+    if relevant.all() or not relevant.any():
+        return None
+    statistic = auc_statistic(relevant, [scores], np.zeros(len(scores), np.int64))
+    return float(statistic(np.ones((1, 1)))[0, 0])
+
+
 def pearson_statistic(
     labels: Values, scores: Mapping[str, Values], rows: Rows, queries: int
 ) -> Statistic:

@@ -62,16 +62,3 @@ def sample_negatives(candidates: Pairs, positives: Pairs, random: np.random.Gene
     drawn = np.concatenate([order[own], others[np.argsort(lots[others])][:missing]])
     drawn.sort()
     return candidates.of(drawn)
-
-
-def area_under_curve(positive: FloatArray, negative: FloatArray) -> float | None:
-    """The share of (positive, negative) pairs in which the positive scores higher; ties half.
-
-    None where there is no such pair.
-    """
-    if not len(positive) or not len(negative):
-        return None
-    ordered = np.sort(negative)
-    below = np.searchsorted(ordered, positive, side="left").sum(dtype=np.int64)
-    not_above = np.searchsorted(ordered, positive, side="right").sum(dtype=np.int64)
-    return float(below + not_above) / 2 / (len(positive) * len(negative))

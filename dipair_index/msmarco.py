@@ -59,7 +59,7 @@ class MsMarcoFiles:
         """
         if not folder.is_dir():
             raise FormatError(f"there is no folder {folder}: check the path")
-        found = {name: _find(folder, name) for name in TRAIN}
+        found = {name: find_file(folder, name) for name in TRAIN}
         missing = [name for name, path in found.items() if path is None]
         if missing:
             raise FormatError(
@@ -69,10 +69,10 @@ class MsMarcoFiles:
         collection, train_queries, train_qrels = (path for path in found.values() if path)
         dev: tuple[Path | None, Path | None] = (None, None)
         for pair in DEV_PAIRS:
-            dev = (_find(folder, pair[0]), _find(folder, pair[1]))
+            dev = (find_file(folder, pair[0]), find_file(folder, pair[1]))
             if all(dev):
                 return cls(collection, train_queries, train_qrels, *dev)
-        alone = [name for pair in DEV_PAIRS for name in pair if _find(folder, name)]
+        alone = [name for pair in DEV_PAIRS for name in pair if find_file(folder, name)]
         if alone:
             partners = dict([*DEV_PAIRS, *((second, first) for first, second in DEV_PAIRS)])
             raise FormatError(
@@ -80,6 +80,11 @@ class MsMarcoFiles:
                 "add the other file, or remove this one"
             )
         return cls(collection, train_queries, train_qrels)
+
+    @property
+    def kind(self) -> str:
+        """What the dataset is called in its record."""
+        return "msmarco"
 
     def iter_passages(self) -> Iterator[Passage]:
         """Yields the collection."""
@@ -103,7 +108,7 @@ class MsMarcoFiles:
         for split, path in (("train", self.train_qrels), ("dev", self.dev_qrels)):
             if path is not None:
                 known = {query.query_id for query in queries[split]}
-                qrels.update(_read_known(path, known, split, passage_ids, self.collection))
+                qrels.update(read_known_qrels(path, known, split, passage_ids, self.collection))
         return qrels
 
 
@@ -136,7 +141,8 @@ def download_msmarco(
     return MsMarcoFiles.find(folder)
 
 
-def _find(folder: Path, name: str) -> Path | None:
+def find_file(folder: Path, name: str) -> Path | None:
+    """Returns a file of a folder, compressed or not, None where there is neither."""
     paths = (folder / name, folder / f"{name}.gz")
     return next((path for path in paths if path.is_file()), None)
 
@@ -156,9 +162,10 @@ def _unpack(packed: Path, folder: Path, wanted: set[str]) -> None:
         raise DownloadError(f"{packed} lacks {', '.join(sorted(missing))}: delete it and try again")
 
 
-def _read_known(
+def read_known_qrels(
     path: Path, query_ids: Container[str], split: str, passage_ids: Container[str], collection: Path
 ) -> Qrels:
+    """Reads the judgements of a split; `FormatError` for unknown queries and passages."""
     unknown: list[tuple[str, str]] = []
 
     def known() -> Iterator[Judgement]:

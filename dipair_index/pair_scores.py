@@ -1,81 +1,126 @@
-"""A dataset's judged pairs, and what any model by name scores them."""
+"""A dataset's judged pairs or tuples, and what any model by name scores them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import TypeAlias
 
 import numpy as np
+import torch
 from transformers import PretrainedConfig
 
-from dipair_index.dataset_directory import DatasetLayout, read_record
-from dipair_index.distillation import score_pairs
-from dipair_index.dual_encoder import DEFAULT_MODEL, DualEncoder
+from dipair_index.dataset_directory import DatasetLayout, read_record, sides_of
+from dipair_index.dual_encoder import DualEncoder
+from dipair_index.encoders import DEFAULT_MODEL
 from dipair_index.errors import FormatError, ModelError
 from dipair_index.evaluation import JudgedPairs
+from dipair_index.heads import served_logits
 from dipair_index.labels import read_texts
 from dipair_index.records import FloatArray
 from dipair_index.tables import read_table
 from dipair_index.teacher import open_teacher
 
+Texts: TypeAlias = Mapping[str, list[str]]
+"""The texts of some tuples by side, "query" first, each (tuples,)."""
+Scorer: TypeAlias = Callable[[Texts], FloatArray]
+"""Gives a logit a tuple, (tuples,), or (tuples, outputs) where a model has several."""
+
 MINER = "miner"
 """The system whose scores chose the negatives."""
-PAIRS_AT_ONCE = 1024
+TUPLES_AT_ONCE = 1024
 
 
-class PairTexts(NamedTuple):
-    """Both texts of some pairs, each (pairs,)."""
+def read_judged_pairs(dataset: Path, split: str) -> tuple[JudgedPairs, Texts]:
+    """Returns the pairs or tuples of "train", "valid" or "test" with their texts.
 
-    queries: list[str]
-    passages: list[str]
-
-
-def read_judged_pairs(dataset: Path, split: str) -> tuple[JudgedPairs, PairTexts]:
-    """Returns the pairs of "train", "valid" or "test" with their texts.
-
-    Their only scores are those of the `MINER`, where the table has them. Raises
-    `IndexDirectoryError` for what is no dataset, and `FormatError` for an empty split.
+    Their only scores are those of the `MINER`, where the table has them. The ids of a tuple's
+    sides beyond the query, joined by tabs, are its `passage_ids`. Raises `IndexDirectoryError` for
+    what is no dataset, and `FormatError` for an empty split.
     """
-    read_record(dataset)
+    sides = sides_of(read_record(dataset))
     layout = DatasetLayout(dataset)
     table = read_table(layout.pairs(split))
     if not table.num_rows:
         raise FormatError(f"the {split} split of {dataset} is empty: name another --split")
-    query_ids, passage_ids = table["query_id"].to_pylist(), table["passage_id"].to_pylist()
-    queries = read_texts(layout.queries, "query_id")
-    passages = read_texts(layout.passages, "passage_id")
+    ids = {side: table[f"{side}_id"].to_pylist() for side in sides}
     mined = "score" in table.column_names and not table["score"].null_count
     pairs = JudgedPairs(
-        query_ids,
-        passage_ids,
+        ids["query"],
+        ["\t".join(others) for others in zip(*(ids[side] for side in sides[1:]), strict=True)],
         table["label"].to_numpy(),
         {MINER: table["score"].to_numpy()} if mined else {},
     )
-    texts = [queries[name] for name in query_ids], [passages[name] for name in passage_ids]
-    return pairs, PairTexts(*texts)
+    texts = {}
+    for side, names in ids.items():
+        text_of = read_texts(layout.texts(side), f"{side}_id")
+        texts[side] = [text_of[name] for name in names]
+    return pairs, texts
 
 
 def scores_of_model(
-    model: str, texts: PairTexts, *, device: str = "cpu", report: Callable[[int], None]
+    model: str, texts: Texts, *, device: str = "cpu", report: Callable[[int], None]
 ) -> FloatArray:
-    """Returns one logit a pair, (pairs,), of a DiPair model or a cross-encoder.
+    """Returns one logit a tuple, (tuples,), of a DiPair model or a cross-encoder.
 
-    `report` is told the pairs done so far. Raises `ModelError` where there is no such model, and
-    where a score is not a number.
+    Several outputs are grades from 0, of which the expected one counts. `report` is told the
+    tuples done so far. Raises `ModelError` where there is no such model, or a score is not a
+    number.
     """
-    scores = np.empty(len(texts.queries), np.float32)
-    if is_dipair(model):
-        scores[:] = score_pairs(DualEncoder.load(model, device=device), *texts)
-    else:
-        teacher = open_teacher(model, device=device)
-        for start in range(0, len(scores), PAIRS_AT_ONCE):
-            rows = slice(start, start + PAIRS_AT_ONCE)
-            scores[rows] = teacher.logits(texts.queries[rows], texts.passages[rows])
-            report(min(rows.stop, len(scores)))
+    score, count = open_scorer(model, tuple(texts), device=device), len(texts["query"])
+    # a DiPair model sees everything at once, to encode each different text once
+    at_once = count if is_dipair(model) else TUPLES_AT_ONCE
+    scores = np.empty(count, np.float32)
+    for start in range(0, count, at_once):
+        rows = slice(start, start + at_once)
+        logits = score({side: column[rows] for side, column in texts.items()})
+        if logits.ndim > 1:
+            logits = served_logits(torch.from_numpy(logits)).numpy()
+        scores[rows] = logits
+        report(min(rows.stop, count))
     if not np.isfinite(scores).all():
         raise ModelError(f"{model} gave a score that is not a number: it cannot be measured")
     return scores
+
+
+def open_scorer(model: str, sides: tuple[str, ...], *, device: str = "cpu") -> Scorer:
+    """Loads a DiPair model or a cross-encoder to score tuples of these sides.
+
+    Raises `ModelError` where there is no such model, or a DiPair model reads other sides.
+    """
+    if not is_dipair(model):
+        teacher = open_teacher(model, device=device)
+        return lambda texts: teacher.logits(*texts.values())
+    encoder = DualEncoder.load(model, device=device)
+    if set(encoder.model.config.sides) != set(sides):
+        raise ModelError(
+            f"{model} reads {', '.join(encoder.model.config.sides)}, and these are tuples of "
+            f"{', '.join(sides)}: name a model that was trained on such tuples"
+        )
+    return lambda texts: score_tuples(encoder, texts)
+
+
+def score_tuples(encoder: DualEncoder, texts: Texts) -> FloatArray:
+    """Returns the head's logits, (tuples,) or (tuples, classes); encodes each different text once.
+
+    `texts` holds the model's sides, each (tuples,).
+    """
+    model = encoder.model
+    tokens, rows = [], []
+    for side in model.config.sides:
+        different, places = np.unique(np.array(texts[side], object), return_inverse=True)
+        tokens.append(encoder.encode(side, list(different)).tokens)
+        rows.append(places)
+    blocks = [np.empty(0, np.float32)]
+    with torch.inference_mode():
+        for start in range(0, len(texts["query"]), TUPLES_AT_ONCE):
+            block = slice(start, start + TUPLES_AT_ONCE)
+            inputs = [
+                torch.from_numpy(of_side[places[block]]).to(model.device)
+                for of_side, places in zip(tokens, rows, strict=True)
+            ]
+            blocks.append(model.head(*inputs).float().cpu().numpy())
+    return np.concatenate(blocks[1:] or blocks)
 
 
 def is_dipair(model: str) -> bool:

@@ -2,20 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from dipair_index.digests import TextsDigest
 from dipair_index.errors import FormatError
 from dipair_index.formats import read_queries
-from dipair_index.records import Qrels, Query
+from dipair_index.records import Passage, Qrels, Query
 
 HELD_OUT = ("valid", "test")
 HELD_OUT_SHARE = 0.05
 """Of the judged train queries, for valid and again for test, where there are no dev files."""
+
+
+class JudgedFiles(Protocol):
+    """A collection, queries and judgements, in whatever layout."""
+
+    @property
+    def kind(self) -> str:
+        """What the dataset is called in its record."""
+        ...
+
+    @property
+    def train_qrels(self) -> Path:
+        """The file that judges the train queries."""
+        ...
+
+    def iter_passages(self) -> Iterator[Passage]:
+        """Yields the collection."""
+        ...
+
+    def read_queries(self) -> dict[str, list[Query]]:
+        """Queries by "train", "dev" and, where there are such, "test"."""
+        ...
+
+    def read_qrels(self, queries: dict[str, list[Query]], passage_ids: Container[str]) -> Qrels:
+        """Judgements of all splits, each of a known query and a known passage."""
+        ...
 
 
 class SplitQueries(NamedTuple):
@@ -35,23 +61,31 @@ def split_queries(
 ) -> SplitQueries:
     """Splits dev by halves into valid and test, or 5 % each off train where there is no dev.
 
-    Dev queries without a positive are left out. An unlabelled query that is known already, or
+    Where there are test queries, they are the test and all of dev is valid. Dev and test queries
+    without a positive are left out. An unlabelled query that is known already, or
     reads like a held-out one, is counted and left out.
     """
     judged = {query_id for query_id, judged in qrels.items() if max(judged.values()) >= 1}
-    dev = [query for query in queries["dev"] if query.query_id in judged]
-    source = dev or [query for query in queries["train"] if query.query_id in judged]
+    dev, test, train = (
+        [query for query in queries.get(split, []) if query.query_id in judged]
+        for split in ("dev", "test", "train")
+    )
+    source = dev or train
     half = (len(dev) + 1) // 2 if dev else max(1, int(len(source) * HELD_OUT_SHARE))
-    if len(source) < (2 if dev else 3):
+    if len(source) < (1 if dev and test else 2 if dev or test else 3):
         raise FormatError(
             f"{len(source)} judged queries are too few to split: expected 2 in dev, or 3 in train"
         )
     order = np.random.default_rng(seed).permutation(len(source))
-    splits = {source[row].query_id: "valid" for row in order[:half]}
-    splits |= {source[row].query_id: "test" for row in order[half : None if dev else 2 * half]}
-    kept = queries["train"] + dev
+    if test:
+        splits = {source[row].query_id: "valid" for row in (order if dev else order[:half])}
+        splits |= {query.query_id: "test" for query in test}
+    else:
+        splits = {source[row].query_id: "valid" for row in order[:half]}
+        splits |= {source[row].query_id: "test" for row in order[half : None if dev else 2 * half]}
+    kept = queries["train"] + dev + test
     texts = {query.query_id: query.text for query in kept}
-    held_out = {_plain(query.text) for query in kept if query.query_id in splits}
+    held_out = {plain_text(query.text) for query in kept if query.query_id in splits}
     already_there = held_out_too = 0
     for path in unlabelled:
         for query in read_queries(path):
@@ -62,7 +96,7 @@ def split_queries(
                         "give it an id of its own"
                     )
                 already_there += 1
-            elif _plain(query.text) in held_out:
+            elif plain_text(query.text) in held_out:
                 held_out_too += 1
             else:
                 kept.append(query)
@@ -75,11 +109,12 @@ def split_queries(
         texts=list(texts.values()),
         splits=[splits.get(query_id, "train") for query_id in texts],
         digest=digest.hexdigest(),
-        dev_without_positive=len(queries["dev"]) - len(dev),
+        dev_without_positive=len(queries["dev"]) + len(queries.get("test", [])) - len(dev + test),
         unlabelled_already_there=already_there,
         unlabelled_held_out=held_out_too,
     )
 
 
-def _plain(text: str) -> str:
+def plain_text(text: str) -> str:
+    """What makes two queries the same: their words, in whatever case."""
     return " ".join(text.casefold().split())

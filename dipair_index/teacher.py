@@ -1,4 +1,4 @@
-"""Cross-encoder teachers: they read query and passage together and give one logit a pair."""
+"""Cross-encoder teachers: they read all texts of a pair or tuple together and score them."""
 
 from __future__ import annotations
 
@@ -17,23 +17,30 @@ from dipair_index.records import FloatArray
 
 MAX_TOKENS = 160
 """Query (32) and passage (128) together, as the encoder reads them (DiPair, section 3.2)."""
+TRUNCATION = "longest_first"
+"""What is cut where a pair is longer: the passage, and a query only where it is as long."""
 
 
 class Teacher(Protocol):
-    """Scores pairs; `fingerprint` changes when its weights do."""
+    """Scores pairs or tuples; `fingerprint` changes when its weights do."""
 
     name: str
     fingerprint: str
+    outputs: int
 
-    def logits(self, queries: Sequence[str], passages: Sequence[str]) -> FloatArray:
-        """Returns one logit a pair, (pairs,), in the order given."""
+    def logits(self, first: Sequence[str], *others: Sequence[str]) -> FloatArray:
+        """Returns logits in the order given: (tuples,), or (tuples, outputs) of several outputs.
+
+        Each argument holds one side's texts; the first is read against the others, joined by the
+        separator token.
+        """
         ...
 
 
 def open_teacher(name: str, *, device: str = "cpu", batch_size: int = 8) -> Teacher:
     """Opens an ONNX file (or a folder with `model.onnx`), or any transformers cross-encoder.
 
-    Raises `ModelError` when there is no such model or it gives more than one output a pair.
+    Raises `ModelError` when there is no such model.
     """
     path = Path(name)
     if path.suffix == ".onnx" or (path / "model.onnx").is_file():
@@ -42,19 +49,26 @@ def open_teacher(name: str, *, device: str = "cpu", batch_size: int = 8) -> Teac
     return TransformersTeacher.load(name, device=device, batch_size=batch_size)
 
 
+def longest_input(tokenizer: Any) -> int:
+    """Tokens that a transformers cross-encoder reads of a pair."""
+    return min(MAX_TOKENS, int(tokenizer.model_max_length))
+
+
+def joined(separator: str, others: Sequence[Sequence[str]]) -> list[str]:
+    """Returns what a cross-encoder reads as its second text, (tuples,)."""
+    return [f" {separator} ".join(texts) for texts in zip(*others, strict=True)]
+
+
 class TransformersTeacher:
-    """A transformers sequence classifier with one output: a local folder or a hub name."""
+    """A transformers sequence classifier: a local folder or a hub name."""
 
     def __init__(self, model: Any, tokenizer: Any, *, name: str, batch_size: int = 8) -> None:
-        if model.config.num_labels != 1:
-            raise ModelError(
-                f"{name} gives {model.config.num_labels} outputs a pair, a teacher gives 1"
-            )
         self._model = model.eval()
         self._tokenizer = tokenizer
         self._batch_size = batch_size
         self.name = name
         self.fingerprint = fingerprint(model)
+        self.outputs: int = model.config.num_labels
 
     @classmethod
     def load(cls, name: str, *, device: str = "cpu", batch_size: int = 8) -> TransformersTeacher:
@@ -71,22 +85,22 @@ class TransformersTeacher:
             ) from error
         return cls(model.to(device), tokenizer, name=name, batch_size=batch_size)
 
-    def logits(self, queries: Sequence[str], passages: Sequence[str]) -> FloatArray:
-        """Returns one logit a pair, (pairs,), in the order given."""
-        result = np.empty(len(queries), np.float32)
-        lengths = [len(q) + len(p) for q, p in zip(queries, passages, strict=True)]
-        for rows in length_sorted_batches(lengths, self._batch_size):
+    def logits(self, first: Sequence[str], *others: Sequence[str]) -> FloatArray:
+        """Returns logits, (tuples,) or (tuples, outputs), as `Teacher` says."""
+        second = joined(self._tokenizer.sep_token or "", others)
+        result = np.empty((len(first), self.outputs), np.float32)
+        for rows in length_sorted_batches(_lengths(first, second), self._batch_size):
             inputs = self._tokenizer(
-                [queries[row] for row in rows],
-                [passages[row] for row in rows],
-                truncation="only_second",
-                max_length=MAX_TOKENS,
+                [first[row] for row in rows],
+                [second[row] for row in rows],
+                truncation=TRUNCATION,
+                max_length=longest_input(self._tokenizer),
                 padding=True,
                 return_tensors="pt",
             ).to(self._model.device)
             with torch.inference_mode():
-                result[rows] = self._model(**inputs).logits[:, 0].float().cpu().numpy()
-        return result
+                result[rows] = self._model(**inputs).logits.float().cpu().numpy()
+        return _flat(result)
 
 
 class OnnxTeacher:
@@ -111,11 +125,13 @@ class OnnxTeacher:
         except Exception as error:  # ONNX Runtime raises its own types, which share no other base
             raise ModelError(f"{file} is not an ONNX model: {error}") from error
         outputs = self._session.get_outputs()
-        if len(outputs) != 1 or outputs[0].shape[-1] != 1:
+        width = outputs[0].shape[-1]
+        if len(outputs) != 1 or len(outputs[0].shape) != 2 or not isinstance(width, int):
             shapes = ", ".join(str(output.shape) for output in outputs)
-            raise ModelError(f"{file} gives outputs {shapes}, a teacher gives one (batch, 1)")
+            raise ModelError(f"{file} gives outputs {shapes}, a teacher gives one (batch, outputs)")
+        self.outputs = width
         self._tokenizer: Any = Tokenizer.from_file(str(vocabulary))
-        self._tokenizer.enable_truncation(MAX_TOKENS, strategy="only_second")
+        self._tokenizer.enable_truncation(MAX_TOKENS, strategy=TRUNCATION)
         padding = self._tokenizer.padding or {}
         self._tokenizer.enable_padding(
             pad_id=padding.get("pad_id", 0), pad_token=padding.get("pad_token", "[PAD]")
@@ -125,19 +141,27 @@ class OnnxTeacher:
         self.name = str(file)
         self.fingerprint = hashlib.sha256(file.read_bytes()).hexdigest()[:16]
 
-    def logits(self, queries: Sequence[str], passages: Sequence[str]) -> FloatArray:
-        """Returns one logit a pair, (pairs,), in the order given."""
-        result = np.empty(len(queries), np.float32)
-        lengths = [len(q) + len(p) for q, p in zip(queries, passages, strict=True)]
-        for rows in length_sorted_batches(lengths, self._batch_size):
-            encodings = self._tokenizer.encode_batch(
-                [(queries[row], passages[row]) for row in rows]
-            )
+    def logits(self, first: Sequence[str], *others: Sequence[str]) -> FloatArray:
+        """Returns logits, (tuples,) or (tuples, outputs), as `Teacher` says."""
+        known = (piece for piece in ("[SEP]", "</s>") if self._tokenizer.token_to_id(piece))
+        second = joined(next(known, ""), others)
+        result = np.empty((len(first), self.outputs), np.float32)
+        for rows in length_sorted_batches(_lengths(first, second), self._batch_size):
+            encodings = self._tokenizer.encode_batch([(first[row], second[row]) for row in rows])
             inputs = {
                 "input_ids": np.array([encoding.ids for encoding in encodings]),
                 "attention_mask": np.array([encoding.attention_mask for encoding in encodings]),
                 "token_type_ids": np.array([encoding.type_ids for encoding in encodings]),
             }
             fed = {name: array for name, array in inputs.items() if name in self._inputs}
-            result[rows] = self._session.run(None, fed)[0][:, 0]
-        return result
+            result[rows] = self._session.run(None, fed)[0]
+        return _flat(result)
+
+
+def _lengths(first: Sequence[str], second: Sequence[str]) -> list[int]:
+    return [len(one) + len(other) for one, other in zip(first, second, strict=True)]
+
+
+def _flat(logits: FloatArray) -> FloatArray:
+    """One output a tuple is no column of its own."""
+    return logits[:, 0] if logits.shape[1] == 1 else logits

@@ -17,8 +17,8 @@ from sklearn.metrics import roc_auc_score
 from dipair_index.cli import Pipeline
 from dipair_index.cli.evaluate import evaluate
 from dipair_index.dataset_directory import DatasetLayout
-from dipair_index.distillation import score_pairs
 from dipair_index.dual_encoder import DualEncoder
+from dipair_index.pair_scores import score_tuples
 from dipair_index.tables import write_table
 from dipair_index.teacher import TransformersTeacher
 
@@ -184,6 +184,19 @@ def test_a_model_of_the_environment_is_not_in_the_way_of_runs() -> None:
         ("--qrels qrels.txt", 2, "--qrels alone cannot be measured: give the run files too"),
         ("--qrels qrels.txt bm25.run --model m", 2, "--model is for a dataset's pairs: drop it"),
         ("--qrels qrels.txt bm25.run --split test", 2, "--split is for a dataset's pairs"),
+        ("--qrels qrels.txt --index-dir i", 2, "--index-dir alone cannot be measured: give --quer"),
+        (
+            "--qrels qrels.txt --queries q bm25.run",
+            2,
+            "--queries alone cannot be measured: give an",
+        ),
+        ("--queries q --index-dir i", 2, "runs alone cannot be measured: give --qrels FILE too"),
+        (
+            "--qrels qrels.txt --queries q.tsv --index-dir i",
+            1,
+            "q.tsv lacks 1 of the queries that "
+            "qrels.txt judges, such as q2: give the file with all of them",
+        ),
         ("--qrels qrels.txt bm25.run bm25.run", 2, "bm25.run is given 2 times: give it once"),
         ("--qrels qrels.txt bm25.run --baseline x", 2, "there is no system 'x' to compare with"),
         ("--qrels qrels.txt bm25.run --measure F1", 1, "unknown measure F1: expected AUC"),
@@ -198,10 +211,33 @@ def test_what_cannot_be_measured_is_said(
     folder: Path, arguments: str, code: int, message: str
 ) -> None:
     (folder / "other.run").write_text("7 Q0 p1 1 3.0 x\n")
+    (folder / "q.tsv").write_text("q1\thow bees dance\n")
     result = run(*arguments.split())
     assert result.exit_code == code
     assert message in " ".join(result.stderr.split())
     assert result.stdout == ""
+
+
+def test_an_index_answers_the_judged_queries_by_search_and_by_head(
+    folder: Path, tiny_model_dir: Path
+) -> None:
+    from dipair_index.records import Passage
+    from dipair_index.rerank.build import build_index
+    from dipair_index.rerank.index import DiPairIndex
+
+    passages = [Passage(name, text) for name, text in PASSAGES.items()]
+    build_index(passages, folder / "shop.index", DualEncoder.load(tiny_model_dir))
+    (folder / "queries.tsv").write_text("".join(f"{k}\t{text}\n" for k, text in QUERIES.items()))
+    result = run("--qrels", "qrels.txt", "bm25.run", "--queries", "queries.tsv",
+                 "--index-dir", "shop.index", "--measure", "RR(rel=2)@10", "--json")  # fmt: skip
+    found = {each["system"]: each["value"] for each in json.loads(result.stdout)["results"]}
+    assert list(found) == ["bm25.run", "shop.index: vector search", "shop.index: reranked"]
+    with DiPairIndex.open(folder / "shop.index", tiny_model_dir) as index:
+        for system, rerank in (("vector search", False), ("reranked", True)):
+            ids = [passage.id for passage in index.search(QUERIES["q1"], 4, 4, rerank=rerank)]
+            # q2 has no passage of grade 2
+            expected = 1 / (1 + ids.index("p1")) / 2
+            assert found[f"shop.index: {system}"] == pytest.approx(expected)
 
 
 # ==== A dataset's pairs ====
@@ -213,9 +249,10 @@ def test_models_score_the_pairs_of_a_dataset_and_the_miner_stands_last(
     result = run("--model", tiny_model_dir, "--model", teacher_dir, "--resamples", 200, "--json")
     queries = [QUERIES[query_id] for query_id, *_ in PAIRS]
     passages = [PASSAGES[passage_id] for _, passage_id, *_ in PAIRS]
+    texts = {"query": queries, "passage": passages}
     labels = np.array([label for *_, label, _ in PAIRS])
     scores = {
-        tiny_model_dir.name: score_pairs(DualEncoder.load(tiny_model_dir), queries, passages),
+        tiny_model_dir.name: score_tuples(DualEncoder.load(tiny_model_dir), texts),
         "teacher": TransformersTeacher.load(str(teacher_dir)).logits(queries, passages),
         "miner": np.array([score for *_, score in PAIRS]),
     }
@@ -281,7 +318,7 @@ def test_with_nothing_added_the_sample_is_reranked(
         (sample / name).write_text("".join(f"{key}\t{text}\n" for key, text in texts.items()))
     (sample / "qrels.dev.tsv").write_text("q1\t0\tp1\t1\nq2\t0\tp3\t1\nq3\t0\tp4\t1\n")
     monkeypatch.setattr("dipair_index.msmarco.sample_folder", lambda: sample)
-    monkeypatch.setattr("dipair_index.dual_encoder.default_model_folder", lambda: tiny_model_dir)
+    monkeypatch.setattr("dipair_index.encoders.default_model_folder", lambda: tiny_model_dir)
     before = sorted(folder.rglob("*"))
 
     result = run()

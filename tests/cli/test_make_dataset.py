@@ -162,3 +162,28 @@ def test_without_network_the_download_names_the_other_ways(tmp_path, monkeypatch
 def test_too_few_negatives_are_said(folder: Path, tmp_path: Path) -> None:
     result = run("--from-dir", folder, "--out", tmp_path / "out", "--max-score", "-1")
     assert "train: 4 negatives fewer than positives" in result.stderr
+
+
+def test_a_beir_folder_becomes_a_dataset(tmp_path: Path) -> None:
+    folder, out = tmp_path / "beir", tmp_path / "out"
+    (folder / "qrels").mkdir(parents=True)
+    passages = {
+        f"{topic}-{n}": text for topic, texts in TOPICS.items() for n, text in enumerate(texts)
+    }
+    lines = [json.dumps({"_id": key, "title": "T", "text": text}) for key, text in passages.items()]
+    (folder / "corpus.jsonl").write_text("\n".join(lines))
+    lines = [json.dumps({"_id": f"q-{name}", "text": f"what about {name}"}) for name in passages]
+    (folder / "queries.jsonl").write_text("\n".join(lines))
+    for split, names in (("train", list(passages)[:4]), ("dev", list(passages)[4:6]),
+                         ("test", list(passages)[6:7])):  # fmt: skip
+        rows = ["query-id\tcorpus-id\tscore", *(f"q-{name}\t{name}\t1" for name in names)]
+        (folder / "qrels" / f"{split}.tsv").write_text("\n".join(rows))
+    arguments = ["beir", str(folder), "--out", str(out), "--max-score-percentile", "100"]
+    result = CliRunner().invoke(make_dataset, arguments, catch_exceptions=False)
+    assert [line.split("\t")[:4] for line in result.stdout.splitlines()[1:]] == [
+        ["transfer", "32", "", "4"], ["train", "8", "4", "4"], ["valid", "4", "2", "2"],
+        ["test", "2", "1", "1"],
+    ]  # fmt: skip
+    assert read_record(out)["dataset"] == "beir"
+    first = read_table(out / "passages.parquet").to_pylist()[0]
+    assert first == {"passage_id": "tea-0", "text": "T Green tea is brewed below boiling."}

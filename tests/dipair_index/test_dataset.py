@@ -14,10 +14,10 @@ from sklearn.metrics import roc_auc_score
 from dipair_index.dataset import DatasetSettings, build_dataset
 from dipair_index.dataset_directory import begin, finish, read_record
 from dipair_index.errors import FormatError, IndexDirectoryError, SettingsError, StoreError
+from dipair_index.metrics import area_under_curve
 from dipair_index.mining import (
     NEIGHBOUR,
     Pairs,
-    area_under_curve,
     candidates_of,
     sample_negatives,
 )
@@ -438,12 +438,14 @@ def test_each_query_gets_as_many_negatives_as_it_has_positives() -> None:
 
 def test_the_auc_counts_ties_half() -> None:
     """Of 2 x 2 pairs: 0.5 > 0.2, 0.5 = 0.5 (half), 0.9 > both: 3.5 of 4."""
-    assert area_under_curve(np.float32([0.5, 0.9]), np.float32([0.2, 0.5])) == 3.5 / 4
+    relevant = np.array([True, True, False, False])
+    assert area_under_curve(relevant, np.float32([0.5, 0.9, 0.2, 0.5])) == 3.5 / 4
     random = np.random.default_rng(0)
-    positive, negative = (random.integers(0, 9, 50).astype(np.float32) + n for n in (1, 0))
-    expected = roc_auc_score([1] * 50 + [0] * 50, np.concatenate([positive, negative]))
-    assert area_under_curve(positive, negative) == pytest.approx(expected)
-    assert area_under_curve(positive, negative[:0]) is None
+    relevant = np.repeat([True, False], 50)
+    scores = random.integers(0, 9, 100).astype(np.float32) + relevant
+    expected = roc_auc_score(relevant, scores)
+    assert area_under_curve(relevant, scores) == pytest.approx(expected)
+    assert area_under_curve(relevant[:50], scores[:50]) is None
 
 
 # ==== Files below ====

@@ -21,6 +21,7 @@ class WordTeacher:
 
     name = "words"
     fingerprint = "1"
+    outputs = 1
 
     def __init__(self) -> None:
         self.scored = 0
@@ -35,6 +36,7 @@ class WordTeacher:
 def dataset(tmp_path: Path) -> Path:
     folder = tmp_path / "dataset"
     folder.mkdir()
+    (folder / "dataset.json").write_text("{}")
     ids = [f"p{number}" for number in range(9)]
     texts = [f"w{number} w{number + 1} w{number + 2}" for number in range(9)]
     write_table(pa.table({"passage_id": ids, "text": texts}), folder / "passages.parquet")
@@ -55,7 +57,7 @@ def dataset(tmp_path: Path) -> Path:
     return folder
 
 
-def run(dataset: Path, teacher: WordTeacher, **settings: int) -> list[tuple[int, int]]:
+def run(dataset: Path, teacher: WordTeacher, **settings: int | None) -> list[tuple[int, int]]:
     asked = {"per_query": 3, "shard_size": 4, "seed": 0} | settings
     return list(label_pairs(dataset, dataset / "labels", teacher, **asked))
 
@@ -139,6 +141,35 @@ def test_a_teacher_that_gives_no_number_stops_the_run(dataset: Path) -> None:
 
     with pytest.raises(FormatError, match="words gave a logit that is not a number"):
         run(dataset, Broken())
+
+
+def test_a_tuple_is_labelled_by_all_its_sides_and_only_once(dataset: Path) -> None:
+    (dataset / "dataset.json").write_text('{"sides": ["query", "passage", "size"]}')
+    write_table(pa.table({"size_id": ["s", "t"], "text": ["w1", "w9"]}), dataset / "size.parquet")
+    tuples = [("a", "p1", "s"), ("a", "p1", "t"), ("b", "p4", "t"), ("b", "p5", "s")]
+    ids = dict(zip(("query_id", "passage_id", "size_id"), zip(*tuples, strict=True), strict=True))
+    ids = {name: list(column) for name, column in ids.items()}
+    write_table(pa.table(ids), dataset / "transfer.parquet")
+    labels = pa.array([0.5, 0.0, 0.0, 0.0])
+    write_table(pa.table({**ids, "label": labels}), dataset / "train.parquet")
+
+    class TupleTeacher(WordTeacher):
+        """Two outputs: words of the passage, and of the size, that the query has too."""
+
+        def logits(self, first: Sequence[str], *others: Sequence[str]) -> FloatArray:
+            return np.stack([WordTeacher.logits(self, first, other) for other in others], axis=1)
+
+    assert run(dataset, TupleTeacher(), per_query=None)[-1] == (4, 4)
+    found = {
+        (row["query_id"], row["passage_id"], row["size_id"]): row["logit"]
+        for row in read_labels(dataset / "labels").to_pylist()
+    }
+    assert found == {
+        ("a", "p1", "s"): [2, 1],
+        ("a", "p1", "t"): [2, 0],
+        ("b", "p4", "t"): [3, 0],
+        ("b", "p5", "s"): [2, 0],
+    }
 
 
 def test_no_passages_a_query_is_refused(dataset: Path) -> None:

@@ -88,10 +88,40 @@ def test_an_onnx_file_is_fed_ids_masks_and_types_of_each_pair(
         assert scores.tolist() == expected
 
 
-def test_a_teacher_with_several_outputs_is_refused(tmp_path: Path, tiny_tokenizer: Any) -> None:
-    cross_encoder(tmp_path, tiny_tokenizer, outputs=3)
-    with pytest.raises(ModelError, match="gives 3 outputs a pair, a teacher gives 1"):
-        open_teacher(str(tmp_path))
+def test_a_teacher_with_several_outputs_gives_a_row_a_pair(
+    tmp_path: Path, tiny_tokenizer: Any
+) -> None:
+    model = cross_encoder(tmp_path, tiny_tokenizer, outputs=3)
+    inputs = tiny_tokenizer(QUERIES[1], PASSAGES[1], return_tensors="pt")
+    with torch.inference_mode():
+        expected = model(**inputs).logits[0].numpy()
+    teacher = open_teacher(str(tmp_path), batch_size=3)
+    assert teacher.outputs == 3
+    np.testing.assert_allclose(teacher.logits(QUERIES, PASSAGES)[1], expected, atol=1e-5)
+
+
+def test_a_tuple_is_read_as_its_first_text_and_the_others_between_separators(
+    tmp_path: Path, tiny_tokenizer: Any
+) -> None:
+    tiny_tokenizer.save_pretrained(tmp_path)
+    token_counting_onnx(tmp_path / "model.onnx")
+    (count,) = open_teacher(str(tmp_path)).logits(["lava"], ["tea"], ["moon"])
+    number = tiny_tokenizer.convert_tokens_to_ids
+    second = sum(map(number, ["tea", "[SEP]", "moon", "[SEP]"]))
+    assert count == sum(map(number, ["[CLS]", "lava", "[SEP]"])) + 2 * second
+    cross_encoder(tmp_path / "torch", tiny_tokenizer, outputs=1)
+    teacher = open_teacher(str(tmp_path / "torch"))
+    np.testing.assert_allclose(
+        teacher.logits(["lava"], ["tea"], ["moon"]), teacher.logits(["lava"], ["tea [SEP] moon"])
+    )
+
+
+def test_a_first_text_longer_than_what_is_read_is_cut_too(
+    tmp_path: Path, tiny_tokenizer: Any
+) -> None:
+    cross_encoder(tmp_path, tiny_tokenizer, outputs=1)
+    logits = open_teacher(str(tmp_path)).logits(["bees dance " * 200], ["tea"])
+    assert np.isfinite(logits).all()
 
 
 def test_what_is_no_teacher_is_refused_by_name(tmp_path: Path) -> None:

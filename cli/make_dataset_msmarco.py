@@ -1,0 +1,60 @@
+"""`dipair-index make-dataset msmarco`: pairs after DiPair's appendix B."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from dipair_index.cli.console import progress
+from dipair_index.cli.mined_dataset import make_mined, mining_options
+
+if TYPE_CHECKING:
+    from dipair_index.msmarco import MsMarcoFiles
+
+
+@click.command()
+@click.option(
+    "--from-dir",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Read collection.tsv, queries.train.tsv, qrels.train.tsv (dev likewise; .gz too) here",
+)
+@click.option("--sample", is_flag=True, help="Use the sample that comes with dipair-index")
+@click.option(
+    "--download-dir",
+    type=click.Path(path_type=Path),
+    default=Path("msmarco"),
+    show_default=True,
+    metavar="DIR",
+    help="Keep the download here, when neither --from-dir nor --sample is given",
+)
+@mining_options()
+def msmarco(from_dir: Path | None, sample: bool, download_dir: Path, **mining: Any) -> None:
+    """Make the Q2P-MAT dataset from MS MARCO passage ranking.
+
+    Positives are the judged pairs, negatives are mined near each query below a score, and the
+    transfer set holds the nearest passages of every train and unlabelled query. With nothing
+    added, MS MARCO is downloaded first (1.1 GB). An interrupted run goes on where it was, and
+    with --overwrite another threshold uses the vectors that are there.
+
+    \b
+    Example:
+      dipair-index make-dataset msmarco --sample
+      dipair-index make-dataset msmarco --from-dir ~/msmarco --max-score-percentile 40
+    """
+    if from_dir and sample:
+        raise click.UsageError("give --from-dir or --sample, not both")
+    make_mined(lambda: _files(from_dir, sample, download_dir), **mining)
+
+
+def _files(from_dir: Path | None, sample: bool, download_dir: Path) -> MsMarcoFiles:
+    from dipair_index.msmarco import MsMarcoFiles, download_msmarco, sample_folder
+
+    if sample:
+        return MsMarcoFiles.find(sample_folder())
+    if from_dir:
+        return MsMarcoFiles.find(from_dir)
+    with progress(f"downloading MS MARCO to {download_dir}", "bytes") as report:
+        return download_msmarco(download_dir, report)

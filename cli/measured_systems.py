@@ -1,0 +1,158 @@
+"""What `dipair-index evaluate` measures: runs, indexes, a dataset's pairs, or the sample."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+import click
+
+from dipair_index.cli.console import progress, remark
+from dipair_index.cli.torch_device import prepare_torch
+
+if TYPE_CHECKING:
+    from dipair_index.evaluation import JudgedPairs, JudgedRuns
+    from dipair_index.pair_scores import Texts
+    from dipair_index.records import Query, Run
+    from dipair_index.rerank.index import DiPairIndex
+
+DEPTH = 100  # of the vector search that is reranked
+QUERIES_AT_ONCE = 32
+
+
+def names_of(given: Sequence[str]) -> list[str]:
+    """What systems are called: the last part of each path, or all of it where two share that."""
+    for name in given:
+        if given.count(name) > 1:
+            raise click.UsageError(f"{name} is given {given.count(name)} times: give it once")
+    last = [Path(name).name or name for name in given]
+    return [
+        short if last.count(short) == 1 else name for name, short in zip(given, last, strict=True)
+    ]
+
+
+def of_files(
+    qrels_file: str,
+    run_files: Sequence[str],
+    measures: Sequence[str],
+    indexes: Sequence[str] = (),
+    queries_file: str | None = None,
+    device: str = "cpu",
+) -> JudgedRuns:
+    """Reads runs and qrels, and lets indexes answer; says what is in some of them only."""
+    from dipair_index.errors import FormatError
+    from dipair_index.evaluation import JudgedRuns
+    from dipair_index.formats import read_qrels, read_queries, read_run
+    from dipair_index.metrics import PAIR_MEASURES
+
+    names, qrels = names_of([*run_files, *indexes]), read_qrels(qrels_file)
+    runs = {name: read_run(file) for name, file in zip(names, run_files, strict=False)}
+    for name, run in runs.items():
+        missing, unjudged = qrels.keys() - run.keys(), run.keys() - qrels.keys()
+        if len(missing) == len(qrels):
+            raise FormatError(
+                f"{name} ranks none of the {len(qrels):,} queries that {qrels_file} judges: it "
+                f"ranks query {min(run)}, and judged is query {min(qrels)}"
+            )
+        if missing:
+            remark(f"{name} ranks nothing for {len(missing):,} judged queries: they count as 0")
+        if unjudged:
+            remark(f"{name} ranks {len(unjudged):,} queries without judgements: left out")
+    if queries_file is not None:
+        queries = [query for query in read_queries(queries_file) if query.query_id in qrels]
+        if len(queries) < len(qrels):
+            missing = qrels.keys() - {query.query_id for query in queries}
+            raise FormatError(
+                f"{queries_file} lacks {len(missing):,} of the queries that {qrels_file} judges, "
+                f"such as {min(missing)}: give the file with all of them"
+            )
+        for name, folder in zip(names[len(run_files) :], indexes, strict=True):
+            runs |= _runs_of_folder(name, Path(folder), queries, device)
+    judged = JudgedRuns(qrels, runs)
+    remark(f"{len(qrels):,} judged queries")
+    if of_pairs := [name for name in measures if name in PAIR_MEASURES]:
+        count, total = len(judged.as_pairs().labels), sum(map(len, qrels.values()))
+        remark(f"{', '.join(of_pairs)}: of {count:,} of {total:,} judged pairs, ranked by all runs")
+    return judged
+
+
+def of_dataset(dataset: Path, split: str, device: str) -> tuple[JudgedPairs, Texts]:
+    """Reads the pairs of a split, with the miner's scores."""
+    from dipair_index.dataset_directory import read_record
+
+    read_record(dataset)  # says what is wrong with it before torch takes its seconds
+    from dipair_index.pair_scores import read_judged_pairs
+
+    prepare_torch(device)
+    pairs, texts = read_judged_pairs(dataset, split)
+    remark(f"{dataset}, {split}: {len(pairs.labels):,} pairs of {len(pairs.queries):,} queries")
+    return pairs, texts
+
+
+def scored(pairs: JudgedPairs, texts: Texts, models: Mapping[str, str], device: str) -> JudgedPairs:
+    """Lets every model score the pairs; the miner stands last."""
+    from dipair_index.pair_scores import scores_of_model
+
+    scores = {}
+    for name, model in models.items():
+        with progress(f"Scoring with {name}", "pairs") as report:
+            scores[name] = scores_of_model(model, texts, device=device, report=report)
+    return pairs._replace(scores={**scores, **pairs.scores})
+
+
+def of_sample(models: Sequence[str], device: str) -> JudgedRuns:
+    """Answers the bundled sample's dev queries by each model's vector search, and reranked."""
+    from dipair_index.dual_encoder import DualEncoder
+    from dipair_index.evaluation import JudgedRuns
+    from dipair_index.formats import read_passages, read_qrels, read_queries
+    from dipair_index.msmarco import sample_folder
+    from dipair_index.rerank.build import build_index
+    from dipair_index.rerank.index import DiPairIndex
+
+    sample = sample_folder()
+    queries = list(read_queries(sample / "queries.dev.tsv"))
+    remark(f"no runs and no dataset: measuring {len(queries)} dev queries of the bundled sample")
+    prepare_torch(device)
+    runs: dict[str, Run] = {}
+    for name, model in zip(names_of(models), models, strict=True):
+        encoder = DualEncoder.load(model, device=device)
+        with TemporaryDirectory(prefix="dipair-") as folder:
+            index_dir = Path(folder) / "sample.index"
+            with progress("Encoding", "passages") as report:
+                passages = read_passages(sample / "collection.tsv")
+                build_index(passages, index_dir, encoder, report=report)
+            with DiPairIndex.open(index_dir, encoder) as index:
+                runs |= _runs_of_index(name, index, queries)
+    return JudgedRuns(read_qrels(sample / "qrels.dev.tsv"), runs)
+
+
+def _runs_of_folder(
+    name: str, folder: Path, queries: Sequence[Query], device: str
+) -> dict[str, Run]:
+    """Opens an index, and lets it answer with the model that it was built with."""
+    from dipair_index.stores.manifest import Manifest
+
+    Manifest.read(folder)  # says what is wrong with it before torch takes its seconds
+    prepare_torch(device)
+    from dipair_index.rerank.index import DiPairIndex
+
+    with DiPairIndex.open(folder, device=device) as index:
+        return _runs_of_index(name, index, queries)
+
+
+def _runs_of_index(name: str, index: DiPairIndex, queries: Sequence[Query]) -> dict[str, Run]:
+    """Answers queries by the vector search alone, and with its first `DEPTH` passages reranked."""
+    runs: dict[str, Run] = {}
+    for system, rerank in (("vector search", False), ("reranked", True)):
+        run = runs[f"{name}: {system}"] = {}
+        with progress(f"Answering with {name}, {system}", "queries") as report:
+            for start in range(0, len(queries), QUERIES_AT_ONCE):
+                batch = queries[start : start + QUERIES_AT_ONCE]
+                texts = [query.text for query in batch]
+                found = index.search(texts, DEPTH, DEPTH, rerank=rerank, raw_scores=True)
+                for query, ranking in zip(batch, found, strict=True):
+                    run[query.query_id] = {passage.id: passage.score for passage in ranking}
+                report(start + len(batch))
+    return runs

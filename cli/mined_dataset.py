@@ -1,0 +1,225 @@
+"""What the commands share that make a dataset by mining: options, the FAISS index, the table."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from dipair_index.cli.console import progress, remark, table
+from dipair_index.cli.dataset_option import new_dataset_options
+from dipair_index.cli.options import Command, all_of, device_option
+from dipair_index.cli.torch_device import prepare_torch
+
+if TYPE_CHECKING:
+    from dipair_index.neighbours import Key
+    from dipair_index.query_splits import JudgedFiles
+    from dipair_index.records import FloatArray
+    from dipair_index.stores.ann import FaissIndex
+
+
+def mining_options() -> Callable[[Command], Command]:
+    """How neighbours are found, negatives drawn from them, and where the dataset goes."""
+    return all_of(
+        click.option(
+            "--vectors",
+            default="use",
+            show_default=True,
+            metavar="use|model|NAME",
+            help="Find neighbours with USE, DiPair's own vectors, or a transformers encoder",
+        ),
+        click.option(
+            "--ann",
+            default="flat",
+            show_default=True,
+            metavar="flat|hnsw|ivf|FACTORY",
+            help="Search vectors with this kind of FAISS index",
+        ),
+        click.option(
+            "--ann-from",
+            type=click.Path(path_type=Path),
+            metavar="DIR",
+            help="Take over the FAISS index of this index or dataset directory",
+        ),
+        click.option(
+            "--max-score",
+            type=float,
+            help="Draw negatives that score below this  [default: 0.53 with --vectors use]",
+        ),
+        click.option(
+            "--max-score-percentile",
+            type=float,
+            metavar="P",
+            help="Draw negatives from the lowest P percent of the retrieved candidates  "
+            "[default: 92 with other vectors, the share of USE's that is below 0.53]",
+        ),
+        click.option(
+            "--top-k-negatives",
+            type=click.IntRange(min=1),
+            default=30,
+            show_default=True,
+            help="Draw negatives from this many nearest passages",
+        ),
+        click.option(
+            "--transfer-top-k",
+            type=click.IntRange(min=1),
+            default=50,
+            show_default=True,
+            help="Put this many nearest passages a query into the transfer set",
+        ),
+        click.option(
+            "--unlabelled-queries",
+            type=click.Path(exists=True, allow_dash=True, path_type=Path),
+            multiple=True,
+            metavar="FILE",
+            help="Add these queries to the transfer set; may be given again",
+        ),
+        device_option("Embed"),
+        new_dataset_options(),
+    )
+
+
+def make_mined(
+    files_of: Callable[[], JudgedFiles],
+    *,
+    vectors: str,
+    ann: str,
+    ann_from: Path | None,
+    max_score: float | None,
+    max_score_percentile: float | None,
+    top_k_negatives: int,
+    transfer_top_k: int,
+    unlabelled_queries: tuple[Path, ...],
+    device: str,
+    out: Path,
+    seed: int,
+    overwrite: bool,
+    as_json: bool,
+) -> None:
+    """Makes the dataset of `mining_options` from judged files, which are looked for in time."""
+    from dipair_index.dataset import DatasetSettings, build_dataset
+    from dipair_index.dataset_directory import begin, check_target, finish
+    from dipair_index.sentence_vectors import open_embedder
+
+    settings = DatasetSettings(
+        max_score, max_score_percentile, top_k_negatives, transfer_top_k, seed
+    )
+    check_target(out, overwrite=overwrite)
+    files = files_of()
+    if vectors != "use":
+        prepare_torch(device)
+    embedder = open_embedder(vectors, device=device)
+    building = begin(out, overwrite=overwrite)
+    index = FaissFolder(building.ann, ann, previous=out / "ann", taken_from=ann_from)
+    record = build_dataset(
+        files,
+        building,
+        embedder,
+        index,
+        settings,
+        progress=progress,
+        unlabelled=unlabelled_queries,
+    )
+    finish(building, out)
+    if embedder.truncated:
+        remark(f"{embedder.truncated:,} texts are longer than {vectors} reads and were cut")
+    _show(record, out, as_json=as_json)
+
+
+class FaissFolder:
+    """The dataset's FAISS index: the one that is there, one taken over, or a new one."""
+
+    def __init__(self, folder: Path, kind: str, *, previous: Path, taken_from: Path | None) -> None:
+        from dipair_index.stores.ann import AnnInfo
+
+        self._folder = folder
+        self._elsewhere = previous
+        self._taken_from = None
+        self.kind = kind
+        if taken_from:
+            self._taken_from = taken_from / "ann" if (taken_from / "ann").is_dir() else taken_from
+            self.kind = AnnInfo.read(self._taken_from).kind
+
+    def take_over(self, key: Key) -> bool:
+        """Links an index of these passages and this embedder into the folder, if there is one.
+
+        Raises `IndexDirectoryError` where the one of --ann-from is not.
+        """
+        from dipair_index.dataset_directory import link
+        from dipair_index.errors import IndexDirectoryError
+
+        for folder in (self._folder, self._taken_from or self._elsewhere):
+            if why := self._difference(folder, key):
+                if folder == self._taken_from:
+                    raise IndexDirectoryError(
+                        f"{folder} cannot be taken over ({why}): leave --ann-from away, or give "
+                        "the --vectors and the collection that it was built with"
+                    )
+            else:
+                if folder != self._folder:
+                    shutil.rmtree(self._folder, ignore_errors=True)
+                    shutil.copytree(folder, self._folder, copy_function=link)
+                return True
+        return False
+
+    def build(self, ids: Sequence[str], vectors: FloatArray, key: Key) -> None:
+        """Makes the index and saves it."""
+        from dipair_index.stores.ann import FaissIndex, VectorSource
+
+        shutil.rmtree(self._folder, ignore_errors=True)
+        index = FaissIndex.build(ids, vectors, kind=self.kind, source=VectorSource(**key))
+        index.save(self._folder)
+
+    def open(self) -> FaissIndex:
+        """Loads the index."""
+        from dipair_index.stores.ann import FaissIndex
+
+        return FaissIndex.load(self._folder)
+
+    def _difference(self, folder: Path, key: Key) -> str:
+        """Why the index in the folder is not the one that is wanted; empty where it is."""
+        from dipair_index.errors import IndexDirectoryError
+        from dipair_index.stores.ann import AnnInfo
+
+        try:
+            info = AnnInfo.read(folder)
+        except IndexDirectoryError as error:
+            return str(error)
+        if info.source.embedder_fingerprint != key["embedder_fingerprint"]:
+            return f"its vectors are those of {info.source.embedder}, not of {key['embedder']}"
+        if info.source.passages_digest != key["passages_digest"]:
+            return f"it holds other passages, {info.count:,} in number"
+        return "" if info.kind == self.kind else f"it is {info.kind}, not {self.kind}"
+
+
+def _show(record: dict[str, Any], out: Path, *, as_json: bool) -> None:
+    """Prints the counts as DiPair's table 1 does, and says on stderr what they rest on."""
+    rows = []
+    for split in ("transfer", "train", "valid", "test"):
+        counts = record["table"][split]
+        if counts.get("negatives_missing"):
+            remark(
+                f"{split}: {counts['negatives_missing']:,} negatives fewer than positives, since "
+                "too few candidates score below the threshold: raise --max-score or "
+                "--top-k-negatives"
+            )
+        names = ("pairs", "positives", "queries", "mean_passage_words", "mean_query_words")
+        rows.append([split, *(_cell(counts.get(name)) for name in (*names, "miner_auc"))])
+    if as_json:
+        click.echo(json.dumps(record, indent=2, sort_keys=True))
+    else:
+        columns = ["set", "pairs", "positives", "queries", "words/passage", "words/query", "AUC"]
+        table([*columns[:6], "miner AUC"], rows, numbers=[*columns[1:6], "miner AUC"])
+    threshold = record["parameters"]["max_score"]
+    share = record["table"]["train"]["share_below_threshold"] or 0
+    below = "of any score" if threshold is None else f"below {threshold:.4f} ({share:.1%} are)"
+    remark(f"negatives: drawn from neighbours {below}")
+    remark(f"wrote {out}")
+
+
+def _cell(value: float | int | None) -> str:
+    return "" if value is None else f"{value:,}"

@@ -1,0 +1,118 @@
+"""`dipair-index score`: from a file of pairs or tuples to what a model thinks of each."""
+
+from __future__ import annotations
+
+import json
+import re
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from dipair_index.cli.console import progress, remark
+from dipair_index.cli.options import device_option, json_option
+from dipair_index.cli.torch_device import prepare_torch
+
+if TYPE_CHECKING:
+    from dipair_index.records import FloatArray
+
+SCORE = "score"
+
+
+@click.command()
+@click.argument("file")
+@click.option(
+    "--columns",
+    default="query,passage",
+    show_default=True,
+    metavar="SIDE=COLUMN,...",
+    help="Where the file has query, passage and, by their names, the model's further sides",
+)
+@click.option(
+    "--model",
+    default="default",
+    show_default=True,
+    metavar="NAME",
+    help="Score with this DiPair model or cross-encoder",
+)
+@click.option("--raw-scores", is_flag=True, help="Print logits, not scores from 0 to 1")
+@click.option(
+    "--batch-size",
+    type=click.IntRange(min=1),
+    default=4096,
+    show_default=True,
+    help="Score this many rows at once; equal texts among them are encoded once",
+)
+@json_option("a JSON object a row")
+@device_option("Score")
+def score(
+    file: str,
+    columns: str,
+    model: str,
+    raw_scores: bool,
+    batch_size: int,
+    as_json: bool,
+    device: str,
+) -> None:
+    """Score each row of a file of pairs, or of tuples of three texts and more.
+
+    FILE is TSV with a header line, or JSONL (.jsonl); either may be compressed with gzip, and - is
+    standard input. Each row is printed as it came, with its score at the end: as TSV with a header
+    line, or as JSON lines. A model with several outputs gives a column an output: the
+    probabilities of its classes.
+
+    \b
+    Example:
+      dipair-index score pairs.tsv > scored.tsv
+      dipair-index score shop.jsonl --columns query,passage=title,description --model shop.model
+    """
+    from dipair_index.pair_files import Columns, read_tuples
+
+    named = Columns.parse(columns).unlabelled
+    rows = read_tuples(file, named)
+    batch = list(islice(rows, batch_size))  # says what is wrong with it before torch takes seconds
+    if taken := [name for name in batch[0].fields if re.fullmatch(rf"{SCORE}(_\d+)?", name)]:
+        raise click.UsageError(f"{file} has a column {taken[0]} already: rename or remove it")
+    header = list(batch[0].fields)
+    prepare_torch(device)
+    from dipair_index.pair_scores import open_scorer
+
+    scorer = open_scorer(model, named.sides, device=device)
+    done = 0
+    with progress("Scoring", "rows") as report:
+        while batch:
+            sides = zip(*(row.texts for row in batch), strict=True)
+            texts = {side: list(of_side) for side, of_side in zip(named.sides, sides, strict=True)}
+            scores = _columns(scorer(texts), raw_scores)
+            if not as_json and not done:
+                click.echo("\t".join([*header, *scores]))
+            for row, values in zip(batch, zip(*scores.values(), strict=True), strict=True):
+                if as_json:
+                    found = dict(zip(scores, values, strict=True))
+                    click.echo(json.dumps({**row.fields, **found}, ensure_ascii=False))
+                else:
+                    cells = [_cell(row.fields.get(name)) for name in header]
+                    click.echo("\t".join([*cells, *(f"{value:.6g}" for value in values)]))
+            done += len(batch)
+            report(done)
+            batch = list(islice(rows, batch_size))
+    remark(f"{done:,} rows are scored by {model}")
+
+
+def _columns(logits: FloatArray, raw: bool) -> dict[str, list[float]]:
+    """Scores by the names of their columns: of one output, or one an output."""
+    import numpy as np
+
+    values = logits.astype(np.float64)
+    if values.ndim == 1:
+        shown = values if raw else np.exp(-np.logaddexp(0, -values))  # the sigmoid
+        return {SCORE: shown.tolist()}
+    if not raw:
+        values = np.exp(values - np.logaddexp.reduce(values, axis=1, keepdims=True))
+    return {f"{SCORE}_{place}": column.tolist() for place, column in enumerate(values.T)}
+
+
+def _cell(value: Any) -> str:
+    """A field as a cell of TSV, which holds no tabs and no line breaks."""
+    text = value if isinstance(value, str) else "" if value is None else json.dumps(value)
+    return text.translate({ord(character): " " for character in "\t\n\r"})

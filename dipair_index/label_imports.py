@@ -1,0 +1,173 @@
+"""Labels that no teacher here has given: scores computed elsewhere, and the judgements themselves.
+
+Both become the same shards as a teacher's logits. A probability p becomes log(p / (1 - p)); one
+below `CLIP` or above 1 - `CLIP` is moved to it first, since 0 and 1 have no logit.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterator
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from dipair_index.dataset_directory import DatasetLayout, fingerprint_of, read_record, sides_of
+from dipair_index.errors import FormatError, SettingsError
+from dipair_index.labels import LabelSettings, claim, id_columns, write_shards
+from dipair_index.pair_files import iter_rows
+from dipair_index.records import FloatArray
+from dipair_index.tables import read_table
+from dipair_index.text_files import iter_lines, source_name
+
+CLIP = 1e-4
+"""A logit of 9.2, about as far as cross-encoders go."""
+SCALES = ("logit", "probability")
+JUDGED = "judged"
+"""The teacher's name where the labels are the dataset's own."""
+
+
+class Imported(NamedTuple):
+    """What became of the scores."""
+
+    labels: int
+    held_out: int  # left out, since their queries are in valid or test
+    clipped: int  # probabilities that had no logit, or hardly one
+
+
+def import_scores(
+    dataset: Path, target: Path, source: str | Path, *, scale: str, shard_size: int
+) -> Imported:
+    """Takes a file of scores as labels: TSV with a header line, JSONL or a TREC run.
+
+    It has the columns `query_id`, `passage_id`, `NAME_id` of each further side, and `score`; a
+    TREC run is for pairs alone. Scores are of items of the dataset; those of held-out queries are
+    left out. Raises `FormatError` that names the line of what cannot be a label, and
+    `IndexDirectoryError` when `target` holds other labels.
+    """
+    if scale not in SCALES:
+        raise SettingsError(f"scores are {' or '.join(SCALES)}, got {scale}")
+    name = source_name(source)
+    sides = sides_of(read_record(dataset))
+    layout = DatasetLayout(dataset)
+    known = {
+        f"{side}_id": set(read_table(layout.texts(side), [f"{side}_id"])[f"{side}_id"].to_pylist())
+        for side in sides
+    }
+    queries = read_table(layout.queries)
+    split_of = dict(
+        zip(queries["query_id"].to_pylist(), queries["split"].to_pylist(), strict=True)
+        if "split" in queries.column_names
+        else ()
+    )
+    digest = hashlib.sha256()
+    rows: dict[tuple[str, ...], float] = {}
+    for where, ids, score in _scores(source, id_columns(sides)):
+        for column, item in zip(known, ids, strict=True):
+            if item not in known[column]:
+                raise FormatError(
+                    f"{where}, column {column}: the dataset {dataset} has no {column[:-3]} {item}: "
+                    "take the ids from its tables, or make the dataset with ids of your own"
+                )
+        if scale == "probability" and not 0 <= score <= 1:
+            raise FormatError(
+                f"{where}: expected a probability from 0 to 1, got {score:g}: say --scores-are "
+                "logit where it is none"
+            )
+        if ids in rows:
+            raise FormatError(f"{where}: {', '.join(ids)} was scored before: keep one line")
+        rows[ids] = score
+        digest.update(repr((ids, score)).encode())
+    kept = {ids: s for ids, s in rows.items() if split_of.get(ids[0]) not in ("valid", "test")}
+    if not kept:
+        raise FormatError(f"{name} scores no query to train on: all are held out")
+    scores = np.array(list(kept.values()), np.float64)
+    settings = LabelSettings(
+        Path(name).name, f"{scale} {digest.hexdigest()[:16]}", None, shard_size, 0
+    )
+    columns = dict(zip(id_columns(sides), map(list, zip(*kept, strict=True)), strict=True))
+    clipped = _write(target, settings, pa.table(columns), scores, scale)
+    return Imported(len(kept), len(rows) - len(kept), clipped)
+
+
+def import_judgements(dataset: Path, target: Path, *, shard_size: int) -> Imported:
+    """Takes the labels of the train tuples, from 0 to 1, as their teacher's probabilities."""
+    record = read_record(dataset)
+    columns = id_columns(sides_of(record))
+    train = read_table(DatasetLayout(dataset).pairs("train"), columns=[*columns, "label"])
+    labels = train["label"].to_numpy().astype(np.float64)
+    if not len(labels) or labels.min() == labels.max():
+        raise FormatError(
+            f"the train labels of {dataset} are {'all the same' if len(labels) else 'missing'}: "
+            "there is nothing to learn from them"
+        )
+    settings = LabelSettings(JUDGED, fingerprint_of(record), None, shard_size, 0)
+    clipped = _write(target, settings, train.select(columns), labels, "probability")
+    return Imported(len(labels), 0, clipped)
+
+
+def _write(
+    target: Path,
+    settings: LabelSettings,
+    pairs: pa.Table,
+    scores: npt.NDArray[np.float64],
+    scale: str,
+) -> int:
+    """Writes the shards; returns how many scores were clipped."""
+    clipped = 0
+    if scale == "probability":
+        inside = np.clip(scores, CLIP, 1 - CLIP)
+        clipped = int((inside != scores).sum())
+        scores = np.log(inside) - np.log1p(-inside)
+    logits = scores.astype(np.float32)
+    claim(target, settings)
+
+    def logits_of(part: pa.Table, start: int) -> FloatArray:
+        return logits[start : start + part.num_rows]
+
+    for _ in write_shards(target, settings, pairs, len(logits), logits_of):
+        pass
+    return clipped
+
+
+def _scores(source: str | Path, columns: list[str]) -> Iterator[tuple[str, tuple[str, ...], float]]:
+    """Yields where each score stands, the ids it is of, and it."""
+    lines = iter_lines(source)
+    first = list(islice(lines, 1))
+    rows: Iterator[tuple[int, dict[str, Any]]]
+    if first and _run_row(first[0][1]):
+        if len(columns) > 2:
+            raise FormatError(
+                f"{source_name(source)} is a TREC run, which names pairs, and this dataset has "
+                f"{', '.join(columns)}: give TSV or JSONL"
+            )
+        rows = ((line, _run_row(text)) for line, text in chain(first, lines))
+    else:
+        advice = f"expected {', '.join(columns)} and score, or a TREC run"
+        rows = iter_rows(source, chain(first, lines), [*columns, "score"], advice=advice)
+    for line, fields in rows:
+        where = f"line {line} of {source_name(source)}"
+        if not fields:
+            raise FormatError(f"{where}: expected 6 fields (query-id Q0 passage-id rank score tag)")
+        try:
+            score = float(fields["score"])
+        except (TypeError, ValueError, OverflowError):
+            score = math.nan
+        if not math.isfinite(score):
+            raise FormatError(
+                f"{where}: expected a finite number as score, got {fields['score']!r}"
+            )
+        yield where, tuple(str(fields[column]) for column in columns), score
+
+
+def _run_row(line: str) -> dict[str, Any]:
+    """The fields of a line of a TREC run; none where it is no such line."""
+    fields = line.split()
+    if len(fields) != 6 or fields[1] != "Q0":
+        return {}
+    return {"query_id": fields[0], "passage_id": fields[2], "score": fields[4]}
