@@ -13,14 +13,17 @@ import click
 
 from dipair_index import __version__
 from dipair_index.cli.add import add, update
+from dipair_index.cli.bench import bench
 from dipair_index.cli.build import build
 from dipair_index.cli.compact import compact
 from dipair_index.cli.delete import delete
 from dipair_index.cli.evaluate import evaluate
+from dipair_index.cli.export import export
 from dipair_index.cli.info import info
 from dipair_index.cli.label import label
 from dipair_index.cli.make_dataset import make_dataset
 from dipair_index.cli.rerank import rerank
+from dipair_index.cli.score import score
 from dipair_index.cli.train import train
 from dipair_index.cli.train_teacher import train_teacher
 from dipair_index.cli.verify import verify
@@ -29,7 +32,7 @@ from dipair_index.errors import DiPairError
 ENVIRONMENT_PREFIX = "DIPAIR"
 
 
-SHARED_OPTIONS = ("device", "index_dir", "model", "seed")
+SHARED_OPTIONS = ("backend", "device", "index_dir", "model", "seed", "threads")
 
 
 class Interrupted(click.ClickException):
@@ -152,8 +155,8 @@ def cli() -> None:
 
 
 for command in (
-    make_dataset, train_teacher, label, train,
-    build, add, update, delete, compact, verify, info, rerank, evaluate,
+    make_dataset, train_teacher, label, train, export,
+    build, add, update, delete, compact, verify, info, rerank, score, evaluate, bench,
 ):  # fmt: skip
     cli.add_command(command)
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from dipair_index.cli.console import remark
 from dipair_index.cli.encoding import describe, encoding, how_to_ask, load_encoder, read_corpus
 from dipair_index.cli.options import all_of, encoding_options, index_dir_option
+
+if TYPE_CHECKING:
+    from dipair_index.encoders import Backend
 
 _options = all_of(
     click.option(
@@ -60,8 +63,9 @@ def _encode(
     corpus: str,
     index_dir: Path,
     model: str | None,
-    batch_size: int,
+    batch_size: int | None,
     device: str,
+    backend: Backend,
     resume: bool,
     overwrite: bool,
 ) -> None:
@@ -70,7 +74,7 @@ def _encode(
     # says what is wrong with the index, or with the corpus, before torch takes its seconds
     manifest = Manifest.read(index_dir)
     passages = read_corpus(corpus)
-    encoder = load_encoder(model or manifest.model, device, batch_size)
+    encoder = load_encoder(model or manifest.model, device, backend, batch_size)
     from dipair_index.rerank.build import add_passages
 
     with encoding(index_dir, again="the same command with --resume") as report:

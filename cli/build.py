@@ -10,11 +10,18 @@ import click
 from click.core import ParameterSource
 
 from dipair_index.cli.console import remark
-from dipair_index.cli.encoding import describe, encoding, how_to_ask, load_encoder, read_corpus
+from dipair_index.cli.encoding import (
+    describe,
+    encoding,
+    how_to_ask,
+    load_encoder,
+    read_corpus,
+    write_graphs,
+)
 from dipair_index.cli.options import encoding_options, index_dir_option
 
 if TYPE_CHECKING:
-    from dipair_index.dual_encoder import DualEncoder
+    from dipair_index.encoders import Backend, TextEncoder
     from dipair_index.records import Passage
 
 # written out here, since the modules that define them import numpy, which --help does without
@@ -79,8 +86,9 @@ def build(
     model: str | None,
     store: str,
     store_url: str | None,
-    batch_size: int,
+    batch_size: int | None,
     device: str,
+    backend: Backend,
     overwrite: bool,
     **settings: Any,
 ) -> None:
@@ -110,7 +118,8 @@ def build(
     _build(
         read_corpus(corpus or _sample()),
         index_dir,
-        load_encoder(model, device, batch_size),
+        load_encoder(model, device, backend, batch_size),
+        backend,
         again="the same command with --resume",
         store=store,
         store_url=store_url or "",
@@ -119,16 +128,19 @@ def build(
     )
 
 
-def build_sample(index_dir: Path, *, model: str | None, device: str) -> None:
+def build_sample(
+    index_dir: Path, *, model: str | None, device: str, backend: Backend = "auto"
+) -> None:
     """Builds the bundled sample's index for a command that finds none, and says so."""
     from dipair_index.errors import IndexDirectoryError
     from dipair_index.stores.index_directory import refuse_target
 
     refuse_target(index_dir, overwrite=False)
     remark(f"there is no index at {index_dir}: building one of the bundled sample first")
-    encoder = load_encoder(model, device)
+    encoder = load_encoder(model, device, backend)
+    again = "the same command"
     try:
-        _build(read_corpus(_sample()), index_dir, encoder, again="the same command", resume=True)
+        _build(read_corpus(_sample()), index_dir, encoder, backend, again=again, resume=True)
     except IndexDirectoryError as error:
         raise IndexDirectoryError(
             f"{error}. To finish what was begun there, run its `dipair-index build` with --resume"
@@ -150,7 +162,7 @@ def is_sample_index(index_dir: Path) -> bool:
         digest.update([passage.passage_id], [passage.full_text])
     return (
         manifest.passages_digest == digest.hexdigest()
-        and manifest.model_fingerprint == load_encoder(None, "cpu").fingerprint
+        and manifest.model_fingerprint == load_encoder(None, "cpu", "auto").fingerprint
     )
 
 
@@ -174,7 +186,8 @@ def _sample() -> Path:
 def _build(
     passages: Iterable[Passage],
     index_dir: Path,
-    encoder: DualEncoder,
+    encoder: TextEncoder,
+    backend: Backend,
     *,
     again: str,
     **settings: Any,
@@ -184,6 +197,8 @@ def _build(
 
     with encoding(index_dir, again=again) as report:
         summary = build_index(passages, index_dir, encoder, report=report, **settings)
+    if backend == "auto":  # so that the index is asked without torch
+        write_graphs(encoder)
     describe(f"indexed {summary.passages:,} passages", summary)
     size = summary.token_bytes / summary.passages
     remark(f"token embeddings take {size:,.0f} bytes a passage on disk")

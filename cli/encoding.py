@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,7 +15,7 @@ from dipair_index.cli.options import DEFAULT_INDEX
 from dipair_index.cli.torch_device import prepare_torch
 
 if TYPE_CHECKING:
-    from dipair_index.dual_encoder import DualEncoder
+    from dipair_index.encoders import Backend, TextEncoder
     from dipair_index.records import Passage
     from dipair_index.rerank.part_builder import BuildSummary
 
@@ -27,12 +28,37 @@ def read_corpus(corpus: str | Path) -> Iterator[Passage]:
     return chain([next(passages)], passages)
 
 
-def load_encoder(model: str | None, device: str, batch_size: int = 64) -> DualEncoder:
+def load_encoder(
+    model: str | None, device: str, backend: Backend, batch_size: int | None = None
+) -> TextEncoder:
     """The DiPair model called `model`, None being the bundled one."""
+    from dipair_index.encoders import open_onnx_encoder
+
+    if backend != "torch":
+        found = open_onnx_encoder(model, backend=backend, device=device, batch_size=batch_size)
+        if found is not None:
+            return found
+    prepare_torch(device)
     from dipair_index.dual_encoder import DualEncoder
 
-    prepare_torch(device)
     return DualEncoder.load(model, device=device, batch_size=batch_size)
+
+
+def write_graphs(encoder: TextEncoder) -> None:
+    """Writes a model's ONNX graphs where it has none that fit and its folder may be written to.
+
+    Says nothing: a model that has none works as well, but starts later.
+    """
+    from dipair_index.dual_encoder import DualEncoder
+    from dipair_index.encoders import model_folder
+    from dipair_index.errors import ModelError
+    from dipair_index.rerank.onnx_export import export_onnx
+
+    if not isinstance(encoder, DualEncoder) or encoder.device != "cpu":
+        return
+    if os.access(model_folder(encoder.name), os.W_OK):
+        with suppress(ModelError, OSError):
+            export_onnx(encoder)
 
 
 @contextmanager

@@ -31,6 +31,36 @@ def device_option(verb: str) -> Callable[[Command], Command]:
     )
 
 
+def backend_option() -> Callable[[Command], Command]:
+    """`--backend`."""
+    return click.option(
+        "--backend",
+        type=click.Choice(["auto", "torch", "onnx"]),
+        default="auto",
+        show_default=True,
+        help="Compute by torch, or by ONNX Runtime, which starts sooner; auto: as the model can",
+    )
+
+
+def threads_option() -> Callable[[Command], Command]:
+    """`--threads`, which is heeded before the command runs: it needs no argument for it."""
+    return click.option(
+        "--threads",
+        type=click.IntRange(min=1),
+        callback=_limit_threads,
+        expose_value=False,
+        help="Compute with at most this many threads  [default: as many as there are cores]",
+    )
+
+
+def _limit_threads(_: click.Context, __: click.Parameter, count: int | None) -> None:
+    """Libraries read the bound when they are imported: no command imports one before."""
+    if count is not None:
+        from dipair_index.threads import limit_threads
+
+        limit_threads(count)
+
+
 def json_option(what: str = "one JSON object") -> Callable[[Command], Command]:
     """`--json`, as `as_json`."""
     return click.option("--json", "as_json", is_flag=True, help=f"Print {what}")
@@ -42,11 +72,11 @@ def encoding_options(work: str, overwrite: str) -> Callable[[Command], Command]:
         click.option(
             "--batch-size",
             type=click.IntRange(min=1),
-            default=64,
-            show_default=True,
-            help="Encode this many passages at once",
+            help="Encode this many passages at once  [default: 16, on a GPU 256]",
         ),
         device_option("Encode"),
+        backend_option(),
+        threads_option(),
         click.option("--resume", is_flag=True, help=f"Go on with an interrupted {work}"),
         click.option("--overwrite", is_flag=True, help=overwrite),
     )

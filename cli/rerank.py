@@ -15,10 +15,17 @@ from click.core import ParameterSource
 
 from dipair_index.cli.build import build_sample
 from dipair_index.cli.console import progress, remark, snippet, table
-from dipair_index.cli.options import device_option, index_dir_option, json_option
-from dipair_index.cli.torch_device import prepare_torch
+from dipair_index.cli.encoding import load_encoder
+from dipair_index.cli.options import (
+    backend_option,
+    device_option,
+    index_dir_option,
+    json_option,
+    threads_option,
+)
 
 if TYPE_CHECKING:
+    from dipair_index.encoders import Backend
     from dipair_index.records import Query, Run
     from dipair_index.rerank.index import DiPairIndex
     from dipair_index.rerank.ranking import RankedPassage, Timings
@@ -60,6 +67,8 @@ QUERIES_AT_ONCE = 32
 @click.option("--trec", "as_trec", is_flag=True, help="Print a TREC run")
 @click.option("--raw-scores", is_flag=True, help="Print logits, not scores from 0 to 1")
 @device_option("Compute")
+@backend_option()
+@threads_option()
 @click.pass_context
 def rerank(
     ctx: click.Context,
@@ -76,6 +85,7 @@ def rerank(
     as_trec: bool,
     raw_scores: bool,
     device: str,
+    backend: Backend,
 ) -> None:
     """Retrieve passages for a query and rerank them with DiPair.
 
@@ -108,13 +118,13 @@ def rerank(
     run, asked = _run(run_file, _queries(query, queries))
     default_index = ctx.get_parameter_source("index_dir") is ParameterSource.DEFAULT
     if default_index and not (index_dir / MANIFEST).exists():
-        build_sample(index_dir, model=model, device=device)
-    else:
-        Manifest.read(index_dir)  # says what is wrong with it before torch takes its seconds
-        prepare_torch(device)
+        build_sample(index_dir, model=model, device=device, backend=backend)
+    # says what is wrong with the index before a model is loaded
+    manifest = Manifest.read(index_dir)
+    encoder = load_encoder(model or manifest.model, device, backend)
     from dipair_index.rerank.index import DiPairIndex
 
-    with DiPairIndex.open(index_dir, model, device=device) as index:
+    with DiPairIndex.open(index_dir, encoder) as index:
         ranked = _answers(
             index,
             asked,

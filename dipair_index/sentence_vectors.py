@@ -18,7 +18,7 @@ from dipair_index.errors import ModelError
 from dipair_index.records import FloatArray
 
 if TYPE_CHECKING:
-    from dipair_index.dual_encoder import DualEncoder
+    from dipair_index.encoders import TextEncoder
 
 MAX_TOKENS = 128
 """How much of a text a transformers encoder reads, unless it says otherwise (DiPair, section 4)."""
@@ -49,7 +49,7 @@ class SentenceEmbedder(Protocol):
 
 
 def open_embedder(
-    name: str, *, dual_encoder: DualEncoder | None = None, device: str = "cpu"
+    name: str, *, dual_encoder: TextEncoder | None = None, device: str = "cpu"
 ) -> SentenceEmbedder:
     """Opens "use", "model" (`dual_encoder`, or the default model), or a transformers encoder.
 
@@ -182,10 +182,10 @@ class ModelVectors:
 
     name = "model"
 
-    def __init__(self, dual_encoder: DualEncoder) -> None:
+    def __init__(self, dual_encoder: TextEncoder) -> None:
         self._dual_encoder = dual_encoder
         self.fingerprint = dual_encoder.fingerprint
-        self.dim = dual_encoder.model.config.vector_dim
+        self.dim = dual_encoder.sizes.vector_dim
 
     @property
     def truncated(self) -> int:

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from dipair_index import __version__
-from dipair_index.dual_encoder import DEFAULT_MODEL, DualEncoder
+from dipair_index.encoders import DEFAULT_MODEL, TextEncoder, refuse_tuples
 from dipair_index.errors import IndexDirectoryError, SettingsError
 from dipair_index.records import Passage
 from dipair_index.rerank.part_builder import BuildSummary, PartBuilder
@@ -30,7 +30,7 @@ NAMED_VECTORS = ("model", "use")
 def build_index(
     passages: Iterable[Passage],
     index_dir: str | Path,
-    encoder: DualEncoder,
+    encoder: TextEncoder,
     *,
     vectors: str = "model",
     store: str = "lmdb",
@@ -53,23 +53,24 @@ def build_index(
 
     Whatever ends the build, Ctrl-C included, leaves what is done for `resume`, and an index that
     is to be overwritten as it was. Raises `IndexDirectoryError` for an index that exists and is
-    not to be overwritten, and for an unfinished build or an `ann_from` that does not fit.
+    not to be overwritten, and for an unfinished build or an `ann_from` that does not fit;
+    `SettingsError` for settings that cannot work, and for a model of tuples.
     """
     index_dir = Path(index_dir)
     refuse_target(index_dir, overwrite=overwrite)
     if store_url and store != "tensorstore":
         raise SettingsError(f"the store {store} keeps no tokens at a URL: choose tensorstore")
-    embedder = open_embedder(vectors, dual_encoder=encoder, device=str(encoder.model.device))
+    refuse_tuples(encoder.sides)
+    embedder = open_embedder(vectors, dual_encoder=encoder, device=encoder.device)
     taken = None if ann_from is None else _taken_from(Path(ann_from), embedder)
     _refuse_kind(ann, embedder.dim)
-    config = encoder.model.config
     manifest = Manifest(
         package_version=__version__,
         model=_lasting(encoder.name, DEFAULT_MODEL),
         model_fingerprint=encoder.fingerprint,
-        max_query_tokens=config.max_query_tokens,
-        max_passage_tokens=config.max_passage_tokens,
-        dim=config.dim,
+        max_query_tokens=encoder.sizes.max_query_tokens,
+        max_passage_tokens=encoder.sizes.max_passage_tokens,
+        dim=encoder.sizes.dim,
         vector_dim=embedder.dim,
         store=store,
         codec=codec,
@@ -92,7 +93,7 @@ def build_index(
 def add_passages(
     passages: Iterable[Passage],
     index_dir: str | Path,
-    encoder: DualEncoder,
+    encoder: TextEncoder,
     *,
     update: bool = False,
     resume: bool = False,
@@ -131,7 +132,7 @@ def add_passages(
 
 
 def open_fitting(
-    manifest: Manifest, index_dir: str | Path, encoder: DualEncoder
+    manifest: Manifest, index_dir: str | Path, encoder: TextEncoder
 ) -> SentenceEmbedder:
     """Returns the embedder of the index; `IndexDirectoryError` where `encoder` or it is another."""
     if encoder.fingerprint != manifest.model_fingerprint:
@@ -140,9 +141,7 @@ def open_fitting(
             f"but {encoder.name} is {encoder.fingerprint}: name the model it was built by, or "
             "build it again"
         )
-    embedder = open_embedder(
-        manifest.embedder, dual_encoder=encoder, device=str(encoder.model.device)
-    )
+    embedder = open_embedder(manifest.embedder, dual_encoder=encoder, device=encoder.device)
     if embedder.fingerprint != manifest.embedder_fingerprint:
         raise IndexDirectoryError(
             f"the vectors in {index_dir} are those of {manifest.embedder} "

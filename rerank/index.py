@@ -9,11 +9,11 @@ from typing import overload
 import numpy as np
 
 from dipair_index.closing import Closing
-from dipair_index.dual_encoder import DualEncoder, EncodedTexts
+from dipair_index.encoders import Backend, EncodedTexts, TextEncoder, open_encoder
 from dipair_index.errors import MissingPassagesError, SettingsError
 from dipair_index.records import FloatArray, Passage, Query, Run
 from dipair_index.rerank.build import add_passages, open_fitting
-from dipair_index.rerank.head import HeadScorer
+from dipair_index.rerank.onnx_head import Scorer, open_scorer
 from dipair_index.rerank.part_builder import BuildSummary
 from dipair_index.rerank.ranking import (
     RankedPassage,
@@ -44,34 +44,35 @@ class DiPairIndex(Closing):
         self,
         path: Path,
         snapshot: Snapshot,
-        encoder: DualEncoder,
+        encoder: TextEncoder,
         embedder: SentenceEmbedder,
     ) -> None:
         self.path = path
         self.timings = Timings()
         self._encoder = encoder
         self._embedder = embedder
-        self._scorer = HeadScorer(encoder.model)
+        self._scorer: Scorer = open_scorer(encoder)
         self._snapshot = snapshot
 
     @classmethod
     def open(
         cls,
         path: str | Path,
-        model: str | Path | DualEncoder | None = None,
+        model: str | Path | TextEncoder | None = None,
         *,
         device: str = "cpu",
+        backend: Backend = "auto",
     ) -> DiPairIndex:
         """Opens an index with the model its manifest names, or with `model`.
 
-        Raises `IndexDirectoryError` where there is no index, where it is damaged, and where
-        `model` is not the one that it was built by.
+        `backend` is that of `open_encoder`. Raises `IndexDirectoryError` where there is no index,
+        where it is damaged, and where `model` is not the one that it was built by.
         """
         snapshot = Snapshot.open(path)
         try:
             manifest = snapshot.manifest
-            if not isinstance(model, DualEncoder):
-                model = DualEncoder.load(model or manifest.model, device=device)
+            if model is None or isinstance(model, (str, Path)):
+                model = open_encoder(model or manifest.model, backend=backend, device=device)
             embedder = open_fitting(manifest, path, model)
         except BaseException:
             snapshot.close()

@@ -13,6 +13,7 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from itertools import islice, zip_longest
 from pathlib import Path
@@ -20,8 +21,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from dipair_index.batches import Tokenised
 from dipair_index.dataset_directory import link
-from dipair_index.dual_encoder import DualEncoder
+from dipair_index.encoders import EncodedTexts, TextEncoder
 from dipair_index.errors import IndexDirectoryError, SettingsError, StoreError
 from dipair_index.records import FloatArray, Passage
 from dipair_index.rerank.unfinished import UnfinishedPart
@@ -59,7 +61,7 @@ class PartBuilder:
         self,
         writer: IndexWriter,
         manifest: Manifest,
-        encoder: DualEncoder,
+        encoder: TextEncoder,
         embedder: SentenceEmbedder,
         taken: Path | None,
     ) -> None:
@@ -147,28 +149,49 @@ class PartBuilder:
         refuse: Callable[[Sequence[str]], None],
         report: Callable[[int], None],
     ) -> None:
-        """Stores chunk after chunk of the passages that are not stored yet."""
+        """Stores chunk after chunk of the passages that are not stored yet.
+
+        While one is encoded, a thread beside stores the one before and tokenises the next.
+        """
         unfinished.skip(passages)
         _forget_uncounted(unfinished, tokens, texts)
         report(unfinished.progress.passages)
-        while chunk := list(islice(passages, CHUNK)):
+
+        def tokenise(chunk: list[Passage]) -> Tokenised:
             ids = [passage.passage_id for passage in chunk]
             refuse(ids)
             _refuse_repeated(ids, texts)
-            read = [passage.full_text for passage in chunk]
-            truncated = self._encoder.truncated
-            encoded = self._encoder.encode_passages(read)
-            truncated = self._encoder.truncated - truncated
+            return self._encoder.tokenised("passage", [each.full_text for each in chunk])
+
+        def store(chunk: list[Passage], encoded: EncodedTexts, truncated: int) -> None:
+            ids = [passage.passage_id for passage in chunk]
             vectors = encoded.vectors
             if not unfinished.keeps_vectors:
                 vectors = np.empty((len(chunk), 0), np.float32)
             elif self._embedder.name != "model":
-                vectors = self._embedder.embed_passages(read)
+                vectors = self._embedder.embed_passages([each.full_text for each in chunk])
+            _refuse_repeated(ids, texts)  # the chunk before it was not stored the first time
             _refuse_not_finite(ids, vectors)
             tokens.put(ids, encoded.tokens)
             texts.put(chunk)
             unfinished.count(chunk, vectors, truncated=truncated)
             report(unfinished.progress.passages)
+
+        with ThreadPoolExecutor(1) as beside:
+            chunk, failure = _chunk(passages)
+            ready, stored = beside.submit(tokenise, chunk), None
+            while chunk:
+                current, tokenised = chunk, ready.result()
+                chunk, failure = ([], failure) if failure else _chunk(passages)
+                ready = beside.submit(tokenise, chunk)
+                encoded = self._encoder.encode_tokenised(tokenised)
+                if stored:
+                    stored.result()
+                stored = beside.submit(store, current, encoded, tokenised.truncated)
+            if stored:
+                stored.result()
+        if failure:
+            raise failure
         if not unfinished.progress.passages:
             raise SettingsError("there is no passage to index: give a corpus that holds some")
 
@@ -196,6 +219,14 @@ class PartBuilder:
         else:
             index = FaissIndex.load(self._taken)
             ann_of(self.ids, index.vectors(), manifest, source, strict=True).save(folder)
+
+
+def _chunk(passages: Iterator[Passage]) -> tuple[list[Passage], BaseException | None]:
+    """The next passages, or what went wrong: those before them are stored before it is raised."""
+    try:
+        return list(islice(passages, CHUNK)), None
+    except BaseException as failure:
+        return [], failure
 
 
 def _forget_uncounted(unfinished: UnfinishedPart, tokens: TokenStore, texts: PassageStore) -> None:

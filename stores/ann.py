@@ -202,7 +202,13 @@ class FaissIndex:
         if isinstance(self._index, faiss.IndexHNSW):
             # fewer than `count` would leave places empty
             parameters = faiss.SearchParametersHNSW(efSearch=max(HNSW_EFFORT, count))
-        scores, rows = self._index.search(vectors, count, params=parameters)
+        threads = faiss.omp_get_max_threads()
+        # with more threads than queries, FAISS 1.15 takes four times as long over a flat index
+        faiss.omp_set_num_threads(min(threads, len(vectors)))
+        try:
+            scores, rows = self._index.search(vectors, count, params=parameters)
+        finally:
+            faiss.omp_set_num_threads(threads)
         return scores, rows
 
     def vectors(self) -> FloatArray:

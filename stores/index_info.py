@@ -43,6 +43,11 @@ class IndexInfo:
         """Passages whose data is there, the deleted ones included."""
         return sum(part.passages for part in self.manifest.parts)
 
+    def bytes_per_passage(self) -> dict[str, float | None]:
+        """The sizes and their total, each over the passages stored; None where there is none."""
+        sizes = {**self.sizes._asdict(), "total": self.sizes.total}
+        return {name: size / self.stored if self.stored else None for name, size in sizes.items()}
+
     @classmethod
     def read(cls, root: str | Path) -> IndexInfo:
         """Raises as `Manifest.read` does; StoreError where the store of the tokens is out of reach.

@@ -1,12 +1,12 @@
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from dipair_index.dual_encoder import DualEncoder, EncodedTexts
-from dipair_index.model import Side
+from dipair_index.batches import Tokenised
+from dipair_index.dual_encoder import DualEncoder
+from dipair_index.encoders import EncodedTexts
 from dipair_index.records import Passage
 from dipair_index.rerank.build import build_index
 
@@ -43,19 +43,16 @@ class LoneEncoder(DualEncoder):
 
     def __init__(self, *arguments: Any, **settings: Any) -> None:
         super().__init__(*arguments, **settings)
-        self._known: dict[tuple[str, str], tuple[EncodedTexts, int]] = {}
+        self._known: dict[tuple[str, tuple[int, ...]], EncodedTexts] = {}
 
-    def _encode(self, side: Side, texts: Sequence[str]) -> EncodedTexts:
+    def encode_tokenised(self, texts: Tokenised) -> EncodedTexts:
+        self.truncated += texts.truncated
         encoded = []
-        for text in texts:
-            if (side, text) not in self._known:
-                before = self.truncated
-                alone = super()._encode(side, [text])
-                self._known[side, text] = alone, self.truncated - before
-                self.truncated = before
-            alone, truncated = self._known[side, text]
-            self.truncated += truncated
-            encoded.append(alone)
+        for ids in texts.ids:
+            key = (texts.side, tuple(ids))
+            if key not in self._known:
+                self._known[key] = super().encode_tokenised(Tokenised(texts.side, [ids], 0))
+            encoded.append(self._known[key])
         tokens, vectors = zip(*encoded, strict=True)
         return EncodedTexts(np.concatenate(tokens), np.concatenate(vectors))
 

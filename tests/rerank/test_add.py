@@ -6,7 +6,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dipair_index.dual_encoder import DualEncoder, EncodedTexts
+from dipair_index.batches import Tokenised
+from dipair_index.dual_encoder import DualEncoder
+from dipair_index.encoders import EncodedTexts
 from dipair_index.errors import DiPairError, IndexDirectoryError, SettingsError, StoreError
 from dipair_index.records import Passage
 from dipair_index.rerank import part_builder
@@ -227,12 +229,12 @@ def test_a_model_that_gives_nan_is_refused_and_nothing_is_lost(
 ) -> None:
     before = seen(target, lone_encoder)
 
-    def broken(texts: list[str]) -> EncodedTexts:
-        good = DualEncoder.encode_passages(lone_encoder, texts)
+    def broken(texts: Tokenised) -> EncodedTexts:
+        good = DualEncoder.encode_tokenised(lone_encoder, texts)
         return good._replace(**{wrong: np.full_like(getattr(good, wrong), np.nan)})
 
     with monkeypatch.context() as patch:
-        patch.setattr(lone_encoder, "encode_passages", broken)
+        patch.setattr(lone_encoder, "encode_tokenised", broken)
         with pytest.raises(StoreError, match=f"the {wrong[:6]}.* of passage 'p12' hold.* NaN"):
             add_passages(passages[12:14], target, lone_encoder)
     assert seen(target, lone_encoder) == before

@@ -128,15 +128,13 @@ from dipair_index.dual_encoder import DualEncoder
 from dipair_index.formats import read_passages
 from dipair_index.rerank import build, part_builder
 
-def killed(passages):
-    for number, passage in enumerate(passages):
-        if number == 13:
-            os.kill(os.getpid(), signal.SIGKILL)
-        yield passage
+def killed(stored):
+    if stored == 10:
+        os.kill(os.getpid(), signal.SIGKILL)
 
 part_builder.CHUNK = 5
 model, corpus, target = sys.argv[1:]
-build.build_index(killed(read_passages(corpus)), target, DualEncoder.load(model))
+build.build_index(read_passages(corpus), target, DualEncoder.load(model), report=killed)
 """
 
 

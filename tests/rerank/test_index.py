@@ -166,7 +166,7 @@ def test_an_index_opens_by_the_model_its_manifest_names(
 ) -> None:
     with DiPairIndex.open(index_dir, encoder) as index:
         expected = index.search(QUERY)
-    with DiPairIndex.open(index_dir) as opened:
+    with DiPairIndex.open(index_dir, backend="torch") as opened:
         assert opened.manifest.model == str(tiny_model_dir)
         assert len(opened) == 24
         assert opened.search(QUERY) == expected

@@ -1,0 +1,38 @@
+"""`dipair-index export`: a model in other forms."""
+
+from __future__ import annotations
+
+import click
+
+from dipair_index.cli.console import remark
+
+
+@click.group()
+def export() -> None:
+    """Write a model in another form.
+
+    \b
+    Example:
+      dipair-index export onnx --model models/mine
+    """
+
+
+@export.command()
+@click.option("--model", help="Export this DiPair model  [default: the bundled one]")
+def onnx(model: str | None) -> None:
+    """Write ONNX graphs into a model's folder, so that it answers without torch.
+
+    They take no room to speak of, since their weights are those in the model's own files. Where
+    these are replaced, the graphs are noticed to be stale, and written anew by this command.
+
+    \b
+    Example:
+      dipair-index export onnx --model models/mine
+    """
+    from dipair_index.cli.torch_device import prepare_torch
+    from dipair_index.dual_encoder import DualEncoder
+    from dipair_index.rerank.onnx_export import export_onnx
+
+    prepare_torch("cpu")
+    folder = export_onnx(DualEncoder.load(model))
+    remark(f"wrote ONNX graphs into {folder}: `dipair-index rerank` needs no torch with this model")

@@ -1,0 +1,117 @@
+"""The encoder in ONNX Runtime: texts in, numpy out, without torch or transformers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dipair_index.batches import Rows, Tokenised, best_batch_size, length_sorted_batches
+from dipair_index.encoders import DEFAULT_MODEL, EncodedTexts, Sizes, model_folder
+from dipair_index.errors import ModelError
+from dipair_index.onnx_model import PASSAGE, QUERY, OnnxRecord, open_record, open_session
+from dipair_index.threads import thread_count
+
+
+class OnnxEncoder:
+    """A DiPair model's encoder; `truncated` counts the texts cut at the maximum length.
+
+    Its tokens and vectors are those of `DualEncoder` to within 1e-4. A batch is the work of one
+    thread, and there are as many at once as the process may use.
+    """
+
+    device = "cpu"
+    sides = ("query", "passage")
+
+    def __init__(
+        self, folder: Path, record: OnnxRecord, *, name: str, batch_size: int | None = None
+    ) -> None:
+        self.name = name
+        self.folder = folder
+        self.fingerprint = record.fingerprint
+        self.sizes: Sizes = record.sizes
+        self.truncated = 0
+        self._record = record
+        self._batch_size = batch_size or best_batch_size(self.device)
+
+    @classmethod
+    def open(cls, name: str | Path | None = None, *, batch_size: int | None = None) -> OnnxEncoder:
+        """Opens a model by folder; None is the one in the package.
+
+        Raises `ModelError` where it holds no graphs, or such as do not fit its weights.
+        """
+        folder = model_folder(name)
+        record = open_record(folder)
+        return cls(folder, record, name=str(name or DEFAULT_MODEL), batch_size=batch_size)
+
+    def encode_queries(self, texts: Sequence[str]) -> EncodedTexts:
+        """Returns the N kept tokens and the vector of each text, in the order given."""
+        return self.encode_tokenised(self.tokenised("query", texts))
+
+    def encode_passages(self, texts: Sequence[str]) -> EncodedTexts:
+        """Returns the M kept tokens and the vector of each text, in the order given."""
+        return self.encode_tokenised(self.tokenised("passage", texts))
+
+    def tokenised(self, side: str, texts: Sequence[str]) -> Tokenised:
+        """Returns the token ids of texts, cut at the maximum length of a side's texts."""
+        tokenizer = self._query_tokenizer if side == "query" else self._passage_tokenizer
+        encodings = tokenizer.encode_batch(list(texts)) if texts else []
+        return Tokenised.of(side, encodings)
+
+    def encode_tokenised(self, texts: Tokenised) -> EncodedTexts:
+        """Returns the kept tokens and the vector of each text, in the order given."""
+        sizes, query = self.sizes, texts.side == "query"
+        kept = sizes.max_query_tokens if query else sizes.max_passage_tokens
+        session = self._query_session if query else self._passage_session
+        tokens = np.zeros((len(texts.ids), kept, sizes.dim), np.float32)
+        vectors = np.zeros((len(texts.ids), sizes.vector_dim), np.float32)
+        self.truncated += texts.truncated
+
+        def encode(rows: Rows) -> None:
+            lengths = np.array([len(texts.ids[row]) for row in rows], np.int32)
+            shape = len(rows), max(kept, int(lengths.max()))
+            ids = np.full(shape, self._record.padding, np.int64)
+            for place, row in enumerate(rows):
+                ids[place, : lengths[place]] = texts.ids[row]
+            tokens[rows], vectors[rows] = session.run(
+                ["tokens", "vectors"], {"ids": ids, "lengths": lengths}
+            )
+
+        batches = length_sorted_batches([len(ids) for ids in texts.ids], self._batch_size)
+        with ThreadPoolExecutor(thread_count()) as pool:
+            list(pool.map(encode, batches))
+        return EncodedTexts(tokens, vectors)
+
+    @cached_property
+    def _query_session(self) -> Any:
+        return open_session(self.folder / QUERY)
+
+    @cached_property
+    def _passage_session(self) -> Any:
+        return open_session(self.folder / PASSAGE)
+
+    # two of them, since the length at which one cuts is its own
+    @cached_property
+    def _query_tokenizer(self) -> Any:
+        return self._tokenizer(self._record.query_length)
+
+    @cached_property
+    def _passage_tokenizer(self) -> Any:
+        return self._tokenizer(self._record.passage_length)
+
+    def _tokenizer(self, length: int) -> Any:
+        from tokenizers import Tokenizer
+
+        path = self.folder / "tokenizer.json"
+        # what `tokenizers` raises has no class of its own
+        try:
+            tokenizer = Tokenizer.from_file(str(path))
+        except Exception as error:
+            raise ModelError(f"{path} cannot be read as a tokenizer: {error}") from error
+        tokenizer.no_padding()
+        tokenizer.enable_truncation(length)
+        return tokenizer

@@ -1,0 +1,131 @@
+"""The encoder of a DiPair model as ONNX graphs, one a side: token ids in, kept tokens out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, cast
+
+from onnx import TensorProto
+from torch import nn
+
+from dipair_index.errors import ModelError
+from dipair_index.model import DiPairModel
+from dipair_index.onnx_graph import Graph, StoredTensor
+
+
+def export_encoder(
+    model: DiPairModel, side: str, stored: dict[str, StoredTensor], path: Path
+) -> None:
+    """Writes a graph from `ids` (texts, tokens) and `lengths` (texts,), to `tokens` and `vectors`.
+
+    There are as many ids as tokens are kept, or more. Raises `ModelError` for an encoder that is
+    no BERT.
+    """
+    config = model.config
+    encoder: Any = model.encoder_of(side)
+    kept = config.kept(side)
+    if encoder.config.model_type != "bert" or encoder.config.hidden_act != "gelu":
+        raise ModelError(
+            f"only BERT encoders with GELU can be exported, not {encoder.config.model_type} with "
+            f"{encoder.config.hidden_act}: use --backend torch"
+        )
+    graph = Graph(model, stored)
+    ids = graph.input("ids", TensorProto.INT64, ["texts", "tokens"])
+    lengths = graph.input("lengths", TensorProto.INT32, ["texts"])
+    count = graph("Shape", ids, start=1, end=2)
+    hidden = _embedded(graph, encoder.embeddings, ids, count)
+    layers = list(encoder.encoder.layer)
+    # where nothing else is read of the output, the last layer works for the kept tokens alone
+    alone = config.pooling == "cls" and config.keep == "first"
+    for depth, layer in enumerate(layers):
+        last = alone and depth == len(layers) - 1
+        asking = _leading(graph, hidden, kept) if last else hidden
+        hidden = _layer(graph, layer, asking, hidden, lengths, encoder.config)
+    states = _states(graph, config, side, hidden, lengths, count, alone)
+    first = graph("Squeeze", _leading(graph, states, 1), graph.constant([1]))
+    tokens = states
+    if config.dim is not None:
+        projection = model.projections["query" if config.shared_projections else side]
+        tokens = graph.linear(states, cast(nn.Linear, projection))
+    graph.save(
+        path,
+        {
+            "tokens": (tokens, ["texts", kept, config.token_dim]),
+            "vectors": (graph.unit(first, 1e-12), ["texts", config.vector_dim]),
+        },
+    )
+
+
+def _embedded(graph: Graph, embeddings: Any, ids: str, count: str) -> str:
+    """(texts, tokens) to (texts, tokens, hidden)."""
+    zero, one = graph.constant([0]), graph.constant([1])
+    position = graph("Slice", graph.weight(embeddings.position_embeddings.weight), zero, count)
+    kind = graph("Slice", graph.weight(embeddings.token_type_embeddings.weight), zero, one)
+    words = graph.rows(embeddings.word_embeddings.weight, ids)
+    return graph.norm(graph("Add", graph("Add", words, kind), position), embeddings.LayerNorm)
+
+
+def _layer(graph: Graph, layer: Any, asking: str, hidden: str, lengths: str, sizes: Any) -> str:
+    """What attends to `hidden` is `asking`, the same or its first tokens."""
+    attention = layer.attention.self
+    projections = [attention.query, attention.key, attention.value]
+    products = [
+        graph("FusedMatMul", inputs, graph.weight(each.weight), transB=1)
+        for inputs, each in zip((asking, hidden, hidden), projections, strict=True)
+    ]
+    bias = graph("Concat", *(graph.weight(each.bias) for each in projections), axis=0)
+    mixed = graph(
+        "MultiHeadAttention", *products, bias, lengths, num_heads=sizes.num_attention_heads
+    )
+    output = layer.attention.output
+    mixed = graph("FusedMatMul", mixed, graph.weight(output.dense.weight), transB=1)
+    bias = graph.weight(output.dense.bias)
+    middle = graph.norm_of_sum(mixed, asking, output.LayerNorm, bias)
+    up, down = layer.intermediate.dense, layer.output.dense
+    return graph.feed_forward(middle, up, down, layer.output.LayerNorm)
+
+
+def _states(
+    graph: Graph, config: Any, side: str, hidden: str, lengths: str, count: str, alone: bool
+) -> str:
+    """The kept outputs, (texts, kept, hidden), zero where a text is shorter."""
+    kept = config.kept(side)
+    lengths = graph("Cast", graph("Unsqueeze", lengths, graph.constant([1])), to=TensorProto.INT64)
+    if alone:
+        return _masked(graph, hidden, _span(graph, graph.constant(kept)), lengths)
+    every = _span(graph, graph("Squeeze", count, graph.constant([0])))
+    hidden = _masked(graph, hidden, every, lengths)
+    if config.keep == "first":
+        states = _leading(graph, hidden, kept)
+    else:
+        begin = graph("Max", graph("Sub", lengths, graph.constant(kept)), graph.constant(0))
+        places = graph("Add", begin, _span(graph, graph.constant(kept)))
+        inside = graph("Unsqueeze", graph("Min", places, graph("Sub", count, graph.constant(1))),
+                       graph.constant([2]))  # fmt: skip
+        states = graph("GatherND", hidden, inside, batch_dims=1)
+        states = _masked(graph, states, places, lengths)
+    if config.pooling == "mean":
+        total = graph("ReduceSum", hidden, graph.constant([1]), keepdims=0)
+        length = graph("Max", graph("Cast", lengths, to=TensorProto.FLOAT), graph.constant(1.0))
+        mean = graph("Unsqueeze", graph("Div", total, length), graph.constant([1]))
+        others = graph("Slice", states, graph.constant([1]), graph.constant([kept]),
+                       graph.constant([1]))  # fmt: skip
+        states = graph("Concat", mean, others, axis=1)
+    return states
+
+
+def _leading(graph: Graph, hidden: str, count: int) -> str:
+    """The first tokens of each text."""
+    bounds = (graph.constant([each]) for each in (0, count, 1))
+    return graph("Slice", hidden, *bounds)
+
+
+def _span(graph: Graph, count: str) -> str:
+    """0, 1, ... count - 1."""
+    return graph("Range", graph.constant(0), count, graph.constant(1))
+
+
+def _masked(graph: Graph, hidden: str, places: str, lengths: str) -> str:
+    """Tokens, zero where their place is at or beyond the end of the text."""
+    inside = graph("Cast", graph("Less", places, lengths), to=TensorProto.FLOAT)
+    return graph("Mul", hidden, graph("Unsqueeze", inside, graph.constant([2])))

@@ -1,0 +1,211 @@
+"""Writes ONNX graphs whose weights are those in a model's own safetensors files.
+
+A weight becomes external data: (file, offset, length). What it is there, half precision or int8
+with a scale a row, the graph widens to the very float32 numbers that torch computes with; ONNX
+Runtime does that once, when it loads the graph.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+from torch import Tensor, nn
+
+from dipair_index.errors import ModelError
+
+ELEMENTS = {"F32": TensorProto.FLOAT, "F16": TensorProto.FLOAT16, "BF16": TensorProto.BFLOAT16,
+            "I8": TensorProto.INT8}  # fmt: skip
+"""What safetensors calls a type of number, and ONNX."""
+
+ONNX_RUNTIMES_OWN = {"FusedMatMul", "MultiHeadAttention", "BiasGelu"}
+OPSETS = [helper.make_opsetid("", 17), helper.make_opsetid("com.microsoft", 1)]
+
+
+class StoredTensor(NamedTuple):
+    """Where a tensor lies in a model's folder."""
+
+    file: str
+    offset: int
+    length: int
+    dtype: str
+    shape: list[int]
+
+
+def stored_tensors(folder: Path) -> dict[str, StoredTensor]:
+    """Returns what the safetensors files of a model hold, by name.
+
+    Raises `ModelError` where there are none.
+    """
+    index = folder / "model.safetensors.index.json"
+    files = ["model.safetensors"]
+    tensors: dict[str, StoredTensor] = {}
+    try:
+        if index.exists():
+            content = json.loads(index.read_text(encoding="utf-8"))
+            files = sorted(set(content["weight_map"].values()))
+        for file in files:
+            with (folder / file).open("rb") as data:
+                (size,) = struct.unpack("<Q", data.read(8))
+                header = json.loads(data.read(size))
+            header.pop("__metadata__", None)
+            for name, each in header.items():
+                start, end = each["data_offsets"]
+                place = StoredTensor(file, 8 + size + start, end - start, each["dtype"],
+                                     each["shape"])  # fmt: skip
+                tensors[name] = place
+    except (OSError, ValueError, KeyError, struct.error) as error:
+        raise ModelError(
+            f"the weights of {folder} cannot be read ({error}): name a folder that "
+            "`dipair-index train` has written"
+        ) from error
+    return tensors
+
+
+class Graph:
+    """A graph that grows operation by operation; values are strings, as in ONNX.
+
+    `graph("Add", one, other)` returns the name of their sum. Weights are torch parameters of
+    `model`, found in `stored` by the names they have there.
+    """
+
+    def __init__(self, model: nn.Module, stored: dict[str, StoredTensor]) -> None:
+        self._stored = stored
+        # a tensor that stands at two places of the model may be stored under either name
+        self._names = {
+            tensor.data_ptr(): name for name, tensor in model.state_dict().items() if name in stored
+        }
+        self._nodes: list[onnx.NodeProto] = []
+        self._initializers: dict[str, onnx.TensorProto] = {}
+        self._inputs: list[onnx.ValueInfoProto] = []
+        self._widened: dict[str, str] = {}
+
+    def __call__(self, operation: str, *inputs: str, **attributes: Any) -> str:
+        """Adds an operation with one result; "" stands for an input that is left out."""
+        return self.several(operation, 1, *inputs, **attributes)[0]
+
+    def several(self, operation: str, count: int, *inputs: str, **attributes: Any) -> list[str]:
+        """Adds an operation with `count` results."""
+        results = [f"{len(self._nodes)}.{place}" for place in range(count)]
+        domain = "com.microsoft" if operation in ONNX_RUNTIMES_OWN else ""
+        self._nodes.append(
+            helper.make_node(operation, inputs, results, domain=domain, **attributes)
+        )
+        return results
+
+    def input(self, name: str, element: int, shape: Sequence[str | int]) -> str:
+        """Adds an input; names in `shape` stand for any length."""
+        self._inputs.append(helper.make_tensor_value_info(name, element, shape))
+        return name
+
+    def constant(self, value: Any) -> str:
+        """A small array of int64 or float32."""
+        array = np.asarray(value)
+        array = array.astype(np.int64 if array.dtype.kind == "i" else np.float32)
+        name = f"{array.dtype}{array.tolist()}"
+        self._initializers[name] = numpy_helper.from_array(array, name)
+        return name
+
+    def weight(self, tensor: Tensor) -> str:
+        """A parameter in float32."""
+        name = self._name(tensor)
+        if name not in self._widened:
+            self._widened[name] = self._float32(name)
+        return self._widened[name]
+
+    def rows(self, tensor: Tensor, ids: str) -> str:
+        """Rows of a table in float32: (..., ) to (..., columns); the table is never widened."""
+        return self._float32(self._name(tensor), ids)
+
+    def linear(self, inputs: str, module: nn.Linear) -> str:
+        """(..., in) to (..., out)."""
+        product = self("FusedMatMul", inputs, self.weight(module.weight), transB=1)
+        # not every projection has a bias, though torch's types say so
+        bias: Tensor | None = module.bias
+        return product if bias is None else self("Add", product, self.weight(bias))
+
+    def norm(self, inputs: str, module: nn.LayerNorm) -> str:
+        """Layer normalisation over the last axis."""
+        weights = self.weight(module.weight), self.weight(module.bias)
+        return self("LayerNormalization", inputs, *weights, axis=-1, epsilon=module.eps)
+
+    def norm_of_sum(self, one: str, other: str, module: nn.LayerNorm, *bias: str) -> str:
+        """The norm of one + other + bias, (..., dim).
+
+        ONNX Runtime has an operation of its own for that, which takes three times as long.
+        """
+        for each in (other, *bias):
+            one = self("Add", one, each)
+        return self.norm(one, module)
+
+    def feed_forward(self, hidden: str, up: nn.Linear, down: nn.Linear, norm: nn.LayerNorm) -> str:
+        """The second half of a transformer layer, with GELU."""
+        wide = self("FusedMatMul", hidden, self.weight(up.weight), transB=1)
+        wide = self("BiasGelu", wide, self.weight(up.bias))
+        narrow = self("FusedMatMul", wide, self.weight(down.weight), transB=1)
+        return self.norm_of_sum(narrow, hidden, norm, self.weight(down.bias))
+
+    def unit(self, rows: str, eps: float) -> str:
+        """Rows at length one: (..., dim), as torch's `normalize`."""
+        length = self("Max", self("ReduceL2", rows, axes=[-1]), self.constant(eps))
+        return self("Div", rows, length)
+
+    def save(self, path: Path, outputs: dict[str, tuple[str, Sequence[str | int]]]) -> None:
+        """Writes the graph; `outputs` are (value, shape) by name."""
+        for name, (value, _) in outputs.items():
+            self._nodes.append(helper.make_node("Identity", [value], [name]))
+        graph = helper.make_graph(
+            self._nodes,
+            path.stem,
+            self._inputs,
+            [
+                helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
+                for name, (_, shape) in outputs.items()
+            ],
+            list(self._initializers.values()),
+        )
+        # the versions that ONNX Runtime 1.17 reads
+        model = helper.make_model(graph, opset_imports=OPSETS, ir_version=9)
+        partial = path.with_name(f"{path.name}.partial")
+        partial.write_bytes(model.SerializeToString())
+        partial.replace(path)
+
+    def _name(self, tensor: Tensor) -> str:
+        try:
+            return self._names[tensor.data_ptr()]
+        except KeyError:
+            raise ModelError(
+                "a weight of the model is not in its files: save the model before exporting it"
+            ) from None
+
+    def _float32(self, name: str, ids: str | None = None) -> str:
+        values = self._external(name)
+        if ids is not None:
+            values = self("Gather", values, ids)
+        if self._stored[name].dtype != "F32":
+            values = self("Cast", values, to=TensorProto.FLOAT)
+        if f"{name}.scale" in self._stored:
+            scale = self._float32(f"{name}.scale", ids)
+            values = self("Mul", values, self("Unsqueeze", scale, self.constant([-1])))
+        return values
+
+    def _external(self, name: str) -> str:
+        place = self._stored[name]
+        if place.dtype not in ELEMENTS:
+            raise ModelError(
+                f"the weight {name} is stored as {place.dtype}, which cannot be exported: save "
+                "the model in float32, float16 or int8"
+            )
+        tensor = TensorProto(name=name, dims=place.shape, data_type=ELEMENTS[place.dtype])
+        tensor.data_location = TensorProto.EXTERNAL
+        for key in ("file", "offset", "length"):
+            known = "location" if key == "file" else key
+            tensor.external_data.add(key=known, value=str(getattr(place, key)))
+        self._initializers[name] = tensor
+        return name

@@ -1,0 +1,129 @@
+"""The ONNX graphs in a model's folder, and the record of what they were made from.
+
+    query.onnx, passage.onnx, head.onnx   graphs; their weights are the model's own files
+    onnx.json                             sizes, the model's fingerprint, a digest of every file
+
+The graphs say where in the safetensors files a weight lies, so weights are stored once. They are
+used only while every file has the digest that it had when they were made.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import mmap
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from dipair_index.encoders import Sizes
+from dipair_index.errors import ModelError
+
+RECORD = "onnx.json"
+QUERY, PASSAGE, HEAD = "query.onnx", "passage.onnx", "head.onnx"
+FORMAT = 1
+
+
+class OnnxRecord(NamedTuple):
+    """What stands in onnx.json."""
+
+    fingerprint: str  # of the model, as torch computes it
+    sizes: Sizes
+    query_length: int
+    passage_length: int
+    padding: int  # the id of the token that fills up
+    files: dict[str, str]  # SHA-256 by name
+
+    def write(self, folder: Path) -> None:
+        """Writes the record, whole or not at all."""
+        content = {"format": FORMAT, **self._asdict(), "sizes": self.sizes._asdict()}
+        partial = folder / f"{RECORD}.partial"
+        partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        partial.replace(folder / RECORD)
+
+    @classmethod
+    def read(cls, folder: Path) -> OnnxRecord:
+        """Raises `ModelError` where there is none, or one that this version cannot read."""
+        try:
+            content = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+            if content.pop("format") != FORMAT:
+                raise ValueError("another format")
+            return cls(**{**content, "sizes": Sizes(**content["sizes"])})
+        except FileNotFoundError as error:
+            raise ModelError(f"{folder} holds no ONNX graphs: {_how_to_make(folder)}") from error
+        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+            raise ModelError(
+                f"{folder / RECORD} cannot be read ({error}): {_how_to_make(folder)}"
+            ) from error
+
+
+def open_record(folder: Path) -> OnnxRecord:
+    """Returns the record of graphs that fit the model; `ModelError` where they do not.
+
+    All files are read and hashed, 30 ms for 40 MB, while ONNX Runtime is imported: their sizes
+    and times alone would not show that another training has written weights of the same shapes.
+    """
+    record = OnnxRecord.read(folder)
+    with ThreadPoolExecutor() as pool:
+        known = pool.map(lambda name: _digest(folder / name), record.files)
+        try:
+            import onnxruntime  # noqa: F401
+        except ImportError as error:
+            raise ModelError(
+                "ONNX Runtime is not installed: run `pip install onnxruntime`, or choose "
+                "--backend torch"
+            ) from error
+        changed = [
+            name
+            for (name, digest), now in zip(record.files.items(), known, strict=True)
+            if digest != now
+        ]
+    if changed:
+        raise ModelError(
+            f"the ONNX graphs in {folder} were made from another {', '.join(changed)}: "
+            f"{_how_to_make(folder)}"
+        )
+    return record
+
+
+def open_session(graph: Path) -> Any:
+    """Returns an onnxruntime session whose every run is the work of the thread that asks for it.
+
+    Several threads may run it at once.
+    """
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    # more work at a time is had by more runs at a time, which never wait for each other
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    # widens the weights once, at the load; the graphs hold the fused operations already
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    options.enable_mem_pattern = False  # of no use where every batch has another length
+    options.log_severity_level = 4
+    try:
+        return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+    # its errors are RuntimeErrors and ValueErrors of many names, without a base of their own
+    except Exception as error:
+        raise ModelError(
+            f"ONNX Runtime {onnxruntime.__version__} cannot load {graph} ({error}): "
+            f"{_how_to_make(graph.parent)}, or choose --backend torch"
+        ) from error
+
+
+def digests(folder: Path, names: Iterable[str]) -> dict[str, str]:
+    """Returns the SHA-256 of each file in the folder, by name."""
+    return {name: _digest(folder / name) for name in names}
+
+
+def _digest(path: Path) -> str:
+    """Empty where there is no such file."""
+    try:
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            return hashlib.sha256(data).hexdigest()
+    except (OSError, ValueError):  # an empty file cannot be mapped
+        return ""
+
+
+def _how_to_make(folder: Path) -> str:
+    return f"run `dipair-index export onnx --model {folder}`"

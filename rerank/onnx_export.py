@@ -1,0 +1,102 @@
+"""Makes the ONNX graphs of a model, and sees that they compute what torch does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from dipair_index.encoders import model_folder
+from dipair_index.errors import ModelError
+from dipair_index.onnx_encoder import OnnxEncoder
+from dipair_index.onnx_model import HEAD, PASSAGE, QUERY, RECORD, OnnxRecord, digests
+from dipair_index.rerank.onnx_head import OnnxHeadScorer
+
+if TYPE_CHECKING:
+    from dipair_index.dual_encoder import DualEncoder
+
+TOLERANCE = 1e-4
+"""How far a number may be from torch's: the graphs promise no more, and no less."""
+
+SAMPLES = (
+    "a",
+    "Why does dough rise?",
+    "Honey bees die after stinging since their barbed stinger stays in the skin of a mammal.",
+    "naïve café 東京 №7: 3.14 % of the rest, e-mail me@example.com " * 4,
+    "the river carries silt and sand down to the sea where the delta grows year by year " * 30,
+)
+"""Texts of all lengths, that of one which is cut included."""
+
+
+def export_onnx(encoder: DualEncoder) -> Path:
+    """Writes the graphs of a saved model into its folder, which is returned.
+
+    Raises `ModelError` where the model has no folder, where it is of a kind that has no graphs,
+    and where the graphs do not compute what torch does.
+    """
+    try:
+        from dipair_index.onnx_export import export_encoder
+        from dipair_index.onnx_graph import stored_tensors
+        from dipair_index.rerank.onnx_head_graph import export_head
+    except ModuleNotFoundError as error:
+        raise ModelError(f"{error.name} is not installed: run `pip install onnx`") from error
+    folder, model, config = model_folder(encoder.name), encoder.model, encoder.model.config
+    if not folder.is_dir():
+        raise ModelError(f"{encoder.name} is no folder: download the model into one")
+    if config.system != "tsf" or config.extra_sides or config.classes > 1:
+        raise ModelError(
+            f"only tsf heads that give a pair of texts one logit are exported, not "
+            f"{config.system} with {config.classes} classes and {len(config.sides)} sides"
+        )
+    stored = stored_tensors(folder)
+    (folder / RECORD).unlink(missing_ok=True)
+    for side, name in (("query", QUERY), ("passage", PASSAGE)):
+        export_encoder(model, side, stored, folder / name)
+    export_head(model, stored, folder / HEAD)
+    weights = {place.file for place in stored.values()}
+    files = sorted({"config.json", "tokenizer.json", QUERY, PASSAGE, HEAD} | weights)
+    record = OnnxRecord(
+        fingerprint=encoder.fingerprint,
+        sizes=encoder.sizes,
+        query_length=config.text_length("query"),
+        passage_length=config.text_length("passage"),
+        padding=encoder.tokenizer.pad_token_id or 0,
+        files=digests(folder, files),
+    )
+    _refuse_difference(encoder, OnnxEncoder(folder, record, name=encoder.name))
+    record.write(folder)
+    return folder
+
+
+def _refuse_difference(expected: DualEncoder, made: OnnxEncoder) -> None:
+    """Encodes and scores a few texts by both."""
+    from dipair_index.rerank.head import HeadScorer
+
+    truncated = expected.truncated
+    tokens = {}
+    for side in ("query", "passage"):
+        ours, theirs = made.tokenised(side, SAMPLES), expected.tokenised(side, SAMPLES)
+        if ours != theirs:
+            raise ModelError(
+                f"tokenizer.json in {made.folder} reads texts in another way than its tokenizer "
+                "in transformers: this model works with --backend torch only"
+            )
+        encoded = [encoder.encode_tokenised(ours) for encoder in (made, expected)]
+        _refuse_distance(made.folder, "vectors", *(each.vectors for each in encoded))
+        _refuse_distance(made.folder, "tokens", *(each.tokens for each in encoded))
+        tokens[side] = encoded[1].tokens
+    expected.truncated = truncated  # what is encoded here is none of its user's texts
+    scorers = OnnxHeadScorer(made.folder, made.sizes), HeadScorer(expected.model)
+    for query in tokens["query"]:
+        logits = [scorer.logits(query, tokens["passage"]) for scorer in scorers]
+        _refuse_distance(made.folder, "logits", *logits)
+
+
+def _refuse_distance(folder: Path, what: str, made: np.ndarray, expected: np.ndarray) -> None:
+    worst = float(np.abs(made - expected).max())
+    if not worst <= TOLERANCE * max(1.0, float(np.abs(expected).max())):
+        raise ModelError(
+            f"the ONNX graphs of {folder} give {what} that differ from torch's by {worst:.2g}, "
+            f"and {TOLERANCE} is allowed: this model works with --backend torch only"
+        )

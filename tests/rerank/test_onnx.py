@@ -1,0 +1,310 @@
+"""ONNX Runtime against torch: the same tokens, vectors, scores and rankings."""
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from dipair_index.dual_encoder import DualEncoder
+from dipair_index.encoders import open_encoder
+from dipair_index.errors import ModelError, SettingsError
+from dipair_index.model import DiPairModel
+from dipair_index.onnx_encoder import OnnxEncoder
+from dipair_index.onnx_model import HEAD, PASSAGE, RECORD
+from dipair_index.records import Passage
+from dipair_index.rerank.build import build_index
+from dipair_index.rerank.head import HeadScorer
+from dipair_index.rerank.index import DiPairIndex
+from dipair_index.rerank.onnx_export import export_onnx
+from dipair_index.rerank.onnx_head import MICRO_BATCH, OnnxHeadScorer, open_scorer
+
+TEXTS = [
+    "",
+    "a",
+    "bees",
+    "the queen of the bees",
+    "why does dough rise: yeast and heat",
+    "how bees dance in the winter " * 40,
+]
+
+
+@pytest.fixture(scope="session")
+def make_model(
+    tmp_path_factory: pytest.TempPathFactory, tiny_encoder_dir: Path, tiny_tokenizer: object
+) -> Callable[..., DualEncoder]:
+    """Saves a model of random weights, none of them zero or one, without graphs."""
+
+    def make(half: bool = False, **settings: object) -> DualEncoder:
+        torch.manual_seed(3)
+        settings = {"dim": 16, "head_intermediate": 32, **settings}
+        model = DiPairModel.from_encoder(str(tiny_encoder_dir), **settings)
+        with torch.no_grad():
+            for parameter in model.head.parameters():
+                spread = parameter.shape[-1] ** -0.5 if parameter.ndim > 1 else 0.3
+                parameter.add_(torch.randn_like(parameter) * spread)
+        folder = tmp_path_factory.mktemp("model")
+        (model.half() if half else model).save_pretrained(folder)
+        tiny_tokenizer.save_pretrained(folder)
+        return DualEncoder.load(folder)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def exported(make_model: Callable[..., DualEncoder]) -> DualEncoder:
+    """A model in half precision, with its graphs."""
+    encoder = make_model(half=True, similarity_residual="maxsim", pooling="mean")
+    export_onnx(encoder)
+    return encoder
+
+
+@pytest.fixture
+def folder(exported: DualEncoder, tmp_path: Path) -> Path:
+    """A copy of that model's folder, to be spoilt."""
+    return shutil.copytree(exported.name, tmp_path / "model")
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"pooling": "cls"},
+        {"pooling": "mean", "half": True},
+        {"pooling": "cls", "keep": "last"},
+        {"pooling": "mean", "keep": "last"},
+        {"dim": None},
+        {"shared_encoder": False, "shared_projections": True},
+        {"head_attention_heads": 4, "head_layers": 3, "similarity_residual": "cosine"},
+        {"head_layers": 1, "max_query_tokens": 1, "max_passage_tokens": 12},
+    ],
+    ids=str,
+)
+def test_tokens_vectors_and_logits_are_torchs(
+    make_model: Callable[..., DualEncoder], settings: dict[str, object]
+) -> None:
+    expected = make_model(**settings)
+    export_onnx(expected)
+    made = OnnxEncoder.open(expected.name)
+
+    assert (made.fingerprint, made.sizes) == (expected.fingerprint, expected.sizes)
+    for encode in ("encode_queries", "encode_passages"):
+        theirs = getattr(expected, encode)(TEXTS)
+        for ours, other in zip(getattr(made, encode)(TEXTS), theirs, strict=True):
+            np.testing.assert_allclose(ours, other, rtol=0, atol=1e-4)
+        assert theirs.tokens.std() > 0.05
+    assert made.truncated == expected.truncated == 2
+    query, passages = theirs.tokens[:1, :1], theirs.tokens
+    query = expected.encode_queries(TEXTS[3:4]).tokens[0]
+    logits = HeadScorer(expected.model).logits(query, passages)
+    np.testing.assert_allclose(open_scorer(made).logits(query, passages), logits, atol=1e-4)
+    assert logits.std() > 0.01
+
+
+def test_int8_weights_with_scales_give_what_they_give_in_torch(
+    make_model: Callable[..., DualEncoder], tiny_tokenizer: object, tmp_path: Path
+) -> None:
+    from dipair_index.weights import save_weights
+
+    save_weights(make_model().model, tmp_path, codec="int8")
+    tiny_tokenizer.save_pretrained(tmp_path)
+    expected = DualEncoder.load(tmp_path)
+    export_onnx(expected)
+    made = OnnxEncoder.open(tmp_path)
+
+    np.testing.assert_allclose(
+        made.encode_passages(TEXTS).tokens, expected.encode_passages(TEXTS).tokens, atol=1e-4
+    )
+    # weights are stored once: what is added is small even beside a model as small as this
+    graphs = sum(path.stat().st_size for path in tmp_path.glob("*.onnx"))
+    assert graphs < 60_000
+
+
+def test_a_text_has_the_same_tokens_whatever_the_number_of_threads(
+    exported: DualEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, texts = OnnxEncoder.open(exported.name, batch_size=2), TEXTS * 5
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    one = made.encode_passages(texts)
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    three = made.encode_passages(texts)
+    np.testing.assert_array_equal(one.tokens, three.tokens)
+    assert made.encode_passages([]).tokens.shape == (0, 8, 16)
+
+
+def test_a_passage_has_the_score_it_has_among_others_whatever_their_number(
+    exported: DualEncoder,
+) -> None:
+    made = OnnxEncoder.open(exported.name)
+    rng = np.random.default_rng(0)
+    passages = rng.standard_normal((2 * MICRO_BATCH + 7, 8, 16), np.float32)
+    query = rng.standard_normal((4, 16), np.float32)
+    scorer = OnnxHeadScorer(made.folder, made.sizes, threads=2)
+    logits = scorer.logits(query, passages)
+
+    np.testing.assert_allclose(
+        logits, HeadScorer(exported.model).logits(query, passages), rtol=0, atol=1e-4
+    )
+    for row in (0, MICRO_BATCH, len(logits) - 1):
+        assert scorer.logits(query, passages[row : row + 1]).tolist() == [logits[row]]
+    assert scorer.logits(query, passages[:0]).shape == (0,)
+    with pytest.raises(ValueError, match=r"must be \(4, 16\) .* got \(4, 16\) and \(7, 16\)"):
+        scorer.logits(query, passages[:, :7])
+
+
+@pytest.fixture(scope="session")
+def answers(
+    exported: DualEncoder, passages: list[Passage], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    target = tmp_path_factory.mktemp("index") / "onnx.index"
+    build_index(passages, target, exported)
+    return target
+
+
+def test_an_index_answers_by_both_alike_and_auto_is_onnx(answers: Path) -> None:
+    queries = ["why does dough rise", "how is the glacier", "bees"]
+    found = {}
+    for backend in ("torch", "onnx", "auto"):
+        with DiPairIndex.open(answers, backend=backend) as index:
+            found[backend] = index.search(queries, raw_scores=True)
+    assert found["auto"] == found["onnx"]
+    for ours, theirs in zip(found["onnx"], found["torch"], strict=True):
+        assert [passage.id for passage in ours] == [passage.id for passage in theirs]
+        assert [p.score for p in ours] == pytest.approx([p.score for p in theirs], abs=1e-4)
+
+
+def test_an_index_may_be_built_by_onnx_and_asked_by_torch(
+    exported: DualEncoder, answers: Path, passages: list[Passage], tmp_path: Path
+) -> None:
+    build_index(passages, tmp_path / "i", OnnxEncoder.open(exported.name))
+    found = []
+    for path in (tmp_path / "i", answers):
+        with DiPairIndex.open(path, backend="torch") as index:
+            found.append(index.search("why does dough rise", raw_scores=True))
+    assert [passage.id for passage in found[0]] == [passage.id for passage in found[1]]
+
+
+PROGRAM = """
+import sys
+from dipair_index.rerank.index import DiPairIndex
+from dipair_index.records import Passage
+with DiPairIndex.open(sys.argv[1], backend="onnx") as index:
+    index.search("why does dough rise")
+    index.add([Passage("new", "green tea")])
+sys.exit(", ".join({"torch", "transformers", "onnx"} & set(sys.modules)) or 0)
+"""
+
+
+def test_neither_torch_nor_transformers_is_imported(answers: Path, tmp_path: Path) -> None:
+    index = shutil.copytree(answers, tmp_path / "i")
+    command = [sys.executable, "-c", PROGRAM, str(index)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_without_graphs_auto_is_torch_and_onnx_says_what_to_run(
+    make_model: Callable[..., DualEncoder],
+) -> None:
+    model = make_model().name
+    assert isinstance(open_encoder(model), DualEncoder)
+    with pytest.raises(ModelError, match="holds no ONNX graphs: run `dipair-index export onnx "):
+        open_encoder(model, backend="onnx")
+    with pytest.raises(ModelError, match="no DiPair model could be loaded from .*/nowhere"):
+        open_encoder(f"{model}/nowhere")
+
+
+def changed(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.json", PASSAGE])
+def test_graphs_of_other_files_are_never_used(folder: Path, name: str) -> None:
+    assert isinstance(open_encoder(folder), OnnxEncoder)
+    changed(folder / name)
+    with pytest.raises(ModelError, match=f"were made from another {name}: run `dipair-index exp"):
+        OnnxEncoder.open(folder)
+    (folder / name).unlink()
+    with pytest.raises(ModelError, match=f"were made from another {name}"):
+        OnnxEncoder.open(folder)
+
+
+def test_auto_goes_back_to_torch_where_other_weights_came(
+    folder: Path, exported: DualEncoder
+) -> None:
+    with torch.no_grad():
+        exported.model.head.output.bias += 1
+        exported.model.save_pretrained(folder)
+        exported.model.head.output.bias -= 1
+    now = open_encoder(folder)
+    assert isinstance(now, DualEncoder)
+    assert now.fingerprint != exported.fingerprint
+    export_onnx(now)
+    assert open_encoder(folder).fingerprint == now.fingerprint
+    assert isinstance(open_encoder(folder), OnnxEncoder)
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"format": 1}', '{"format": 99}'])
+def test_a_record_that_cannot_be_read_is_as_good_as_none(folder: Path, content: str) -> None:
+    (folder / RECORD).write_text(content)
+    assert isinstance(open_encoder(folder), DualEncoder)
+    with pytest.raises(ModelError, match=r"onnx.json cannot be read .* export onnx"):
+        open_encoder(folder, backend="onnx")
+
+
+def test_a_graph_that_onnx_runtime_does_not_know_is_told(folder: Path) -> None:
+    from dipair_index.onnx_model import digests
+
+    (folder / HEAD).write_bytes(b"nonsense")
+    record = json.loads((folder / RECORD).read_text())
+    record["files"] = digests(folder, record["files"])
+    (folder / RECORD).write_text(json.dumps(record))
+    with pytest.raises(ModelError, match=r"cannot load .*head.onnx .*or choose --backend torch"):
+        open_scorer(OnnxEncoder.open(folder))
+
+
+def test_only_what_has_graphs_is_exported(
+    make_model: Callable[..., DualEncoder], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(ModelError, match="only tsf heads .* not de-ffnn"):
+        export_onnx(make_model(system="de-ffnn"))
+    encoder = make_model()
+    encoder.model.encoder.config.model_type = "roberta"
+    with pytest.raises(ModelError, match="only BERT encoders with GELU .* not roberta"):
+        export_onnx(encoder)
+    encoder.name = "some/hub-name"
+    with pytest.raises(ModelError, match="some/hub-name is no folder"):
+        export_onnx(encoder)
+
+
+def test_graphs_that_do_not_compute_what_torch_does_are_not_kept(
+    make_model: Callable[..., DualEncoder],
+) -> None:
+    encoder = make_model()
+    with torch.no_grad():
+        encoder.model.head.output.bias += 1  # what is in the file is another
+    with pytest.raises(ModelError, match="give logits that differ from torch's by 1"):
+        export_onnx(encoder)
+    assert isinstance(open_encoder(encoder.name), DualEncoder)
+
+
+def test_onnx_computes_on_the_processor_alone(exported: DualEncoder) -> None:
+    with pytest.raises(SettingsError, match="ONNX Runtime computes on the cpu here, not on 'cuda'"):
+        open_encoder(exported.name, backend="onnx", device="cuda")
+
+
+@pytest.fixture
+def _without_onnxruntime(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+
+
+@pytest.mark.usefixtures("_without_onnxruntime")
+def test_without_onnx_runtime_auto_is_torch(exported: DualEncoder) -> None:
+    assert isinstance(open_encoder(exported.name), DualEncoder)
+    with pytest.raises(ModelError, match="ONNX Runtime is not installed: run `pip install"):
+        open_encoder(exported.name, backend="onnx")
