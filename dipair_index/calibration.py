@@ -45,10 +45,10 @@ def fit_similarity(
     def closure() -> Tensor:
         optimizer.zero_grad()
         value = loss(fitted[0] * similarity + fitted[1], label, temperature)
-        value.backward()  # type: ignore[no-untyped-call]
+        value.backward()
         return value
 
-    optimizer.step(closure)  # type: ignore[arg-type]
+    optimizer.step(closure)
     # a similarity that the labels contradict stays as it was
     if torch.isfinite(fitted).all() and fitted[0] > 0:
         with torch.no_grad():
