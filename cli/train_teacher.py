@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
 from dipair_index.cli.console import progress, remark
 from dipair_index.cli.dataset_option import dataset_option
+from dipair_index.cli.options import device_option
 from dipair_index.cli.torch_device import prepare_torch
+from dipair_index.cli.train import show_quality
+from dipair_index.cli.train_options import COUNT, NOT_NEGATIVE, POSITIVE, given_command, run_options
 
 DEFAULT_TEACHER = Path("dipair.teacher")
 
@@ -30,30 +34,41 @@ DEFAULT_TEACHER = Path("dipair.teacher")
     metavar="NAME",
     help="Start from this model: a package, a folder or a hub name",
 )
-@click.option("--epochs", default=1.0, show_default=True, help="Passes over the pairs")
-@click.option("--learning-rate", default=5e-5, show_default=True, help="At its peak")
-@click.option("--batch-size", default=32, show_default=True, help="Pairs a step")
-@click.option("--max-steps", default=-1, show_default=True, help="End after so many steps")
-@click.option("--save-steps", default=200, show_default=True, help="Steps between checkpoints")
+@click.option("--layers", type=COUNT, help="Keep its first layers only")
+@click.option(
+    "--epochs", type=NOT_NEGATIVE, default=1.0, show_default=True, help="Passes over the pairs"
+)
+@click.option("--learning-rate", type=POSITIVE, default=5e-5, show_default=True, help="At its peak")
+@click.option("--batch-size", type=COUNT, default=32, show_default=True, help="Pairs a step")
+@click.option(
+    "--max-steps",
+    type=click.IntRange(min=-1),
+    default=-1,
+    show_default=True,
+    help="End after so many steps",
+)
+@click.option(
+    "--save-steps", type=COUNT, default=200, show_default=True, help="Steps between checkpoints"
+)
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Draw with")
-@click.option("--device", default="cpu", show_default=True, help="Train on this torch device")
-@click.option("--resume", is_flag=True, help="Go on with an interrupted run")
-@click.option("--overwrite", is_flag=True, help="Replace a teacher that exists")
+@device_option("Train")
+@click.option("--half", is_flag=True, help="Train in bfloat16 where it is safe")
+@run_options
+@click.pass_context
 def train_teacher(
+    ctx: click.Context,
+    /,
     dataset: Path,
     out: Path,
     encoder: str,
-    epochs: float,
-    learning_rate: float,
-    batch_size: int,
-    max_steps: int,
-    save_steps: int,
-    seed: int,
-    device: str,
+    layers: int | None,
     resume: bool,
     overwrite: bool,
+    **schedule: Any,
 ) -> None:
-    """Fine-tune a cross-encoder teacher on judged pairs.
+    """Fine-tune a cross-encoder teacher on judged pairs or tuples.
+
+    Their labels are 0 and 1, or grades in between.
 
     \b
     Example:
@@ -64,23 +79,17 @@ def train_teacher(
     from dipair_index.trainer import Schedule
 
     read_record(dataset)
-    prepare_torch(device)
+    prepare_torch(schedule["device"])
     record = teacher_training.train_teacher(
         dataset,
         out,
         encoder=encoder,
-        schedule=Schedule(
-            epochs=epochs,
-            learning_rate=learning_rate,
-            batch_size=batch_size,
-            max_steps=max_steps,
-            save_steps=save_steps,
-            seed=seed,
-            device=device,
-        ),
+        layers=layers,
+        schedule=Schedule(**schedule),
         progress=progress,
         resume=resume,
         overwrite=overwrite,
+        command=given_command(ctx),
     )
-    click.echo("\n".join(f"AUC {split}\t{auc}" for split, auc in record["auc"].items()))
+    show_quality(record)
     remark(f"saved {out}: next, `dipair-index label --teacher {out}`")

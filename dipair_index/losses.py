@@ -1,35 +1,82 @@
-"""What the student minimises against its teacher's logits."""
+"""What the student minimises against its teacher's logits; a NaN is a pair without a label.
+
+Every loss takes the student's and the teacher's logits of B queries with G passages (or tuples)
+each, (B, G), or (B, G, classes) for `multi_class`, and a temperature T that divides the teacher's.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+Loss: TypeAlias = Callable[[Tensor, Tensor, float], Tensor]
 
-def distillation_loss(
-    loss: str, student: Tensor, teacher: Tensor, *, temperature: float = 1.0
-) -> Tensor:
-    """Returns the loss of logits (queries, passages) against the teacher's; NaN has no label.
 
-    binary: cross-entropy against sigmoid(z / T) (DiPair, section 4.3). listwise: KL divergence
-    between the distributions over each query's passages, for users who rank. both: their sum.
+def binary(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
+    """Cross-entropy against sigmoid(z / T) (DiPair, section 4.3)."""
+    known = ~teacher.isnan()
+    target = torch.sigmoid(teacher[known] / temperature)
+    loss = functional.binary_cross_entropy_with_logits(student[known], target, reduction="sum")
+    return loss / known.sum().clamp(min=1)
+
+
+def regression(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
+    """Squared error against z / T, which is how DSE distils its teacher's logits."""
+    known = ~teacher.isnan()
+    error = student[known] - teacher[known] / temperature
+    return error.square().sum() / known.sum().clamp(min=1)
+
+
+def multi_class(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
+    """Cross-entropy against softmax(z / T) over the teacher's outputs (section 3.6)."""
+    known = ~teacher.isnan().any(-1)  # (B, G)
+    target = (teacher[known] / temperature).softmax(-1)
+    loss = functional.cross_entropy(student[known], target, reduction="sum")
+    return loss / known.sum().clamp(min=1)
+
+
+def margin_mse(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
+    """Squared error of the margins between passages of one query (Hofstaetter et al., 2020).
+
+    The mean over all pairs of labelled passages that share a query, for users who rank.
     """
     known = ~teacher.isnan()
-    total = student.new_zeros(())
-    if loss in ("binary", "both"):
-        target = torch.sigmoid(teacher[known] / temperature)
-        total = total + functional.binary_cross_entropy_with_logits(student[known], target)
-    if loss in ("listwise", "both"):
-        total = total + _listwise(student, teacher / temperature, known)
-    return total
+    error = (student - teacher / temperature).masked_fill(~known, 0)
+    margins = (error.unsqueeze(2) - error.unsqueeze(1)).square()  # (B, G, G), nought to itself
+    pairs = (known.unsqueeze(2) & known.unsqueeze(1)).triu(1)
+    return (margins * pairs).sum() / pairs.sum().clamp(min=1)
 
 
-def _listwise(student: Tensor, teacher: Tensor, known: Tensor) -> Tensor:
+def listwise(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
+    """KL divergence between the distributions over each query's passages, for users who rank."""
+    known = ~teacher.isnan()
     lowest = torch.finfo(student.dtype).min
     log_student = student.masked_fill(~known, lowest).log_softmax(-1)
-    log_teacher = teacher.masked_fill(~known, lowest).log_softmax(-1)
+    log_teacher = (teacher / temperature).masked_fill(~known, lowest).log_softmax(-1)
     return functional.kl_div(log_student, log_teacher, reduction="batchmean", log_target=True)
+
+
+def both(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
+    """The sum of `binary` and `listwise`."""
+    return binary(student, teacher, temperature) + listwise(student, teacher, temperature)
+
+
+LOSSES: Mapping[str, Loss] = MappingProxyType(
+    {
+        "binary": binary,
+        "regression": regression,
+        "multi-class": multi_class,
+        "margin-mse": margin_mse,
+        "listwise": listwise,
+        "both": both,
+    }
+)
+"""The losses by the names of `--loss`."""
 
 
 def vector_loss(

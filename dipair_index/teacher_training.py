@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
+import pyarrow as pa
 from torch import Tensor
 from torch.nn import functional
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, set_seed
+from transformers import set_seed
 
-from dipair_index.dataset_directory import DatasetLayout, read_record
-from dipair_index.distillation import begin_run, finish_run
-from dipair_index.errors import FormatError, ModelError
-from dipair_index.labels import read_texts
-from dipair_index.mining import area_under_curve
+from dipair_index.cross_encoder import fit, pretrained_cross_encoder, saver
+from dipair_index.dataset_directory import DatasetLayout, fingerprint_of, read_record, sides_of
+from dipair_index.distillation import load_tokenizer
+from dipair_index.errors import FormatError
+from dipair_index.labelled_groups import LabelledGroups
 from dipair_index.neighbours import Progress
+from dipair_index.provenance import labels_digest, library_versions, source_commit, texts_digest
 from dipair_index.sentence_vectors import encoder_source
 from dipair_index.tables import read_table
-from dipair_index.teacher import MAX_TOKENS, Teacher, TransformersTeacher
-from dipair_index.trainer import Schedule, run_training
+from dipair_index.teacher import TransformersTeacher
+from dipair_index.trainer import Schedule
+from dipair_index.training_data import measure, read_held_out, read_sides
+from dipair_index.training_run import begin_run, check_out, finish_run
 
 
 def train_teacher(
@@ -32,88 +34,80 @@ def train_teacher(
     encoder: str,
     schedule: Schedule,
     progress: Progress,
+    layers: int | None = None,
     resume: bool = False,
     overwrite: bool = False,
+    command: str | None = None,
 ) -> dict[str, Any]:
-    """Fine-tunes `encoder` as a cross-encoder on the dataset's train pairs and saves it into `out`.
+    """Fine-tunes `encoder` as a cross-encoder on the dataset's train tuples, saved into `out`.
 
-    Returns its settings and its AUC on the valid and test pairs. Raises `FormatError` when the
-    train pairs are of one class only, `IndexDirectoryError` when `out` exists.
+    It minimises the cross-entropy of the sigmoid of its logit against the labels, which are in
+    [0, 1]. Returns its settings and its quality on the valid and test tuples. Raises `FormatError`
+    for other labels and where all are the same, `IndexDirectoryError` when `out` exists.
     """
-    layout = DatasetLayout(dataset)
+    check_out(out, overwrite=overwrite)
     source = read_record(dataset)
-    texts = (read_texts(layout.queries, "query_id"), read_texts(layout.passages, "passage_id"))
-    pairs = _pairs(layout.pairs("train"), *texts)
-    if len({label for _, _, label in pairs}) < 2:
-        raise FormatError(
-            f"{layout.pairs('train')} holds pairs of one label only: make a dataset with negatives"
-        )
+    texts = read_sides(dataset, sides_of(source))
+    table = judged_table(DatasetLayout(dataset).pairs("train"), tuple(texts))
+    groups = LabelledGroups.from_table(table, tuple(texts), each_alone=True)
+    groups.check_ids(texts, str(dataset))
+    held_out = read_held_out(dataset, texts)
     record: dict[str, Any] = {
         "encoder": encoder,
+        "layers": layers,
         "training": asdict(schedule),
-        "dataset": source["embedder"]["passages_digest"],
+        "dataset": fingerprint_of(source),
+        "texts": texts_digest(texts),
+        "labels": {"digest": labels_digest(table), "pairs": table.num_rows},
+        "versions": library_versions(),
     }
-    working = begin_run(out, record, resume=resume, overwrite=overwrite)
     set_seed(schedule.seed)
-    name = encoder_source(encoder)
-    try:
-        model = AutoModelForSequenceClassification.from_pretrained(name, num_labels=1)
-        tokenizer = AutoTokenizer.from_pretrained(name)
-    except (OSError, ValueError) as error:
-        raise ModelError(f"no encoder could be loaded from {encoder}: {error}") from error
-
-    def collate(items: list[tuple[str, str, float]]) -> dict[str, Tensor]:
-        queries, passages, labels = zip(*items, strict=True)
-        batch = tokenizer(
-            list(queries),
-            list(passages),
-            truncation="only_second",
-            max_length=MAX_TOKENS,
-            padding=True,
-            return_tensors="pt",
-        )
-        return {**batch, "labels": torch.tensor(labels)}
-
-    def compute_loss(output: Any, labels: Tensor, **_: Any) -> Tensor:
-        return functional.binary_cross_entropy_with_logits(output.logits[:, 0], labels)
-
-    with progress("training the teacher", "steps") as report:
-        run_training(
-            model,
-            pairs,
-            collate,
-            compute_loss,
-            working / "checkpoints",
-            schedule,
-            resume=resume,
-            report=report,
-        )
-
-    def save(folder: Path) -> None:
-        model.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
-
-    teacher = TransformersTeacher(model.eval(), tokenizer, name=str(out))
-    record["auc"] = {
-        split: _area(teacher, _pairs(layout.pairs(split), *texts)) for split in ("valid", "test")
-    }
-    finish_run(out, working, record, save)
+    model = pretrained_cross_encoder(encoder, layers=layers, outputs=1)
+    tokenizer = load_tokenizer(encoder_source(encoder), model, encoder)
+    working = begin_run(out, record, resume=resume, overwrite=overwrite)
+    fit(
+        model,
+        tokenizer,
+        groups,
+        texts,
+        against_labels,
+        working / "checkpoints",
+        schedule,
+        group=1,
+        progress=progress,
+        resume=resume,
+    )
+    teacher = TransformersTeacher(model, tokenizer, name=str(out))
+    record["quality"] = measure(held_out, lambda texts: teacher.logits(*texts.values()))
+    record["commit"] = source_commit()
+    record["command"] = command
+    finish_run(out, working, record, saver(model, tokenizer))
     return record
 
 
-def _area(teacher: Teacher, pairs: list[tuple[str, str, float]]) -> float | None:
-    """Returns the teacher's AUC on pairs, None where they are of one class only."""
-    positive = np.array([label > 0 for _, _, label in pairs], bool)
-    scores = teacher.logits([query for query, _, _ in pairs], [text for _, text, _ in pairs])
-    auc = area_under_curve(scores[positive], scores[~positive])
-    return None if auc is None else round(auc, 4)
+def judged_table(file: Path, sides: tuple[str, ...]) -> pa.Table:
+    """Returns the ids and labels of judged tuples, the labels as `logit`.
+
+    Raises `FormatError` for labels outside [0, 1], and where all are the same.
+    """
+    columns = [f"{side}_id" for side in sides]
+    table = read_table(file, columns=[*columns, "label"])
+    labels = table["label"].to_numpy().astype(np.float32)
+    outside = np.flatnonzero(~((labels >= 0) & (labels <= 1)))
+    if len(outside):
+        raise FormatError(
+            f"row {outside[0] + 1} of {file} has the label {labels[outside[0]]:g}, and a teacher "
+            "learns labels from 0 to 1: make the dataset with labels that are scaled to that range"
+        )
+    if not len(labels) or labels.min() == labels.max():
+        raise FormatError(
+            f"{file} holds pairs of one label only: make a dataset with negatives"
+            if len(labels)
+            else f"{file} is empty: make a dataset with train pairs"
+        )
+    return table.select(columns).append_column("logit", pa.array(labels))
 
 
-def _pairs(
-    file: Path, queries: Mapping[str, str], passages: Mapping[str, str]
-) -> list[tuple[str, str, float]]:
-    table = read_table(file, columns=["query_id", "passage_id", "label"])
-    return [
-        (queries[row["query_id"]], passages[row["passage_id"]], row["label"])
-        for row in table.to_pylist()
-    ]
+def against_labels(logits: Tensor, labels: Tensor) -> Tensor:
+    """Cross-entropy of sigmoids (section 4.3)."""
+    return functional.binary_cross_entropy_with_logits(logits, labels)

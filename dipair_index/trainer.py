@@ -7,10 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import torch
+from torch import Tensor
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from dipair_index.errors import DiPairError
+
+STEPS_BETWEEN_LOGS = 20
+DIVERGED = 10.0
+"""A loss this many times its start..."""
+LOGS_TO_DIVERGE = 5
+"""...in so many logs behind each other (100 steps) ends the run."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +43,7 @@ def run_training(
     model: Any,
     dataset: Any,
     collate: Callable[[list[Any]], dict[str, Any]],
-    compute_loss: Callable[..., Any],
+    compute_loss: Callable[[Any, Tensor], Tensor],
     folder: Path,
     schedule: Schedule,
     *,
@@ -46,8 +53,20 @@ def run_training(
 ) -> None:
     """Trains `model` in place with checkpoints in `folder`; `resume` goes on from the last.
 
-    Raises `DiPairError` when the loss is no longer a number.
+    `compute_loss` takes the model's output and the batch's "labels". Raises `DiPairError` when the
+    loss is no longer a number, or stays far above its start.
     """
+
+    def checked_loss(output: Any, labels: Tensor, **_: Any) -> Tensor:
+        loss = compute_loss(output, labels)
+        # at once, so that no checkpoint is written of what cannot be gone on with
+        if not torch.isfinite(loss):
+            raise DiPairError(
+                f"the loss is no longer a number at step {trainer.state.global_step + 1}: train "
+                "again with --overwrite and a smaller learning rate"
+            )
+        return loss
+
     trainer = Trainer(
         model=model,
         args=TrainingArguments(
@@ -60,8 +79,7 @@ def run_training(
             adam_epsilon=1e-6,
             lr_scheduler_type="linear",
             warmup_steps=schedule.warm_up,
-            logging_steps=20,
-            # else Trainer logs the mean of the finite losses and goes on
+            logging_steps=STEPS_BETWEEN_LOGS,
             logging_nan_inf_filter=False,
             save_steps=schedule.save_steps,
             save_total_limit=1,
@@ -76,11 +94,18 @@ def run_training(
         ),
         train_dataset=dataset,
         data_collator=collate,
-        compute_loss_func=compute_loss,
+        compute_loss_func=checked_loss,
         callbacks=[_Watch(report, on_epoch)],
     )
     trainer.remove_callback(PrinterCallback)  # stdout is for data
-    trainer.train(resume_from_checkpoint=resume and any(folder.glob("checkpoint-*")))
+    trainer.train(resume_from_checkpoint=last_checkpoint(folder) if resume else None)
+
+
+def last_checkpoint(folder: Path) -> str | None:
+    """The newest checkpoint that is whole; a run that was killed may have left one that is not."""
+    # Trainer writes its state last
+    whole = [state.parent for state in folder.glob("checkpoint-*/trainer_state.json")]
+    return max(map(str, whole), key=lambda name: int(name.rsplit("-", 1)[1]), default=None)
 
 
 class _Watch(TrainerCallback):
@@ -97,9 +122,11 @@ class _Watch(TrainerCallback):
         self._report(state.global_step)
 
     def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        loss = state.log_history[-1].get("loss") if state.log_history else None
-        if loss is not None and not np.isfinite(float(loss)):
+        # a checkpoint keeps the history, so a resumed run knows its start
+        losses = [float(entry["loss"]) for entry in state.log_history if "loss" in entry]
+        latest = losses[1:][-LOGS_TO_DIVERGE:]
+        if len(latest) == LOGS_TO_DIVERGE and min(latest) > DIVERGED * losses[0]:
             raise DiPairError(
-                f"the loss is no longer a number at step {state.global_step}: train again with a "
-                "smaller learning rate"
+                f"the loss has gone from {losses[0]:.3g} to {losses[-1]:.3g} by step "
+                f"{state.global_step}: train again with --overwrite and a smaller learning rate"
             )

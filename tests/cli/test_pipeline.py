@@ -39,7 +39,7 @@ def test_from_the_sample_to_a_reranked_answer_with_a_model_of_ones_own(
     assert [line.split("\t")[0] for line in trained.splitlines()] == ["AUC valid", "AUC test"]
     record = json.loads((tmp_path / "dipair.model" / "training.json").read_text())
     assert record["labels"]["pairs"] >= 200
-    assert record["auc"]["test"] == float(trained.splitlines()[1].split("\t")[1])
+    assert record["quality"]["test"]["AUC"] == float(trained.splitlines()[1].split("\t")[1])
 
     # the vectors that make-dataset has computed serve the index too
     run("build", "--model", "dipair.model", "--vectors", "use", "--ann-from", "dipair.dataset")

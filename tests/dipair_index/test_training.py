@@ -6,27 +6,28 @@ import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
 import torch
 
-from dipair_index.distillation import distil, score_pairs
+from dipair_index.distillation import distil
 from dipair_index.dual_encoder import DualEncoder
 from dipair_index.errors import FormatError, IndexDirectoryError, SettingsError
+from dipair_index.labelled_groups import GroupDataset, LabelledGroups
 from dipair_index.labels import label_pairs
 from dipair_index.model import DiPairModel
+from dipair_index.pair_scores import score_tuples
+from dipair_index.records import FloatArray
+from dipair_index.systems import SYSTEMS
 from dipair_index.tables import write_table
 from dipair_index.teacher import open_teacher
 from dipair_index.teacher_training import train_teacher
 from dipair_index.trainer import Schedule
-from dipair_index.training import (
-    GroupDataset,
-    LabelledGroups,
-    TrainingSettings,
-    initialise_projections,
-)
+from dipair_index.training import initialise_projections, train
+from dipair_index.training_settings import TrainingSettings
 
 QUERIES = {
     f"q{number}": f"{word} why" for number, word in enumerate(("bees", "lava", "tea", "moon"))
@@ -73,7 +74,7 @@ def teacher_dir(
     record = train_teacher(
         dataset, out, encoder=str(tiny_encoder_dir), schedule=schedule, progress=quiet
     )
-    assert record["auc"]["test"] > 0.95
+    assert record["quality"]["test"]["AUC"] > 0.95
     return out
 
 
@@ -85,8 +86,16 @@ def labels(dataset: Path, teacher_dir: Path, tmp_path_factory: pytest.TempPathFa
     return folder
 
 
-def student(dataset: Path, labels: Path, encoder: Path, out: Path, **changes: object) -> float:
-    resume = bool(changes.pop("resume", False))
+def student(
+    dataset: Path,
+    labels: Path,
+    encoder: Path,
+    out: Path,
+    *,
+    resume: bool = False,
+    **changes: object,
+) -> dict[str, float]:
+    """Trains a student and returns its quality on the test split."""
     settings = {
         "stage_one_epochs": 60,
         "stage_one_learning_rate": 3e-3,
@@ -107,27 +116,29 @@ def student(dataset: Path, labels: Path, encoder: Path, out: Path, **changes: ob
             "head_intermediate": 32,
             "head_dropout": 0.0,
             "pooling": "mean",
-            "similarity_residual": True,
+            "similarity_residual": "cosine",
         },
         settings=TrainingSettings(**settings),  # type: ignore[arg-type]
         progress=quiet,
         resume=resume,
     )
-    return float(record["auc"]["test"])
+    quality: dict[str, float] = record["quality"]["test"]
+    return quality
 
 
 def test_a_student_learns_from_its_teacher_in_two_stages(
     dataset: Path, labels: Path, tiny_encoder_dir: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "student"
-    assert student(dataset, labels, tiny_encoder_dir, out) > 0.95
+    assert student(dataset, labels, tiny_encoder_dir, out, save_steps=1000)["AUC"] > 0.95
     record = json.loads((out / "training.json").read_text())
     assert record["labels"]["pairs"] == 48
     assert record["training"]["seed"] == 0
     assert record["dataset"] == "made here"
     assert not (tmp_path / "student.training").exists()
     loaded = DualEncoder.load(out)
-    right, wrong = score_pairs(loaded, ["bees why"] * 2, ["the honey bees dance", "moon tide"])
+    texts = {"query": ["bees why"] * 2, "passage": ["the honey bees dance", "moon tide"]}
+    right, wrong = score_tuples(loaded, texts)
     assert right > wrong
 
 
@@ -135,20 +146,45 @@ class Stopped(Exception):
     """What ends the run below where a person would press Ctrl-C."""
 
 
-@pytest.mark.parametrize(("stage", "step"), [("stage-1", 30), ("stage-2", 25)])
+EPOCHS = {"stage_one_epochs": 25, "stage_two_epochs": 25}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(
+    dataset: Path, labels: Path, tiny_encoder_dir: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    out = tmp_path_factory.mktemp("undisturbed") / "student"
+    student(dataset, labels, tiny_encoder_dir, out, **EPOCHS)
+    return out
+
+
+def assert_same_files(one: Path, other: Path) -> None:
+    names = sorted(path.name for path in one.iterdir())
+    assert names == sorted(path.name for path in other.iterdir())
+    different = [name for name in names if (one / name).read_bytes() != (other / name).read_bytes()]
+    assert different == []
+
+
+def test_two_runs_agree_bit_for_bit(
+    dataset: Path, labels: Path, tiny_encoder_dir: Path, tmp_path: Path, undisturbed: Path
+) -> None:
+    student(dataset, labels, tiny_encoder_dir, tmp_path / "student", **EPOCHS)
+    assert_same_files(undisturbed, tmp_path / "student")
+
+
+@pytest.mark.parametrize(("stage", "step"), [("stage-1", 20), ("stage-2", 0), ("stage-2", 15)])
 def test_an_interrupted_run_ends_with_the_weights_of_an_undisturbed_one(
     dataset: Path,
     labels: Path,
     tiny_encoder_dir: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
+    undisturbed: Path,
     stage: str,
     step: int,
 ) -> None:
     from transformers import Trainer
 
-    epochs = {"stage_one_epochs": 40, "stage_two_epochs": 40}
-    student(dataset, labels, tiny_encoder_dir, tmp_path / "whole", **epochs)
     training_step = Trainer.training_step
 
     def stopping(self: Trainer, *arguments: object, **named: object) -> torch.Tensor:
@@ -156,33 +192,108 @@ def test_an_interrupted_run_ends_with_the_weights_of_an_undisturbed_one(
             raise Stopped
         return training_step(self, *arguments, **named)
 
+    out = tmp_path / "student"
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "training_step", stopping)
         with pytest.raises(Stopped):
-            student(dataset, labels, tiny_encoder_dir, tmp_path / "cut", **epochs)
-    assert not (tmp_path / "cut").exists()
+            student(dataset, labels, tiny_encoder_dir, out, **EPOCHS)
+    assert not out.exists()
     with pytest.raises(IndexDirectoryError, match="holds an interrupted run: pass --resume"):
-        student(dataset, labels, tiny_encoder_dir, tmp_path / "cut", **epochs)
+        student(dataset, labels, tiny_encoder_dir, out, **EPOCHS)
     with pytest.raises(SettingsError, match="was begun with other settings \\(training\\)"):
-        student(dataset, labels, tiny_encoder_dir, tmp_path / "cut", resume=True)
-    student(dataset, labels, tiny_encoder_dir, tmp_path / "cut", resume=True, **epochs)
-    whole, cut = (DualEncoder.load(tmp_path / name).model.state_dict() for name in ("whole", "cut"))
-    for name, tensor in whole.items():
-        torch.testing.assert_close(cut[name], tensor, msg=name)
+        student(dataset, labels, tiny_encoder_dir, out, resume=True)
+    student(dataset, labels, tiny_encoder_dir, out, resume=True, **EPOCHS)
+    assert_same_files(undisturbed, out)
 
 
 def test_stage_one_leaves_the_encoder_alone_and_stage_two_the_word_embeddings(
     dataset: Path, labels: Path, tiny_encoder_dir: Path, tmp_path: Path
 ) -> None:
     before = DiPairModel.from_encoder(str(tiny_encoder_dir)).encoder.half().float().state_dict()
-    student(dataset, labels, tiny_encoder_dir, tmp_path / "one", stage_two_epochs=0)
+    epochs = {"stage_one_epochs": 3}
+    student(dataset, labels, tiny_encoder_dir, tmp_path / "one", stage_two_epochs=0, **epochs)
     one = DualEncoder.load(tmp_path / "one").model.encoder.state_dict()
     assert [name for name in before if not torch.equal(before[name], one[name])] == []
-    student(dataset, labels, tiny_encoder_dir, tmp_path / "two", stage_two_epochs=5)
+    student(dataset, labels, tiny_encoder_dir, tmp_path / "two", stage_two_epochs=3, **epochs)
     two = DualEncoder.load(tmp_path / "two").model.encoder.state_dict()
     same = {name for name in before if torch.equal(before[name], two[name])}
     assert {name for name in before if name.startswith("embeddings.")} <= same
     assert "encoder.layer.0.output.dense.weight" not in same
+
+
+def test_stage_two_can_train_the_top_layers_alone(
+    dataset: Path, labels: Path, tiny_encoder_dir: Path, tmp_path: Path
+) -> None:
+    before = DiPairModel.from_encoder(str(tiny_encoder_dir)).encoder.half().float().state_dict()
+    settings = {"stages": "one", "stage_two_epochs": 3}
+    student(dataset, labels, tiny_encoder_dir, tmp_path / "top", stage_two_layers=1, **settings)
+    after = DualEncoder.load(tmp_path / "top").model.encoder.state_dict()
+    moved = {name for name in before if not torch.equal(before[name], after[name])}
+    assert {name.split(".")[2] for name in moved} == {"1"}
+    assert "encoder.layer.1.output.dense.weight" in moved
+    with pytest.raises(SettingsError, match="--stage-two-layers 3 is more than the encoder's 2"):
+        student(dataset, labels, tiny_encoder_dir, tmp_path / "no", stage_two_layers=3, **settings)
+
+
+def test_one_stage_encodes_nothing_beforehand_and_trains_separate_encoders_apart(
+    dataset: Path, labels: Path, tiny_encoder_dir: Path, tmp_path: Path
+) -> None:
+    stages: list[str] = []
+
+    @contextmanager
+    def listening(what: str, unit: str) -> Iterator[Callable[[int], None]]:
+        stages.append(what)
+        yield lambda count: None
+
+    distil(
+        dataset,
+        labels,
+        tmp_path / "one",
+        encoder=str(tiny_encoder_dir),
+        layers=1,
+        model_settings={"dim": 16, "head_intermediate": 32, "shared_encoder": False},
+        settings=TrainingSettings(
+            stages="one", stage_two_epochs=5, stage_two_learning_rate=1e-3, batch_queries=4
+        ),
+        progress=listening,
+    )
+    assert stages == ["training, stage 2"]
+    model = DualEncoder.load(tmp_path / "one").model
+    query, passage = (model.encoder_of(side).state_dict() for side in ("query", "passage"))
+    assert not torch.equal(*(e["encoder.layer.0.output.dense.weight"] for e in (query, passage)))
+    assert not any(name.startswith("encoder.layer.1") for name in query)
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_every_system_learns_by_the_same_call(
+    tiny_encoder_dir: Path, tiny_tokenizer: Any, tmp_path: Path, system: str
+) -> None:
+    """One of two passages is right, whatever is asked."""
+    groups = groups_of([("a", "x", 3.0), ("a", "y", -3.0), ("b", "x", 3.0), ("b", "y", -3.0)])
+    texts = {"query": {"a": "lava", "b": "tea"}, "passage": {"x": "lava ash", "y": "green tea"}}
+    torch.manual_seed(0)
+    model = DiPairModel.from_encoder(
+        str(tiny_encoder_dir), dim=16, system=system, head_hidden=[32], head_intermediate=32
+    )
+
+    def scores() -> FloatArray:
+        pairs = {"query": ["lava", "tea"] * 2, "passage": ["lava ash"] * 2 + ["green tea"] * 2}
+        return score_tuples(DualEncoder(model, tiny_tokenizer, name=system), pairs)
+
+    before = scores()
+    settings = TrainingSettings(
+        loss="regression",
+        vector_weight=0,
+        group=2,
+        batch_queries=2,
+        stages="one",
+        stage_two_epochs=20,
+        stage_two_learning_rate=1e-2,
+    )
+    train(model, tiny_tokenizer, groups, texts, tmp_path, settings, progress=quiet)
+    after, right = scores(), np.float32([3, 3, -3, -3])
+    assert np.square(after - right).mean() < np.square(before - right).mean()
+    assert after[:2].min() > after[2:].max()
 
 
 def test_a_model_that_exists_is_not_replaced(
@@ -213,26 +324,26 @@ def groups_of(rows: list[tuple[str, str, float]]) -> LabelledGroups:
 
 def test_labels_are_grouped_by_query() -> None:
     groups = groups_of([("b", "y", 1.0), ("a", "x", 2.0), ("b", "x", 3.0)])
-    assert (groups.query_ids, groups.passage_ids) == (["a", "b"], ["x", "y"])
-    assert [rows.tolist() for rows in groups.rows] == [[0], [1, 0]]
+    assert groups.ids == {"query": ["a", "b"], "passage": ["x", "y"]}
+    assert [rows.tolist() for rows in groups.rows["passage"]] == [[0], [1, 0]]
     assert [logits.tolist() for logits in groups.logits] == [[2.0], [1.0, 3.0]]
 
 
 def test_a_query_with_few_labels_is_filled_with_pairs_that_have_no_say() -> None:
     dataset = GroupDataset(groups_of([("b", "y", 1.0), ("a", "x", 2.0)]), group=3, seed=0)
     item = dataset[0]
-    assert item["passages"].tolist() == [0, 0, 0]
+    assert item["passage"].tolist() == [0, 0, 0]
     np.testing.assert_array_equal(item["labels"], [2.0, np.nan, np.nan])
 
 
 def test_each_epoch_draws_its_own_passages_and_the_same_ones_again() -> None:
     rows = [("a", f"p{number:02}", float(number)) for number in range(20)]
     dataset = GroupDataset(groups_of(rows), group=5, seed=0)
-    first = dataset[0]["passages"].tolist()
+    first = dataset[0]["passage"].tolist()
     dataset.begin_epoch(1)
-    assert dataset[0]["passages"].tolist() != first
+    assert dataset[0]["passage"].tolist() != first
     dataset.begin_epoch(0)
-    assert dataset[0]["passages"].tolist() == first
+    assert dataset[0]["passage"].tolist() == first
 
 
 @pytest.mark.parametrize(
@@ -247,19 +358,35 @@ def test_labels_that_teach_nothing_are_refused(logits: list[float], message: str
         groups_of([("a", f"p{row}", logit) for row, logit in enumerate(logits)])
 
 
-def test_a_teacher_needs_both_kinds_of_pairs(dataset: Path, tiny_encoder_dir: Path) -> None:
-    folder = dataset.parent / "positives"
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ([1.0], "holds pairs of one label only"),
+        (
+            [0.5, 3.0],
+            "row 2 of .*train.parquet has the label 3, and a teacher learns labels from 0",
+        ),
+        ([], "train.parquet is empty: make a dataset with train pairs"),
+    ],
+)
+def test_a_teacher_needs_different_labels_from_nought_to_one(
+    dataset: Path, tiny_encoder_dir: Path, tmp_path: Path, labels: list[float], message: str
+) -> None:
+    folder = tmp_path / "positives"
     folder.mkdir()
     for name in ("queries", "passages"):
         (folder / f"{name}.parquet").write_bytes((dataset / f"{name}.parquet").read_bytes())
     (folder / "dataset.json").write_bytes((dataset / "dataset.json").read_bytes())
-    columns = {"query_id": ["q0"], "passage_id": ["p00"], "label": [1.0]}
+    names = {"query_id": "q0", "passage_id": "p00"}
+    columns = {name: pa.array([value] * len(labels)) for name, value in names.items()}
+    columns["label"] = pa.array(labels, pa.float64())
     write_table(pa.table(columns), folder / "train.parquet")
-    with pytest.raises(FormatError, match="holds pairs of one label only"):
+    with pytest.raises(FormatError, match=message):
         train_teacher(
             folder,
-            folder.parent / "none",
+            tmp_path / "none",
             encoder=str(tiny_encoder_dir),
             schedule=Schedule(1, 1e-3, 16),
             progress=quiet,
         )
+    assert not (tmp_path / "none.training").exists()

@@ -1,0 +1,222 @@
+"""What `dipair-index train` and `train-teacher` can be told, and how it becomes settings."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
+from typing import Any
+
+import click
+from click.core import ParameterSource
+
+from dipair_index.cli.options import Command, all_of, device_option
+from dipair_index.systems import KEEP, RESIDUALS, SYSTEMS
+from dipair_index.training_settings import BERT_TINY, LOSS_NAMES, TrainingSettings
+
+COUNT = click.IntRange(min=1)
+POSITIVE = click.FloatRange(min=0, min_open=True)
+NOT_NEGATIVE = click.FloatRange(min=0)
+
+SYSTEM_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
+    # the papers' baselines read the encoder's own vectors
+    "de-ffnn": {"dim": None},
+    "de-cos": {"dim": None},
+    "dse": {"dim": None, "loss": "regression"},
+    # from random weights, in one stage
+    BERT_TINY: {"stage_two_epochs": 10.0, "stage_two_learning_rate": 5e-4},
+}
+"""Defaults that differ from those of the other systems."""
+
+MODEL_SETTINGS = (
+    "system", "max_query_tokens", "max_passage_tokens", "dim", "keep", "pooling",
+    "similarity_residual", "query_length", "passage_length", "shared_encoder",
+    "shared_projections", "head_layers", "head_attention_heads", "head_intermediate",
+    "head_hidden", "head_dropout",
+)  # fmt: skip
+"""The options that are settings of `DiPairConfig` as they are."""
+
+DIPAIR_ONLY = (
+    *(name for name in MODEL_SETTINGS if name not in ("system", "query_length", "passage_length")),
+    "extra_sides", "vector_weight", "stages", "stage_one_epochs", "stage_one_learning_rate",
+    "stage_two_layers", "projection_start", "train_embeddings", "weights",
+)  # fmt: skip
+"""The options that mean nothing to a cross-encoder."""
+
+
+def _width(ctx: click.Context, parameter: click.Parameter, value: Any) -> int | None:
+    """A number of dimensions; None for 0 or "none", which is the encoder's own."""
+    if str(value).lower() in ("none", "0"):
+        return None
+    if str(value).isdecimal():
+        return int(value)
+    raise click.BadParameter(f"{value!r} is no number of dimensions: pass one such as 256, or none")
+
+
+def _widths(ctx: click.Context, parameter: click.Parameter, value: Any) -> list[int]:
+    """The widths of layers, of a list or of a text such as 128,128."""
+    parts = value if isinstance(value, list | tuple) else str(value).split(",")
+    if parts and all(str(part).strip().isdecimal() and int(part) for part in parts):
+        return [int(part) for part in parts]
+    raise click.BadParameter(f"{value!r} are no widths of layers: pass some such as 128,128")
+
+
+def system_option() -> Callable[[Command], Command]:
+    """`--system`."""
+    return click.option(
+        "--system",
+        type=click.Choice([*SYSTEMS, BERT_TINY]),
+        default=SYSTEMS[0],
+        show_default=True,
+        help="Train this: DiPair's transformer or feed-forward head, a dual encoder with such a "
+        "head or the cosine, DSE, a Poly-encoder, MaxSim, or a small cross-encoder",
+    )
+
+
+model_options = all_of(
+    click.option("--layers", type=COUNT, help="Keep the encoder's first K layers only"),
+    click.option("--max-query-tokens", type=COUNT, default=4, show_default=True,
+                 help="Keep N tokens a query"),
+    click.option("--max-passage-tokens", type=COUNT, default=8, show_default=True,
+                 help="Keep M a passage"),
+    click.option("--dim", type=click.UNPROCESSED, callback=_width, default=256,
+                 show_default=True, metavar="D|none", help="Project them to D dimensions; none, "
+                 "and the default of de-ffnn, de-cos and dse, keeps the encoder's"),
+    click.option("--keep", type=click.Choice(KEEP), default=KEEP[0], show_default=True,
+                 help="Keep these output tokens; spans keeps means over parts of the text"),
+    click.option("--pooling", type=click.Choice(["auto", "cls", "mean"]), default="auto",
+                 show_default=True, help="Put this into the place of the first kept token; cls is "
+                 "the paper's, auto the encoder's"),
+    click.option("--similarity-residual", type=click.Choice(RESIDUALS), default="maxsim",
+                 show_default=True,
+                 help="Let the head begin at the cosine of the first tokens, or at the largest "
+                 "cosines of all; the paper's begins at none"),
+    click.option("--query-length", type=COUNT, default=32, show_default=True,
+                 help="Read so many tokens of a query"),
+    click.option("--passage-length", type=COUNT, default=128, show_default=True,
+                 help="Read so many of a passage"),
+    click.option("--extra-side", "extra_sides", multiple=True, metavar="NAME=TOKENS[:LENGTH]",
+                 help="Keep, and read, so many tokens of a further side of the dataset's tuples; "
+                 "may be repeated  [default: as of a passage]"),
+    click.option("--shared-encoder/--separate-encoders", default=True, show_default=True,
+                 help="Read all sides with one encoder, or each with its own"),
+    click.option("--shared-projections/--separate-projections", default=False, show_default=True,
+                 help="Project all sides alike, or each by itself"),
+    click.option("--head-layers", type=COUNT, default=2, show_default=True,
+                 help="Layers of tsf's head"),
+    click.option("--head-attention-heads", type=COUNT, default=1, show_default=True,
+                 help="Its attention heads"),
+    click.option("--head-intermediate", type=COUNT, default=1024, show_default=True,
+                 help="Its feed-forward width"),
+    click.option("--head-hidden", type=click.UNPROCESSED, callback=_widths, default="128,128",
+                 show_default=True, metavar="WIDTHS",
+                 help="Hidden layers of the heads of ffnn, de-ffnn and dse"),
+    click.option("--head-dropout", type=click.FloatRange(0, 1, max_open=True), default=0.1,
+                 show_default=True, help="Dropout inside the head"),
+)  # fmt: skip
+"""The sizes that the paper varies."""
+
+
+def _setting(flag: str, kind: Any, help: str, **more: Any) -> Any:
+    """An option with the default of its field in `TrainingSettings`."""
+    name = flag.removeprefix("--").replace("-", "_")
+    default = next(field.default for field in fields(TrainingSettings) if field.name == name)
+    return click.option(
+        flag, type=kind, default=default, show_default=default is not None, help=help, **more
+    )
+
+
+training_options = all_of(
+    _setting("--loss", click.Choice(LOSS_NAMES),
+             "Learn each label (binary is the paper's, regression DSE's and its default), each "
+             "query's order (margin-mse, listwise), or both binary and listwise"),
+    _setting("--temperature", POSITIVE, "Divide the labels by this"),
+    _setting("--vector-weight", NOT_NEGATIVE,
+             "Weigh the loss that keeps the pooled vectors good for retrieval by this"),
+    _setting("--group", COUNT, "Labelled passages a query and step"),
+    _setting("--batch-queries", COUNT, "Queries a step"),
+    _setting("--stages", click.Choice(["one", "two"]),
+             "Train the new parameters before everything, or everything from the start by the "
+             "settings of stage two"),
+    _setting("--stage-one-epochs", NOT_NEGATIVE, "With a frozen encoder"),
+    _setting("--stage-one-learning-rate", POSITIVE, "At its peak"),
+    _setting("--stage-two-epochs", NOT_NEGATIVE, "With all parameters; 10 from random weights"),
+    _setting("--stage-two-learning-rate", POSITIVE, "At its peak; 5e-4 from random weights"),
+    _setting("--stage-two-layers", COUNT, "Train the encoder's top K layers only  [default: all]"),
+    _setting("--projection-start", click.Choice(["principal", "random"]),
+             "Begin the projections at the vectors' principal directions, or as the paper does"),
+    _setting("--warm-up", click.FloatRange(0, 1, max_open=True), "Share of a stage's steps"),
+    _setting("--max-steps", click.IntRange(min=-1), "End each stage after so many"),
+    _setting("--save-steps", COUNT, "Steps between checkpoints"),
+    click.option("--train-embeddings", is_flag=True,
+                 help="Train the word embeddings too, which makes each new model a whole new file"),
+    _setting("--weights", click.Choice(["float16", "int8"]),
+             "Save the weights so; int8 keeps the encoder's matrices in half the bytes"),
+    _setting("--seed", click.IntRange(min=0), "Draw with"),
+    device_option("Train"),
+    click.option("--half", is_flag=True, help="Train in bfloat16 where it is safe"),
+)  # fmt: skip
+"""The fields of `TrainingSettings`."""
+
+run_options = all_of(
+    click.option("--resume", is_flag=True, help="Go on with an interrupted run"),
+    click.option("--overwrite", is_flag=True, help="Replace a model that exists"),
+)
+
+
+def refuse_given(ctx: click.Context, system: str, names: Sequence[str]) -> None:
+    """Raises `UsageError` where a flag was given that means nothing to the system."""
+    for parameter in ctx.command.params:
+        source = ctx.get_parameter_source(str(parameter.name))
+        if parameter.name in names and source is ParameterSource.COMMANDLINE:
+            raise click.UsageError(f"{parameter.opts[0]} means nothing to {system}: drop it")
+
+
+def use_system_defaults(ctx: click.Context, options: dict[str, Any], system: str) -> None:
+    """Puts the defaults of a system into the options that nobody has set."""
+    for name, value in SYSTEM_DEFAULTS.get(system, {}).items():
+        if ctx.get_parameter_source(name) is ParameterSource.DEFAULT:
+            options[name] = value
+
+
+def model_settings(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the settings of `DiPairConfig`."""
+    sides = extra_sides(options["extra_sides"], options["passage_length"])
+    return {**{name: options[name] for name in MODEL_SETTINGS}, "extra_sides": sides}
+
+
+def training_settings(options: Mapping[str, Any]) -> TrainingSettings:
+    """Returns how to train."""
+    return TrainingSettings(**{each.name: options[each.name] for each in fields(TrainingSettings)})
+
+
+def extra_sides(given: Sequence[str], usual_length: int) -> dict[str, list[int]]:
+    """Reads NAME=TOKENS[:LENGTH]: tokens kept and read of each side by name."""
+    sides = {}
+    for text in given:
+        name, _, sizes = text.partition("=")
+        tokens, colon, length = sizes.partition(":")
+        if not (name and tokens.isdecimal() and (length.isdecimal() if colon else True)):
+            raise click.UsageError(
+                f"--extra-side {text}: expected NAME=TOKENS or NAME=TOKENS:LENGTH, such as title=4"
+            )
+        sides[name] = [int(tokens), int(length) if colon else usual_length]
+    return sides
+
+
+def given_command(ctx: click.Context) -> str:
+    """Returns the command line that sets the same, wherever the settings came from."""
+    words = ["dipair-index", str(ctx.info_name)]
+    for parameter in ctx.command.params:
+        name = str(parameter.name)
+        of_this_run = name in ("resume", "overwrite", "help")
+        if of_this_run or ctx.get_parameter_source(name) is ParameterSource.DEFAULT:
+            continue
+        value = ctx.params[name]
+        if isinstance(value, bool):
+            words.append((parameter.opts if value else parameter.secondary_opts)[0])
+            continue
+        for each in value if parameter.multiple else [value]:
+            shown = ",".join(map(str, each)) if isinstance(each, list) else str(each)
+            words += [parameter.opts[0], "none" if each is None else shown]
+    return shlex.join(words)

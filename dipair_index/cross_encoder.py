@@ -1,0 +1,112 @@
+"""Training of cross-encoders, which read all texts of a tuple together: teachers and students."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+from transformers import AutoModelForSequenceClassification, BertConfig
+
+from dipair_index.errors import ModelError
+from dipair_index.labelled_groups import GroupDataset, LabelledGroups, stacked_labels
+from dipair_index.neighbours import Progress
+from dipair_index.sentence_vectors import encoder_source
+from dipair_index.teacher import TRUNCATION, joined, longest_input
+from dipair_index.trainer import Schedule, run_training
+
+
+def pretrained_cross_encoder(name: str, *, layers: int | None, outputs: int) -> Any:
+    """Starts a classifier from the first `layers` layers of a pretrained encoder.
+
+    Raises `ModelError` when there is no such encoder.
+    """
+    depth = {} if layers is None else {"num_hidden_layers": layers}
+    try:
+        return AutoModelForSequenceClassification.from_pretrained(
+            encoder_source(name), num_labels=outputs, **depth
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        raise ModelError(
+            f"no encoder could be loaded from {name}: name a folder with config.json and "
+            f"model.safetensors, or a hub model that can be reached ({error})"
+        ) from error
+
+
+def random_bert_tiny(tokenizer: Any, *, layers: int | None, outputs: int) -> Any:
+    """A BERT-Tiny (2 layers, 128 wide, 2 attention heads) with random weights."""
+    config = BertConfig(
+        vocab_size=len(tokenizer),
+        pad_token_id=tokenizer.pad_token_id,
+        hidden_size=128,
+        num_hidden_layers=layers or 2,
+        num_attention_heads=2,
+        intermediate_size=512,
+    )
+    config.num_labels = outputs
+    return AutoModelForSequenceClassification.from_config(config)
+
+
+def fit(
+    model: Any,
+    tokenizer: Any,
+    groups: LabelledGroups,
+    texts: Mapping[str, Mapping[str, str]],
+    compute_loss: Callable[[Tensor, Tensor], Tensor],
+    folder: Path,
+    schedule: Schedule,
+    *,
+    group: int,
+    progress: Progress,
+    resume: bool,
+) -> None:
+    """Trains `model` in place on `group` tuples of each item, by their texts by side and id.
+
+    `compute_loss` takes logits and labels, both (items, group) or (items, group, classes).
+    """
+    texts_of = {side: [texts[side][name] for name in names] for side, names in groups.ids.items()}
+    queries = texts_of.pop("query")
+    separator = tokenizer.sep_token or ""
+
+    def collate(items: list[dict[str, Any]]) -> dict[str, Any]:
+        second = [
+            [side_texts[place] for item in items for place in item[side]]
+            for side, side_texts in texts_of.items()
+        ]
+        batch = tokenizer(
+            [queries[item["query"]] for item in items for _ in range(group)],
+            joined(separator, second),
+            truncation=TRUNCATION,
+            max_length=longest_input(tokenizer),
+            padding=True,
+            return_tensors="pt",
+        )
+        return {**batch, "labels": stacked_labels(items)}
+
+    def loss(output: Any, labels: Tensor) -> Tensor:
+        return compute_loss(output.logits.float().view(labels.shape), labels)
+
+    dataset = GroupDataset(groups, group, schedule.seed)
+    with progress("training the cross-encoder", "steps") as report:
+        run_training(
+            model,
+            dataset,
+            collate,
+            loss,
+            folder,
+            schedule,
+            resume=resume,
+            report=report,
+            on_epoch=dataset.begin_epoch,
+        )
+
+
+def saver(model: Any, tokenizer: Any) -> Callable[[Path], None]:
+    """What writes a cross-encoder's folder as transformers reads it."""
+
+    def save(folder: Path) -> None:
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+
+    return save

@@ -1,0 +1,94 @@
+"""A small cross-encoder distilled from a teacher's labels: BERT-Tiny, DiPair's baseline (4.2)."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+from transformers import set_seed
+
+from dipair_index.cross_encoder import fit, pretrained_cross_encoder, random_bert_tiny, saver
+from dipair_index.distillation import load_tokenizer
+from dipair_index.losses import LOSSES
+from dipair_index.neighbours import Progress
+from dipair_index.provenance import library_versions, source_commit
+from dipair_index.sentence_vectors import encoder_source
+from dipair_index.teacher import MAX_TOKENS, TransformersTeacher
+from dipair_index.training import group_schedule
+from dipair_index.training_data import TrainingData, measure
+from dipair_index.training_run import begin_run, check_out, finish_run
+from dipair_index.training_settings import BERT_TINY, TrainingSettings
+
+
+def distil_cross_encoder(
+    dataset: Path,
+    labels: Path,
+    out: Path,
+    *,
+    encoder: str,
+    layers: int | None,
+    settings: TrainingSettings,
+    progress: Progress,
+    random_start: bool = False,
+    max_tokens: int = MAX_TOKENS,
+    resume: bool = False,
+    overwrite: bool = False,
+    command: str | None = None,
+) -> dict[str, Any]:
+    """Trains a cross-encoder on `labels` and saves it as transformers' sequence classifier.
+
+    It starts from the first `layers` layers of `encoder`, or with `random_start` from random
+    weights of BERT-Tiny's size and the tokenizer of `encoder`, and reads `max_tokens` tokens of a
+    tuple. There is one stage, with the epochs and the learning rate of stage two. Returns and
+    raises what `dipair_index.distillation.distil` does.
+    """
+    check_out(out, overwrite=overwrite)
+    data = TrainingData.read(dataset, labels, settings)
+    record: dict[str, Any] = {
+        "system": BERT_TINY,
+        "encoder": encoder,
+        "layers": layers,
+        "random_start": random_start,
+        "max_tokens": max_tokens,
+        "training": asdict(settings),
+        **data.record,
+        "versions": library_versions(),
+    }
+    set_seed(settings.seed)
+    if random_start:
+        tokenizer = load_tokenizer(encoder_source(encoder), None, encoder)
+        model = random_bert_tiny(tokenizer, layers=layers, outputs=data.groups.classes)
+    else:
+        model = pretrained_cross_encoder(encoder, layers=layers, outputs=data.groups.classes)
+        tokenizer = load_tokenizer(encoder_source(encoder), model, encoder)
+    # saved beside the model, so that it is scored on what it was trained on
+    tokenizer.model_max_length = min(max_tokens, model.config.max_position_embeddings)
+    working = begin_run(out, record, resume=resume, overwrite=overwrite)
+
+    def compute_loss(logits: Tensor, teacher: Tensor) -> Tensor:
+        return LOSSES[settings.loss](logits, teacher, settings.temperature)
+
+    fit(
+        model,
+        tokenizer,
+        data.groups,
+        data.texts,
+        compute_loss,
+        working / "checkpoints",
+        group_schedule(
+            settings,
+            epochs=settings.stage_two_epochs,
+            learning_rate=settings.stage_two_learning_rate,
+        ),
+        group=settings.group,
+        progress=progress,
+        resume=resume,
+    )
+    student = TransformersTeacher(model, tokenizer, name=str(out))
+    record["quality"] = measure(data.held_out, lambda texts: student.logits(*texts.values()))
+    record["commit"] = source_commit()
+    record["command"] = command
+    finish_run(out, working, record, saver(model, tokenizer))
+    return record

@@ -1,0 +1,76 @@
+"""The card beside a trained model: what it is, how good, and how to make it again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+
+def model_card(name: str, record: Mapping[str, Any]) -> str:
+    """Returns Markdown that says what `record`, which is that of `training.json`, holds."""
+    model = record.get("model")
+    what = (
+        f"A DiPair model ({model.get('system', 'tsf')})" if model else "A cross-encoder"
+    ) + f" that `dipair-index` has trained from {record['encoder']}."
+    labels = record.get("labels", {})
+    if labels:
+        what += f" Its labels are those of the teacher {labels.get('teacher')}."
+    sections = [
+        f"# {name}",
+        what,
+        "## Quality",
+        _quality(record.get("quality", {})),
+        "## Made by",
+        f"    {record.get('command') or 'a call of the library'}",
+        f"Commit of the source: {record.get('commit') or 'unknown (installed from a package)'}. "
+        "The same command on the same data, machine and versions gives the same weights.",
+        "## Data",
+        _table(
+            ("what", "value"),
+            [
+                ("dataset", record.get("dataset") or "unknown"),
+                ("digest of its texts", record.get("texts", "")),
+                *((f"labels: {key}", _shown(value)) for key, value in labels.items()),
+            ],
+        ),
+        "## Settings",
+        _table(
+            ("setting", "value"),
+            [
+                ("layers of the encoder", _shown(record.get("layers")) or "all"),
+                *_rows(model or {}),
+                *_rows(record["training"]),
+            ],
+        ),
+        "## Versions",
+        _table(("library", "version"), record["versions"].items()),
+    ]
+    return "\n\n".join(sections) + "\n"
+
+
+def _quality(quality: Mapping[str, Mapping[str, float | None]]) -> str:
+    rows = [
+        (split, measure, "undefined" if value is None else f"{value:.4f}")
+        for split, measures in quality.items()
+        for measure, value in measures.items()
+    ]
+    return _table(("split", "measure", "value"), rows) if rows else "It was not measured."
+
+
+def _rows(settings: Mapping[str, Any]) -> list[tuple[str, str]]:
+    return [(name, _shown(value)) for name, value in settings.items()]
+
+
+def _shown(value: Any) -> str:
+    """As in `training.json`; nothing for a setting that was not given."""
+    if value is None:
+        return ""
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _table(columns: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    lines = [list(columns), *map(list, rows)]
+    lines.insert(1, ["---"] * len(lines[0]))
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |"
+                     for line in lines)  # fmt: skip
