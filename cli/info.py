@@ -162,9 +162,7 @@ def _record(index_dir: Path, found: IndexInfo, begun: Progress | None) -> dict[s
             )
         },
         "bytes": sizes,
-        "bytes_per_passage": {
-            name: size / found.stored if found.stored else None for name, size in sizes.items()
-        },
+        "bytes_per_passage": found.bytes_per_passage(),
         "unfinished": begun
         and {"command": begun.settings["command"], "passages": begun.passages},
     }  # fmt: skip

@@ -1,0 +1,190 @@
+"""`dipair-index bench`: how fast an index answers on this machine."""
+
+from __future__ import annotations
+
+import json
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+import click
+from click.core import ParameterSource
+
+from dipair_index.cli.build import build_sample
+from dipair_index.cli.console import progress, remark, table
+from dipair_index.cli.encoding import load_encoder
+from dipair_index.cli.options import (
+    backend_option,
+    device_option,
+    index_dir_option,
+    json_option,
+    threads_option,
+)
+
+if TYPE_CHECKING:
+    from dipair_index.encoders import Backend
+    from dipair_index.rerank.bench import Measured
+    from dipair_index.stores.index_info import IndexInfo
+
+
+def _counts(_: click.Context, option: click.Parameter, text: str) -> list[int]:
+    """Reads 100,1000."""
+    try:
+        counts = [int(part) for part in text.split(",")]
+        if min(counts) < 1:
+            raise ValueError
+    except ValueError as error:
+        raise click.BadParameter(
+            f"{text!r} is not a list of whole numbers from 1 on: give one or more, such as "
+            "100,1000",
+            param=option,
+        ) from error
+    return list(dict.fromkeys(counts))
+
+
+@click.command()
+@index_dir_option("Time this index")
+@click.option(
+    "--queries",
+    metavar="FILE",
+    help="Ask the queries of this TSV or JSONL file  [default: those of the bundled sample]",
+)
+@click.option("--model", help="Score with this DiPair model  [default: the one of the index]")
+@click.option(
+    "--candidates",
+    default="100,1000",
+    show_default=True,
+    metavar="N,...",
+    callback=_counts,
+    help="Score this many passages a query, for each number in turn",
+)
+@click.option(
+    "--repeat",
+    type=click.IntRange(min=1),
+    default=3,
+    show_default=True,
+    help="Ask all queries this many times",
+)
+@json_option()
+@device_option("Compute")
+@backend_option()
+@threads_option()
+@click.pass_context
+def bench(
+    ctx: click.Context,
+    index_dir: Path,
+    queries: str | None,
+    model: str | None,
+    candidates: list[int],
+    repeat: int,
+    as_json: bool,
+    device: str,
+    backend: Backend,
+) -> None:
+    """Time an index: each part of a search, pairs a second, bytes a passage, memory.
+
+    Queries are asked one at a time, after some that are not counted. p50 is the median, p95 what
+    one search in twenty is slower than. With no --index-dir, and no index in ./dipair.index, an
+    index of the bundled sample is built for the time of the command.
+
+    \b
+    Example:
+      dipair-index bench
+      dipair-index bench --index-dir passages.index --queries queries.tsv --candidates 100
+    """
+    from dipair_index.stores.manifest import MANIFEST, Manifest
+
+    texts = _queries(queries)
+    default_index = ctx.get_parameter_source("index_dir") is ParameterSource.DEFAULT
+    with ExitStack() as stack:
+        if default_index and not (index_dir / MANIFEST).exists():
+            index_dir = Path(stack.enter_context(TemporaryDirectory())) / index_dir.name
+            build_sample(index_dir, model=model, device=device, backend=backend)
+        # says what is wrong with the index before a model is loaded
+        manifest = Manifest.read(index_dir)
+        started = time.perf_counter()
+        encoder = load_encoder(model or manifest.model, device, backend)
+        from dipair_index.onnx_encoder import OnnxEncoder
+        from dipair_index.rerank.bench import measure_searches, peak_memory
+        from dipair_index.rerank.index import DiPairIndex
+        from dipair_index.stores.index_info import IndexInfo
+        from dipair_index.threads import thread_count
+
+        index = stack.enter_context(DiPairIndex.open(index_dir, encoder))
+        loaded = time.perf_counter() - started
+        measured = []
+        for count in candidates:
+            if len(index) < count:
+                remark(f"the index holds {len(index):,} passages: each search scores them all")
+            with progress(f"Timing {count:,} candidates", "searches") as report:
+                each = measure_searches(index, texts, count, repeat=repeat, report=report)
+            measured.append(each)
+        found = IndexInfo.read(index_dir)
+        whole = {
+            "backend": "onnx" if isinstance(encoder, OnnxEncoder) else "torch",
+            "threads": thread_count(),
+            "load_seconds": loaded,
+            "peak_memory_bytes": peak_memory(),
+        }
+    if as_json:
+        click.echo(json.dumps(_record(index_dir, found, measured, whole), indent=2))
+    else:
+        _print(measured)
+        remark(_remark(found, whole))
+
+
+def _queries(file: str | None) -> list[str]:
+    from dipair_index.formats import read_queries
+    from dipair_index.msmarco import sample_folder
+
+    return [query.text for query in read_queries(file or sample_folder() / "queries.dev.tsv")]
+
+
+def _record(
+    index_dir: Path, found: IndexInfo, measured: list[Measured], whole: dict[str, Any]
+) -> dict[str, Any]:
+    manifest = found.manifest
+    return {
+        "index_dir": str(index_dir),
+        **{
+            name: getattr(manifest, name)
+            for name in ("passages", "model", "store", "codec", "ann_kind")
+        },
+        **whole,
+        "bytes_per_passage": found.bytes_per_passage(),
+        "measured": [each.record() for each in measured],
+    }
+
+
+def _print(measured: list[Measured]) -> None:
+    columns = ["candidates", "part", "p50 ms", "p95 ms", "pairs/s"]
+    table(
+        columns,
+        (
+            [
+                f"{each.scored:,}",
+                part,
+                f"{spread.p50:.1f}",
+                f"{spread.p95:.1f}",
+                f"{each.pairs_per_second:,.0f}" if part == "score" else "",
+            ]
+            for each in measured
+            for part, spread in each.milliseconds.items()
+        ),
+        numbers=["candidates", *columns[2:]],
+    )
+
+
+def _remark(found: IndexInfo, whole: dict[str, Any]) -> str:
+    sizes = ", ".join(
+        f"{name} {size:,.0f}"
+        for name, size in found.bytes_per_passage().items()
+        if size is not None and name in ("tokens", "vectors", "texts")
+    )
+    peak = whole["peak_memory_bytes"]
+    memory = "not known" if peak is None else f"{peak / 2**20:,.0f} MiB"
+    return (
+        f"bytes a passage: {sizes}; peak memory {memory}; loaded in {whole['load_seconds']:.1f} s"
+    )
