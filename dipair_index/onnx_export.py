@@ -95,8 +95,11 @@ def _states(
         return _masked(graph, hidden, _span(graph, graph.constant(kept)), lengths)
     every = _span(graph, graph("Squeeze", count, graph.constant([0])))
     hidden = _masked(graph, hidden, every, lengths)
-    if config.keep == "first":
+    if config.keep == "first" or (kept == 1 and config.keep == "spans"):
         states = _leading(graph, hidden, kept)
+    elif config.keep == "spans":
+        means = _means(graph, hidden, lengths, count, kept - 1)
+        states = graph("Concat", _leading(graph, hidden, 1), means, axis=1)
     else:
         begin = graph("Max", graph("Sub", lengths, graph.constant(kept)), graph.constant(0))
         places = graph("Add", begin, _span(graph, graph.constant(kept)))
@@ -112,6 +115,23 @@ def _states(
                        graph.constant([1]))  # fmt: skip
         states = graph("Concat", mean, others, axis=1)
     return states
+
+
+def _means(graph: Graph, hidden: str, lengths: str, count: str, spans: int) -> str:
+    """The means of even spans of the tokens after the first, as `kept_tokens` has them."""
+    one = graph.constant(1)
+    rest = graph("Slice", hidden, graph.constant([1]), count, graph.constant([1]))
+    after = graph("Sub", lengths, one)  # (texts, 1)
+    room = graph("Sub", graph("Squeeze", count, graph.constant([0])), one)
+    place = _span(graph, room)
+    share = graph("Max", after, graph.constant(spans))
+    span = graph("Div", graph("Mul", place, graph.constant(spans)), share)  # (texts, tokens)
+    numbers = graph("Unsqueeze", _span(graph, graph.constant(spans)), graph.constant([1]))
+    belongs = graph("Equal", graph("Unsqueeze", span, graph.constant([1])), numbers)
+    inside = graph("Unsqueeze", graph("Less", place, after), graph.constant([1]))
+    weights = graph("Cast", graph("And", belongs, inside), to=TensorProto.FLOAT)
+    totals = graph("ReduceSum", weights, graph.constant([2]), keepdims=1)
+    return graph("Div", graph("MatMul", weights, rest), graph("Max", totals, graph.constant(1.0)))
 
 
 def _leading(graph: Graph, hidden: str, count: int) -> str:

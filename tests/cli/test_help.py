@@ -21,8 +21,8 @@ def commands(group: click.Group = cli, *path: str) -> Iterator[tuple[str, ...]]:
 def test_commands_are_listed_in_the_order_of_the_pipeline() -> None:
     listed = CliRunner().invoke(cli, ["--help"]).output.split("Commands:")[1]
     names = [line.split()[0] for line in listed.splitlines() if line[2:3].isalpha()]
-    assert names[:12] == [
-        "make-dataset", "train-teacher", "label", "train",
+    assert names[:13] == [
+        "make-dataset", "train-teacher", "label", "train", "export",
         "build", "add", "update", "delete", "compact", "verify", "info", "rerank",
     ]  # fmt: skip
 

@@ -77,6 +77,8 @@ def folder(exported: DualEncoder, tmp_path: Path) -> Path:
         {"pooling": "mean", "half": True},
         {"pooling": "cls", "keep": "last"},
         {"pooling": "mean", "keep": "last"},
+        {"pooling": "cls", "keep": "spans"},
+        {"pooling": "mean", "keep": "spans"},
         {"dim": None},
         {"shared_encoder": False, "shared_projections": True},
         {"head_attention_heads": 4, "head_layers": 3, "similarity_residual": "cosine"},
