@@ -30,7 +30,8 @@ SYSTEM_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
 
 MODEL_SETTINGS = (
     "system", "max_query_tokens", "max_passage_tokens", "dim", "keep", "pooling",
-    "similarity_residual", "query_length", "passage_length", "shared_encoder",
+    "similarity_residual", "query_length", "passage_length", "query_prefix", "passage_prefix",
+    "shared_encoder",
     "shared_projections", "head_layers", "head_attention_heads", "head_intermediate",
     "head_hidden", "head_dropout",
 )  # fmt: skip
@@ -95,6 +96,9 @@ model_options = all_of(
                  help="Read so many tokens of a query"),
     click.option("--passage-length", type=COUNT, default=128, show_default=True,
                  help="Read so many of a passage"),
+    click.option("--query-prefix", default="", metavar="TEXT",
+                 help="Put this before every query, as the encoder was trained: 'query: ' for E5"),
+    click.option("--passage-prefix", default="", metavar="TEXT", help="And this before a passage"),
     click.option("--extra-side", "extra_sides", multiple=True, metavar="NAME=TOKENS[:LENGTH]",
                  help="Keep, and read, so many tokens of a further side of the dataset's tuples; "
                  "may be repeated  [default: as of a passage]"),

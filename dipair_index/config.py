@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 from torch.nn import ModuleDict
@@ -30,7 +31,8 @@ class DiPairConfig(PretrainedConfig):
     `head_*` those of tsf. `dim` None keeps the encoder's own width. `extra_sides` makes tuples of
     the pairs (section 3.8): a name each, with the tokens that are kept of such a text and those
     that the encoder reads; they are put in the order of their names. `classes` above 1 are grades
-    from 0, or unordered. Raises `SettingsError` for what cannot work.
+    from 0, or unordered. A prefix is put before every text of its side, as the encoder was trained
+    to expect it; its tokens count as the text's. Raises `SettingsError` for what cannot work.
     """
 
     model_type = "dipair"
@@ -47,6 +49,8 @@ class DiPairConfig(PretrainedConfig):
         head_dropout: float = 0.1,
         query_length: int = 32,
         passage_length: int = 128,
+        query_prefix: str = "",
+        passage_prefix: str = "",
         keep: str = "first",
         pooling: str = "cls",
         similarity_residual: str = "none",
@@ -68,6 +72,8 @@ class DiPairConfig(PretrainedConfig):
         self.head_dropout = head_dropout
         self.query_length = query_length
         self.passage_length = passage_length
+        self.query_prefix = query_prefix
+        self.passage_prefix = passage_prefix
         self.keep = keep
         self.pooling = pooling
         # a system that is nothing but a similarity has no use for another
@@ -102,6 +108,11 @@ class DiPairConfig(PretrainedConfig):
         """Tokens that the encoder reads of a text."""
         two = {"query": self.query_length, "passage": self.passage_length}
         return two[side] if side in two else self.extra_sides[side][1]
+
+    def as_read(self, side: Side, texts: Sequence[str]) -> list[str]:
+        """Returns a side's texts as the encoder reads them, each behind the side's prefix."""
+        prefix = {"query": self.query_prefix, "passage": self.passage_prefix}.get(side, "")
+        return [prefix + text for text in texts]
 
     @property
     def vector_dim(self) -> int:

@@ -35,9 +35,11 @@ class DualEncoder:
         model.to(device)  # type: ignore[arg-type]  # the type of a wrapped method lacks its self
         self.tokenizer = tokenizer
         self.name = name
-        # two systems may have the same weights
-        system = model.config.system
-        self.fingerprint = fingerprint(model, "" if system == "tsf" else system)
+        config = model.config
+        # what the same weights make of a text differs by these
+        told = (config.system, config.keep, config.pooling)
+        prefixes = (config.query_prefix, config.passage_prefix)
+        self.fingerprint = fingerprint(model, "\n".join((*told, *prefixes)))
         self.truncated = 0
         self._batch_size = batch_size or best_batch_size(device)
 
@@ -95,7 +97,8 @@ class DualEncoder:
 
     def tokenised(self, side: Side, texts: Sequence[str]) -> Tokenised:
         """Returns the token ids of texts, cut at the length that is read of a side's texts."""
-        length = self.model.config.text_length(side)
+        config = self.model.config
+        texts, length = config.as_read(side, texts), config.text_length(side)
         return tokenise(self.tokenizer, texts, max_length=length, side=side)
 
     def encode_tokenised(self, texts: Tokenised) -> EncodedTexts:

@@ -58,8 +58,10 @@ class OnnxEncoder:
 
     def tokenised(self, side: str, texts: Sequence[str]) -> Tokenised:
         """Returns the token ids of texts, cut at the maximum length of a side's texts."""
-        tokenizer = self._query_tokenizer if side == "query" else self._passage_tokenizer
-        encodings = tokenizer.encode_batch(list(texts)) if texts else []
+        query = side == "query"
+        tokenizer = self._query_tokenizer if query else self._passage_tokenizer
+        prefix = self._record.query_prefix if query else self._record.passage_prefix
+        encodings = tokenizer.encode_batch([prefix + text for text in texts])
         return Tokenised.of(side, encodings)
 
     def encode_tokenised(self, texts: Tokenised) -> EncodedTexts:

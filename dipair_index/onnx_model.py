@@ -33,6 +33,8 @@ class OnnxRecord(NamedTuple):
     query_length: int
     passage_length: int
     padding: int  # the id of the token that fills up
+    query_prefix: str
+    passage_prefix: str
     files: dict[str, str]  # SHA-256 by name
 
     def write(self, folder: Path) -> None:

@@ -52,7 +52,10 @@ def train(
     settings.check(groups.classes)
     top_layers(model, settings.stage_two_layers)  # says now what would be wrong in stage two
     set_seed(settings.seed)
-    texts_of = {side: [texts[side][name] for name in names] for side, names in groups.ids.items()}
+    texts_of = {
+        side: model.config.as_read(side, [texts[side][name] for name in names])
+        for side, names in groups.ids.items()
+    }
     model.to(settings.device)  # type: ignore[arg-type]  # the type of a wrapped method lacks its self
     done = folder / "stage-one.pt"
     if resume and done.is_file():
@@ -73,7 +76,8 @@ def train(
         with replacing(done) as unfinished:
             torch.save(model.state_dict(), unfinished)
     elif model.projections and settings.projection_start == "principal":
-        passages = texts_of["passage"][:: max(1, len(texts_of["passage"]) // SAMPLE)]
+        sample_ids = groups.ids["passage"][:: max(1, len(groups.ids["passage"]) // SAMPLE)]
+        passages = [texts["passage"][name] for name in sample_ids]
         student = DualEncoder(model, tokenizer, name="", device=settings.device)
         initialise_projections(model, student.encode("passage", passages).vectors)
     unfreeze(model, settings)

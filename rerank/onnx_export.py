@@ -61,6 +61,8 @@ def export_onnx(encoder: DualEncoder) -> Path:
         sizes=encoder.sizes,
         query_length=config.text_length("query"),
         passage_length=config.text_length("passage"),
+        query_prefix=config.query_prefix,
+        passage_prefix=config.passage_prefix,
         padding=encoder.tokenizer.pad_token_id or 0,
         files=digests(folder, files),
     )

@@ -29,6 +29,8 @@ GIVEN: dict[str, Any] = {
     "similarity_residual": "cosine",
     "query_length": 16,
     "passage_length": 64,
+    "query_prefix": "query: ",
+    "passage_prefix": "passage: ",
     "extra_sides": ["title=2", "brand=1:8"],
     "shared_encoder": False,
     "shared_projections": True,

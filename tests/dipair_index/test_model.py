@@ -50,6 +50,27 @@ def test_a_text_is_encoded_as_it_would_be_alone(
     assert encoder.truncated == 1
 
 
+def test_a_prefix_is_read_before_every_text_of_its_side(
+    tiny_encoder_dir: Path, tiny_tokenizer: Any
+) -> None:
+    torch.manual_seed(0)
+    plain = DiPairModel.from_encoder(str(tiny_encoder_dir), dim=16)
+    prefixes = {"query_prefix": "the queen of ", "passage_prefix": "honey "}
+    model = DiPairModel(DiPairConfig(**{**plain.config.to_dict(), **prefixes}))
+    model.load_state_dict(plain.state_dict())
+    first, second = (DualEncoder(each, tiny_tokenizer, name="") for each in (plain, model))
+    for made, expected in [
+        (
+            second.encode_queries(["bees", ""]),
+            first.encode_queries(["the queen of bees", "the queen of "]),
+        ),
+        (second.encode_passages(["bees"]), first.encode_passages(["honey bees"])),
+    ]:
+        np.testing.assert_array_equal(made.tokens, expected.tokens)
+        np.testing.assert_array_equal(made.vectors, expected.vectors)
+    assert first.fingerprint != second.fingerprint
+
+
 def test_query_and_passage_keep_their_own_number_of_tokens(tiny_model_dir: Path) -> None:
     encoder = DualEncoder.load(tiny_model_dir)
     assert encoder.encode_queries(["bees", "tea"]).tokens.shape == (2, 4, 16)

@@ -175,7 +175,7 @@ def test_model_hands_on_the_vectors_of_the_dual_encoder() -> None:
     dual_encoder = SimpleNamespace(
         fingerprint="f00d",
         truncated=2,
-        model=SimpleNamespace(config=SimpleNamespace(vector_dim=3)),
+        sizes=SimpleNamespace(vector_dim=3),
         encode_queries=lambda texts: encoded,
         encode_passages=lambda texts: encoded,
     )

@@ -80,6 +80,7 @@ def folder(exported: DualEncoder, tmp_path: Path) -> Path:
         {"pooling": "cls", "keep": "spans"},
         {"pooling": "mean", "keep": "spans"},
         {"dim": None},
+        {"query_prefix": "bees of the ", "passage_prefix": "tea: "},
         {"shared_encoder": False, "shared_projections": True},
         {"head_attention_heads": 4, "head_layers": 3, "similarity_residual": "cosine"},
         {"head_layers": 1, "max_query_tokens": 1, "max_passage_tokens": 12},
