@@ -34,7 +34,6 @@ from paper_data import (
     judged_pairs,
     new_model,
     read,
-    teacher_pairs,
     tokenizer_of,
 )
 from paper_report import report
@@ -44,6 +43,7 @@ from transformers import set_seed
 
 from dipair_index.calibration import fit_similarity
 from dipair_index.cli.console import progress, remark
+from dipair_index.labels import read_labels
 from dipair_index.losses import binary
 from dipair_index.model import DiPairModel
 from dipair_index.provenance import library_versions
@@ -53,7 +53,7 @@ from dipair_index.trainer import Schedule, run_training
 from dipair_index.training import SAMPLE, initialise_projections
 from dipair_index.training_data import quality
 
-RUN = ("seed", "encoder", "layers", "relevance_layers", "pooling", "passage_length", "passages",
+RUN = ("seed", "encoder", "layers", "relevance_layers", "pooling", "passage_length",
        "judged", "held_out", "epochs", "batch", "rate", "tiny_pairs", "stage_two_steps",
        "half", "residual")  # fmt: skip
 """The arguments that change what a row gives: they are the same for all rows of a folder."""
@@ -96,7 +96,7 @@ class Benchmark:
         if task not in self._data:
             given = self.options
             if task == "match":
-                pairs = teacher_pairs(given.dataset, given.labels, given.passages, given.seed)
+                pairs = read_labels(given.labels).rename_columns({"logit": "value"})
                 dataset = given.dataset
             else:
                 pairs = judged_pairs(given.relevance_dataset, given.judged, given.seed)
@@ -142,20 +142,24 @@ class Benchmark:
         folder = self.out / "states" / f"{recipe.task}-{layers}"
         return encoded(data, given.encoder, layers, given.passage_length, given.pooling, folder)
 
-    def _stage_one(self, name: str, recipe: Recipe, data: Data) -> tuple[Scores, dict[str, Any]]:
-        given, everything = self.options, self._states(recipe, data)
-        model = self._model(recipe)
+    def _begin(self, recipe: Recipe, data: Data) -> tuple[DiPairModel, StateCache, list[Any]]:
+        """A model that fits its frozen encoder's outputs as they are, those, and what to learn."""
+        model, everything = self._model(recipe), self._states(recipe, data)
         config = model.config
         cache = first_tokens(everything, config.max_query_tokens, config.max_passage_tokens)
-        train = data.pairs["train"]
         items = [
             {"query": query, "passage": np.array([passage]), "labels": np.array([logit])}
-            for query, passage, logit in zip(*train[:3], strict=True)
+            for query, passage, logit in zip(*data.pairs["train"][:3], strict=True)
         ]
         if model.projections:
             initialise_projections(model, cache.states["passage"][:SAMPLE, 0])
-        sample = [cache.collate(items[at :: len(items) // given.batch]) for at in range(16)]
+        sample = [cache.collate(items[at :: len(items) // self.options.batch]) for at in range(16)]
         fit_similarity(model, sample, binary, 1.0)
+        return model, cache, items
+
+    def _stage_one(self, name: str, recipe: Recipe, data: Data) -> tuple[Scores, dict[str, Any]]:
+        given = self.options
+        model, cache, items = self._begin(recipe, data)
         model.encoder.requires_grad_(False)
         self._fit(name, model, items, cache.collate, given.epochs, given.batch, given.rate)
         torch.save({"head": model.head.state_dict(), "projections": model.projections.state_dict()},
@@ -173,7 +177,7 @@ class Benchmark:
             "head_parameters": sum(each.numel() for each in model.head.parameters()),
             "epochs": given.epochs,
             "rate": given.rate,
-            "residual": config.similarity_residual,
+            "residual": model.config.similarity_residual,
         }
 
     def _stage_two(self, name: str, recipe: Recipe, data: Data) -> tuple[Scores, dict[str, Any]]:
@@ -186,8 +190,7 @@ class Benchmark:
         return self._everything(name, model, data, self.options.stage_two_steps)
 
     def _one_stage(self, name: str, recipe: Recipe, data: Data) -> tuple[Scores, dict[str, Any]]:
-        model = self._model(recipe)
-        initialise_projections(model, self._states(recipe, data).states["passage"][:SAMPLE, 0])
+        model, *_ = self._begin(recipe, data)
         return self._everything(name, model, data, self.options.stage_two_steps)
 
     def _everything(
@@ -257,7 +260,6 @@ def arguments() -> argparse.Namespace:
     add("--relevance-layers", type=int, default=1)
     add("--pooling", choices=["cls", "mean"], default="mean")
     add("--passage-length", type=int, default=64)
-    add("--passages", type=int, default=9000, help="encode so many for training")
     add("--judged", type=int, default=20_000, help="train on so many pairs of PRODUCTS")
     add("--held-out", type=int, default=2000, help="pairs a split")
     add("--epochs", type=float, default=1.0)

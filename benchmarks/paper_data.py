@@ -15,7 +15,7 @@ import torch
 from dipair_index.cli.console import progress
 from dipair_index.dataset_directory import DatasetLayout
 from dipair_index.distillation import load_tokenizer
-from dipair_index.labels import read_labels, read_texts
+from dipair_index.labels import read_texts
 from dipair_index.model import DiPairModel
 from dipair_index.sentence_vectors import encoder_source
 from dipair_index.state_cache import StateCache
@@ -43,18 +43,6 @@ class Data(NamedTuple):
     @property
     def measure(self) -> str:
         return "AUC" if len(np.unique(self.pairs["test"].values)) < 3 else "Pearson"
-
-
-def teacher_pairs(dataset: Path, labels: Path, passages: int, seed: int) -> pa.Table:
-    """The labelled pairs of some passages, each the answer of some query.
-
-    So few texts must be encoded for many pairs, and about one in four is relevant.
-    """
-    train = read_table(DatasetLayout(dataset).pairs("train"), columns=["passage_id", "label"])
-    answers = sorted(set(train.filter(pc.greater(train["label"], 0))["passage_id"].to_pylist()))
-    chosen = np.random.default_rng(seed).permutation(answers)[:passages]
-    table = read_labels(labels).rename_columns({"logit": "value"})
-    return table.filter(pc.is_in(table["passage_id"], pa.array(chosen.tolist())))
 
 
 def judged_pairs(dataset: Path, count: int, seed: int) -> pa.Table:

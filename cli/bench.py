@@ -20,11 +20,12 @@ from dipair_index.cli.options import (
     device_option,
     index_dir_option,
     json_option,
+    precision_option,
     threads_option,
 )
 
 if TYPE_CHECKING:
-    from dipair_index.encoders import Backend
+    from dipair_index.encoders import Backend, Precision
     from dipair_index.rerank.bench import Measured
     from dipair_index.stores.index_info import IndexInfo
 
@@ -70,6 +71,7 @@ def _counts(_: click.Context, option: click.Parameter, text: str) -> list[int]:
 @json_option()
 @device_option("Compute")
 @backend_option()
+@precision_option()
 @threads_option()
 @click.pass_context
 def bench(
@@ -82,6 +84,7 @@ def bench(
     as_json: bool,
     device: str,
     backend: Backend,
+    precision: Precision,
 ) -> None:
     """Time an index: each part of a search, pairs a second, bytes a passage, memory.
 
@@ -94,6 +97,7 @@ def bench(
       dipair-index bench
       dipair-index bench --index-dir passages.index --queries queries.tsv --candidates 100
     """
+    from dipair_index.encoders import backend_for
     from dipair_index.stores.manifest import MANIFEST, Manifest
 
     texts = _queries(queries)
@@ -105,14 +109,14 @@ def bench(
         # says what is wrong with the index before a model is loaded
         manifest = Manifest.read(index_dir)
         started = time.perf_counter()
-        encoder = load_encoder(model or manifest.model, device, backend)
+        encoder = load_encoder(model or manifest.model, device, backend_for(precision, backend))
         from dipair_index.onnx_encoder import OnnxEncoder
         from dipair_index.rerank.bench import measure_searches, peak_memory
         from dipair_index.rerank.index import DiPairIndex
         from dipair_index.stores.index_info import IndexInfo
         from dipair_index.threads import thread_count
 
-        index = stack.enter_context(DiPairIndex.open(index_dir, encoder))
+        index = stack.enter_context(DiPairIndex.open(index_dir, encoder, precision=precision))
         loaded = time.perf_counter() - started
         measured = []
         for count in candidates:

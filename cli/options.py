@@ -42,6 +42,18 @@ def backend_option() -> Callable[[Command], Command]:
     )
 
 
+def precision_option() -> Callable[[Command], Command]:
+    """`--precision`."""
+    return click.option(
+        "--precision",
+        type=click.Choice(["float32", "bfloat16"]),
+        default="float32",
+        show_default=True,
+        help="Compute the head so: bfloat16, by torch, is about 1.5 times as fast on processors "
+        "that have it, and moves a logit by about 0.01",
+    )
+
+
 def threads_option() -> Callable[[Command], Command]:
     """`--threads`, which is heeded before the command runs: it needs no argument for it."""
     return click.option(

@@ -21,11 +21,12 @@ from dipair_index.cli.options import (
     device_option,
     index_dir_option,
     json_option,
+    precision_option,
     threads_option,
 )
 
 if TYPE_CHECKING:
-    from dipair_index.encoders import Backend
+    from dipair_index.encoders import Backend, Precision
     from dipair_index.records import Query, Run
     from dipair_index.rerank.index import DiPairIndex
     from dipair_index.rerank.ranking import RankedPassage, Timings
@@ -68,6 +69,7 @@ QUERIES_AT_ONCE = 32
 @click.option("--raw-scores", is_flag=True, help="Print logits, not scores from 0 to 1")
 @device_option("Compute")
 @backend_option()
+@precision_option()
 @threads_option()
 @click.pass_context
 def rerank(
@@ -86,6 +88,7 @@ def rerank(
     raw_scores: bool,
     device: str,
     backend: Backend,
+    precision: Precision,
 ) -> None:
     """Retrieve passages for a query and rerank them with DiPair.
 
@@ -113,6 +116,7 @@ def rerank(
             f"--candidates {candidates} is fewer than --top-k {top_k}: retrieve at least as many "
             "as are printed"
         )
+    from dipair_index.encoders import backend_for
     from dipair_index.stores.manifest import MANIFEST, Manifest
 
     run, asked = _run(run_file, _queries(query, queries))
@@ -121,10 +125,10 @@ def rerank(
         build_sample(index_dir, model=model, device=device, backend=backend)
     # says what is wrong with the index before a model is loaded
     manifest = Manifest.read(index_dir)
-    encoder = load_encoder(model or manifest.model, device, backend)
+    encoder = load_encoder(model or manifest.model, device, backend_for(precision, backend))
     from dipair_index.rerank.index import DiPairIndex
 
-    with DiPairIndex.open(index_dir, encoder) as index:
+    with DiPairIndex.open(index_dir, encoder, precision=precision) as index:
         ranked = _answers(
             index,
             asked,

@@ -20,6 +20,9 @@ DEFAULT_MODEL = "default"
 
 Backend = Literal["auto", "torch", "onnx"]
 
+Precision = Literal["float32", "bfloat16"]
+"""What the head computes in; bfloat16 trades about 0.01 of a logit for speed."""
+
 
 class EncodedTexts(NamedTuple):
     """Token embeddings and pooled vectors of some texts."""
@@ -120,6 +123,11 @@ def open_onnx_encoder(
         if backend == "onnx":
             raise
         return None
+
+
+def backend_for(precision: Precision, backend: Backend) -> Backend:
+    """Returns torch for "auto" where the head is to be in bfloat16, which ONNX Runtime lacks."""
+    return "torch" if precision == "bfloat16" and backend == "auto" else backend
 
 
 def refuse_tuples(sides: Sequence[str]) -> None:

@@ -12,13 +12,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]
 from torch import Tensor
 
+from dipair_index.encoders import Precision
 from dipair_index.model import DiPairModel
 from dipair_index.records import FloatArray
 from dipair_index.rerank.fast_systems import fast_system
@@ -28,8 +29,6 @@ MICRO_BATCH = 50
 """Pairs that go through the head at once: 100 and 1,000 candidates leave no row empty."""
 
 _GPU_MICRO_BATCH = 4096
-
-Precision = Literal["float32", "bfloat16"]
 
 
 class HeadScorer:

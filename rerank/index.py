@@ -9,7 +9,14 @@ from typing import overload
 import numpy as np
 
 from dipair_index.closing import Closing
-from dipair_index.encoders import Backend, EncodedTexts, TextEncoder, open_encoder
+from dipair_index.encoders import (
+    Backend,
+    EncodedTexts,
+    Precision,
+    TextEncoder,
+    backend_for,
+    open_encoder,
+)
 from dipair_index.errors import MissingPassagesError, SettingsError
 from dipair_index.records import FloatArray, Passage, Query, Run
 from dipair_index.rerank.build import add_passages, open_fitting
@@ -46,12 +53,13 @@ class DiPairIndex(Closing):
         snapshot: Snapshot,
         encoder: TextEncoder,
         embedder: SentenceEmbedder,
+        precision: Precision = "float32",
     ) -> None:
         self.path = path
         self.timings = Timings()
         self._encoder = encoder
         self._embedder = embedder
-        self._scorer: Scorer = open_scorer(encoder)
+        self._scorer: Scorer = open_scorer(encoder, precision)
         self._snapshot = snapshot
 
     @classmethod
@@ -62,22 +70,25 @@ class DiPairIndex(Closing):
         *,
         device: str = "cpu",
         backend: Backend = "auto",
+        precision: Precision = "float32",
     ) -> DiPairIndex:
         """Opens an index with the model its manifest names, or with `model`.
 
-        `backend` is that of `open_encoder`. Raises `IndexDirectoryError` where there is no index,
-        where it is damaged, and where `model` is not the one that it was built by.
+        `backend` is that of `open_encoder`, `precision` that of the head. Raises
+        `IndexDirectoryError` where there is no index, where it is damaged, and where `model` is
+        not the one that it was built by.
         """
         snapshot = Snapshot.open(path)
         try:
             manifest = snapshot.manifest
             if model is None or isinstance(model, (str, Path)):
+                backend = backend_for(precision, backend)
                 model = open_encoder(model or manifest.model, backend=backend, device=device)
             embedder = open_fitting(manifest, path, model)
         except BaseException:
             snapshot.close()
             raise
-        return cls(Path(path), snapshot, model, embedder)
+        return cls(Path(path), snapshot, model, embedder, precision)
 
     def refresh(self) -> bool:
         """Goes over to what the index is now; returns whether it has changed since it was opened.

@@ -13,7 +13,8 @@ from typing import Protocol
 
 import numpy as np
 
-from dipair_index.encoders import Sizes, TextEncoder
+from dipair_index.encoders import Precision, Sizes, TextEncoder
+from dipair_index.errors import SettingsError
 from dipair_index.onnx_encoder import OnnxEncoder
 from dipair_index.onnx_model import HEAD, open_session
 from dipair_index.records import FloatArray
@@ -32,16 +33,21 @@ class Scorer(Protocol):
         ...
 
 
-def open_scorer(encoder: TextEncoder) -> Scorer:
-    """Returns what scores the tokens of `encoder`, by the library that it computes with."""
+def open_scorer(encoder: TextEncoder, precision: Precision = "float32") -> Scorer:
+    """Returns what scores the tokens of `encoder`, by the library that it computes with.
+
+    Raises `SettingsError` where that library has no such precision.
+    """
     if isinstance(encoder, OnnxEncoder):
+        if precision != "float32":
+            raise SettingsError(f"ONNX Runtime has no head in {precision}: use --backend torch")
         return OnnxHeadScorer(encoder.folder, encoder.sizes)
     from dipair_index.dual_encoder import DualEncoder
     from dipair_index.rerank.head import HeadScorer
 
     if not isinstance(encoder, DualEncoder):
         raise TypeError(f"expected an OnnxEncoder or a DualEncoder, got {type(encoder).__name__}")
-    return HeadScorer(encoder.model)
+    return HeadScorer(encoder.model, precision=precision)
 
 
 class OnnxHeadScorer:

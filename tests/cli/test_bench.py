@@ -84,7 +84,7 @@ def test_the_threads_asked_for_are_told(
 ) -> None:
     for variable in VARIABLES:
         monkeypatch.setenv(variable, "2")  # so that what the command sets is undone
-    found = timed("--candidates", "2", "--repeat", "1", "--threads", "3", "--backend", "torch")
+    found = timed("--candidates", "2", "--repeat", "1", "--threads", "3", "--precision", "bfloat16")
 
     assert (found["threads"], found["backend"]) == (3, "torch")
 

@@ -180,6 +180,18 @@ def test_an_index_answers_by_both_alike_and_auto_is_onnx(answers: Path) -> None:
         assert [p.score for p in ours] == pytest.approx([p.score for p in theirs], abs=1e-4)
 
 
+def test_the_head_in_bfloat16_is_torchs_and_near(answers: Path) -> None:
+    with DiPairIndex.open(answers, backend="torch") as index:
+        expected = index.search("why does dough rise", top_k=24, raw_scores=True)
+    with DiPairIndex.open(answers, precision="bfloat16") as index:
+        found = index.search("why does dough rise", top_k=24, raw_scores=True)
+    scores = [{passage.id: passage.score for passage in each} for each in (found, expected)]
+    assert scores[0] == pytest.approx(scores[1], abs=0.05)
+    assert scores[0] != scores[1]
+    with pytest.raises(SettingsError, match="no head in bfloat16: use --backend torch"):
+        DiPairIndex.open(answers, backend="onnx", precision="bfloat16")
+
+
 def test_an_index_may_be_built_by_onnx_and_asked_by_torch(
     exported: DualEncoder, answers: Path, passages: list[Passage], tmp_path: Path
 ) -> None:
