@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # torch is pinned here alone: one build for the demo, the tests and CI
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test test-slow lint typecheck clean
+.PHONY: demo test test-slow lint typecheck paper clean
 
 demo: $(VENV)/.installed
 	$(BIN)/dipair-index build
@@ -28,6 +28,11 @@ typecheck: $(VENV)/.test-installed
 	$(INSTALL) --no-deps --target build/typecheck .
 	cd build/typecheck && ../../$(BIN)/mypy --config-file ../../pyproject.toml -p dipair_index
 
+# the paper's tables and figures: hours on two cores; see benchmarks/paper.py for what these are
+paper: $(VENV)/.bench-installed
+	$(BIN)/python benchmarks/paper.py --dataset $(DATASET) --labels $(LABELS) --teacher $(TEACHER) \
+		--relevance-dataset $(PRODUCTS)
+
 clean:
 	rm -rf build dist *.egg-info $(VENV)
 
@@ -40,4 +45,8 @@ $(VENV)/.installed: $(VENV)/bin/pip setup.cfg pyproject.toml constraints.txt
 
 $(VENV)/.test-installed: $(VENV)/.installed
 	$(INSTALL) --editable ".[test,lint]"
+	touch $@
+
+$(VENV)/.bench-installed: $(VENV)/.installed
+	$(INSTALL) --editable ".[bench]"
 	touch $@
