@@ -107,7 +107,7 @@ def median_seconds(steps: Sequence[Callable[[], object]]) -> list[float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, default=Path("../shared/data/msmarco"))
+    parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--dataset", type=Path, required=True)
     parser.add_argument("--cache", type=Path, default=Path("codecs.cache"))
     parser.add_argument("--model", default="default")
