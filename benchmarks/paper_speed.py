@@ -28,11 +28,11 @@ ROUNDS, PASSAGES, BATCH = 5, 1000, 4
 ENCODER = {**head.ENCODER, "hidden_size": 384, "intermediate_size": 32}
 
 
-def measure_speeds(file: Path) -> None:
+def measure_speeds(file: Path, residual: str) -> None:
     """Writes each row's speed-up, {row: times}, into `file`; weights are random."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    contenders = dict(_contenders())
+    contenders = dict(_contenders(residual))
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
     for _ in range(ROUNDS + 1):  # the first warms up
         for name, contender in contenders.items():
@@ -46,7 +46,7 @@ def measure_speeds(file: Path) -> None:
     file.write_text(json.dumps(speeds, indent=2) + "\n")
 
 
-def _contenders() -> list[tuple[str, head.Contender]]:
+def _contenders(residual: str) -> list[tuple[str, head.Contender]]:
     found = [("teacher", _bert(128))]
     for name, recipe in ROWS.items():
         if recipe.kind == "teacher" and recipe.length:
@@ -56,7 +56,8 @@ def _contenders() -> list[tuple[str, head.Contender]]:
         elif recipe.kind == "stage-one" and recipe.layers is None:
             n, m, dim = recipe.sizes
             sizes = {"max_query_tokens": n, "max_passage_tokens": m, "dim": dim}
-            found.append((name, _head(DiPairConfig(ENCODER, **sizes, **recipe.settings))))
+            settings = sizes | {"similarity_residual": residual} | recipe.settings
+            found.append((name, _head(DiPairConfig(ENCODER, **settings))))
     return found
 
 
