@@ -39,6 +39,7 @@ from dipair_index.records import FloatArray
 from dipair_index.rerank.fast_head import _Form, _has_onednn, _Product
 from dipair_index.rerank.head import MICRO_BATCH, HeadScorer, _compute_alone
 from dipair_index.stores.codecs import Codec, Rows, open_codec
+from dipair_index.threads import limit_openmp
 
 SIZES = [(4, 8, 256), (4, 12, 128), (8, 16, 256)]
 PASSAGES, QUERIES, LENGTH, FEED_FORWARD = 1000, 16, 128, 1024
@@ -231,7 +232,7 @@ def main() -> None:
         help="cpu: this process's own seconds, for a machine that others use (with --threads 1)",
     )
     arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
+    limit_openmp(arguments.threads)
     clock = time.perf_counter if arguments.clock == "wall" else time.process_time
     # first, since a process's peak of memory never sinks
     grow(arguments.threads, clock)

@@ -34,6 +34,7 @@ from dipair_index.records import Passage
 from dipair_index.rerank.bench import PARTS, measure_searches, peak_memory
 from dipair_index.rerank.build import build_index
 from dipair_index.rerank.index import DiPairIndex
+from dipair_index.threads import limit_openmp
 
 PRODUCTS = (
     "linear_pointwise",
@@ -125,10 +126,10 @@ def main() -> None:
     for ann in arguments.ann:
         with DiPairIndex.open(made(arguments, encoder, ann), encoder) as index:
             for candidates in arguments.candidates:
-                torch.set_num_threads(1)
+                limit_openmp(1)
                 products = product_share(index, queries[:PROFILED], candidates)
                 for threads in arguments.threads:
-                    torch.set_num_threads(threads)
+                    limit_openmp(threads)
                     found = measure_searches(index, queries, candidates)
                     row = [ann, f"{threads}", f"{candidates:,}"]
                     row += [f"{s.p50:.1f} / {s.p95:.1f}" for s in found.milliseconds.values()]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -155,7 +155,9 @@ def open_fitting(
 def _writer_of_new(index_dir: Path, *, overwrite: bool) -> Iterator[IndexWriter]:
     """A writer of an index that may not be there yet; nothing is left where nothing was stored."""
     made = not index_dir.exists()
-    index_dir.mkdir(parents=True, exist_ok=True)
+    # where another process removes it at this moment, the writer's lock says so
+    with suppress(FileExistsError):
+        index_dir.mkdir(parents=True, exist_ok=True)
     with IndexWriter(index_dir, new=True) as writer:
         try:
             # another process may have built one while the models were loaded
@@ -164,7 +166,8 @@ def _writer_of_new(index_dir: Path, *, overwrite: bool) -> Iterator[IndexWriter]
         finally:
             # while the lock is held: it may be another's as soon as it is let go
             if made and os.listdir(index_dir) == [Layout(index_dir).writer_lock.name]:
-                shutil.rmtree(index_dir)
+                # once its file is gone another may begin there, and keeps the folder
+                shutil.rmtree(index_dir, ignore_errors=True)
 
 
 def _taken_from(folder: Path, embedder: SentenceEmbedder) -> Path:

@@ -11,12 +11,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
 from typing import Any
 
 import numpy as np
 import torch
-from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]
 from torch import Tensor
 
 from dipair_index.encoders import Precision
@@ -24,6 +22,7 @@ from dipair_index.model import DiPairModel
 from dipair_index.records import FloatArray
 from dipair_index.rerank.fast_systems import fast_system
 from dipair_index.stores.codecs import Codec, Rows
+from dipair_index.threads import limit_openmp
 
 MICRO_BATCH = 50
 """Pairs that go through the head at once: 100 and 1,000 candidates leave no row empty."""
@@ -158,10 +157,4 @@ def _compute_alone() -> None:
     step, and for much longer where another process has taken a core.
     """
     torch.get_num_threads()  # makes torch set up this thread now, not after the limit
-    _openmp().limit(limits=1)
-
-
-@cache
-def _openmp() -> ThreadpoolController:
-    """OpenMP's own setting holds for the thread that sets it; torch's holds for later ones too."""
-    return ThreadpoolController().select(user_api="openmp")
+    limit_openmp(1)

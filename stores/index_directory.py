@@ -138,7 +138,12 @@ def refuse_target(target: str | Path, *, overwrite: bool) -> None:
     """
     target = Path(target)
     layout = Layout(target)
-    if not os.path.lexists(target) or (target.is_dir() and not any(target.iterdir())):
+    try:
+        empty = not os.listdir(target)
+    except OSError:
+        # no directory, or one that was removed at this moment
+        empty = not os.path.lexists(target)
+    if empty:
         return
     if not layout.is_ours():
         raise IndexDirectoryError(
