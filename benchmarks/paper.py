@@ -39,6 +39,7 @@ from paper_data import (
 from paper_report import report
 from paper_rows import ROWS, TABLES, Recipe
 from paper_speed import measure_speeds
+from resume import claim
 from transformers import set_seed
 
 from dipair_index.calibration import fit_similarity
@@ -70,17 +71,7 @@ class Benchmark:
         (self.out / "scores").mkdir(parents=True, exist_ok=True)
         (self.out / "heads").mkdir(exist_ok=True)
         self._data: dict[str, Data] = {}
-        self._claim()
-
-    def _claim(self) -> None:
-        note, settings = self.out / "run.json", {name: getattr(self.options, name) for name in RUN}
-        if note.is_file() and (there := json.loads(note.read_text())) != settings:
-            differing = [name for name in RUN if there.get(name) != settings[name]]
-            raise SystemExit(
-                f"{self.out} holds rows made with another {', '.join(differing)}: choose another "
-                "--out, or pass what its run.json says"
-            )
-        note.write_text(json.dumps(settings, indent=2) + "\n")
+        claim(self.out, options, RUN)
 
     def done(self) -> dict[str, dict[str, Any]]:
         lines = self.file.read_text().splitlines() if self.file.is_file() else []

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from dipair_index.encoders import Backend, Precision
 from dipair_index.records import FloatArray
 from dipair_index.row_files import fill_rows
 
@@ -195,10 +196,10 @@ def pylate(setting: Setting) -> Stored:
 # ==== DiPair's store ====
 
 
-def _encoder(setting: Setting, backend: str) -> Any:
+def _encoder(setting: Setting, backend: Backend) -> Any:
     from dipair_index.encoders import open_encoder
 
-    return open_encoder(setting.model, backend=backend)  # type: ignore[arg-type]
+    return open_encoder(setting.model, backend=backend)
 
 
 def _rows(setting: Setting, encoder: Any) -> tuple[Any, Any]:
@@ -218,7 +219,9 @@ def _rows(setting: Setting, encoder: Any) -> tuple[Any, Any]:
     return rows, codec
 
 
-def dipair(backend: str = "torch", precision: str = "float32") -> Callable[[Setting], Stored]:
+def dipair(
+    backend: Backend = "torch", precision: Precision = "float32"
+) -> Callable[[Setting], Stored]:
     """The head over the int8 store."""
 
     def opened(setting: Setting) -> Stored:
@@ -226,11 +229,7 @@ def dipair(backend: str = "torch", precision: str = "float32") -> Callable[[Sett
 
         encoder = _encoder(setting, backend)
         stored, codec = _rows(setting, encoder)
-        scorer = open_scorer(encoder)
-        if precision != "float32":
-            from dipair_index.rerank.head import HeadScorer
-
-            scorer = HeadScorer(encoder.model, precision=precision)  # type: ignore[arg-type]
+        scorer = open_scorer(encoder, precision)
 
         def score(query: str, rows: Sequence[int]) -> FloatArray:
             tokens = encoder.encode_queries([query]).tokens[0]

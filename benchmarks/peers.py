@@ -31,6 +31,7 @@ from pathlib import Path
 from typing import Any
 
 import peer_systems as systems
+from resume import claim
 
 from dipair_index.evaluation import Bootstrap, JudgedRuns, evaluate
 from dipair_index.formats import read_passages, read_qrels, read_queries, read_run
@@ -56,6 +57,8 @@ SYSTEMS: dict[str, tuple[Any, int, float | None, str]] = {
     "DiPair, ONNX Runtime": (systems.dipair(backend="onnx"), 1000, None, ""),
 }
 STORELESS = [name for name, (_, most, *_) in SYSTEMS.items() if most < 1000]
+RUN = ("data", "model", "threads", "clock", "queries")
+"""The arguments that change what a row gives: they are the same for all rows of a folder."""
 WARM_UP = 3
 RANDOM = "*"
 """Marks random weights: no quality is measured."""
@@ -141,6 +144,7 @@ def measure(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
 
 def run_all(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     """One process a system, those aside whose row is there; a system that fails is left out."""
+    claim(arguments.folder, arguments, RUN)
     file = arguments.folder / "rows.jsonl"
     file.touch()
     rows = {row["system"]: row for row in map(json.loads, file.read_text().splitlines())}

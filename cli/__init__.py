@@ -99,12 +99,23 @@ def _read_config(ctx: click.Context, _: click.Parameter, path: Path | None) -> N
     shape = '{"rerank": {"top_k": 5}}'
     if not isinstance(settings, dict) or not all(isinstance(v, dict) for v in settings.values()):
         raise click.ClickException(f"{path}: expected an object a command, such as {shape}")
-    defaults: dict[str, dict[str, Any]] = {}
+    ctx.default_map = _defaults(path, cli, settings)
+
+
+def _defaults(path: Path, group: click.Group, settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings of a group's commands by the names of their parameters, refused where unknown.
+
+    A command of a group has its section in the group's: {"make-dataset": {"pairs": {...}}}.
+    """
+    defaults = {}
     for name, section in settings.items():
-        command = cli.commands.get(name)
-        if command is None:
-            known = ", ".join(cli.commands)
+        command = group.commands.get(name)
+        if command is None or not isinstance(section, dict):
+            known = ", ".join(group.commands)
             raise click.ClickException(f"{path}: there is no command {name!r}, only {known}")
+        if isinstance(command, click.Group):
+            defaults[name] = _defaults(path, command, section)
+            continue
         options = {parameter.name for parameter in command.params}
         defaults[name] = {key.replace("-", "_"): value for key, value in section.items()}
         unknown = sorted(set(defaults[name]) - options)
@@ -112,7 +123,7 @@ def _read_config(ctx: click.Context, _: click.Parameter, path: Path | None) -> N
             raise click.ClickException(
                 f"{path}: {name} has no setting {', '.join(unknown)}: see `{name} --help`"
             )
-    ctx.default_map = defaults
+    return defaults
 
 
 def _parse(path: Path) -> Any:

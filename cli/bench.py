@@ -17,15 +17,14 @@ from dipair_index.cli.console import progress, remark, table
 from dipair_index.cli.encoding import load_encoder
 from dipair_index.cli.options import (
     backend_option,
-    device_option,
+    compute_options,
     index_dir_option,
     json_option,
     precision_option,
-    threads_option,
 )
 
 if TYPE_CHECKING:
-    from dipair_index.encoders import Backend, Precision
+    from dipair_index.encoders import Backend, Precision, TextEncoder
     from dipair_index.rerank.bench import Measured
     from dipair_index.stores.index_info import IndexInfo
 
@@ -69,10 +68,9 @@ def _counts(_: click.Context, option: click.Parameter, text: str) -> list[int]:
     help="Ask all queries this many times",
 )
 @json_option()
-@device_option("Compute")
+@compute_options("Compute")
 @backend_option()
 @precision_option()
-@threads_option()
 @click.pass_context
 def bench(
     ctx: click.Context,
@@ -98,6 +96,7 @@ def bench(
       dipair-index bench --index-dir passages.index --queries queries.tsv --candidates 100
     """
     from dipair_index.encoders import backend_for
+    from dipair_index.rerank.bench import forget_peak_memory, peak_memory
     from dipair_index.stores.manifest import MANIFEST, Manifest
 
     texts = _queries(queries)
@@ -106,15 +105,14 @@ def bench(
         if default_index and not (index_dir / MANIFEST).exists():
             index_dir = Path(stack.enter_context(TemporaryDirectory())) / index_dir.name
             build_sample(index_dir, model=model, device=device, backend=backend)
+        forget_peak_memory()  # that of the build is not the index's
         # says what is wrong with the index before a model is loaded
         manifest = Manifest.read(index_dir)
         started = time.perf_counter()
         encoder = load_encoder(model or manifest.model, device, backend_for(precision, backend))
-        from dipair_index.onnx_encoder import OnnxEncoder
-        from dipair_index.rerank.bench import measure_searches, peak_memory
+        from dipair_index.rerank.bench import measure_searches
         from dipair_index.rerank.index import DiPairIndex
         from dipair_index.stores.index_info import IndexInfo
-        from dipair_index.threads import thread_count
 
         index = stack.enter_context(DiPairIndex.open(index_dir, encoder, precision=precision))
         loaded = time.perf_counter() - started
@@ -127,8 +125,7 @@ def bench(
             measured.append(each)
         found = IndexInfo.read(index_dir)
         whole = {
-            "backend": "onnx" if isinstance(encoder, OnnxEncoder) else "torch",
-            "threads": thread_count(),
+            **_computing(encoder),
             "load_seconds": loaded,
             "peak_memory_bytes": peak_memory(),
         }
@@ -137,6 +134,18 @@ def bench(
     else:
         _print(measured)
         remark(_remark(found, whole))
+
+
+def _computing(encoder: TextEncoder) -> dict[str, Any]:
+    """By which library, and in how many threads."""
+    from dipair_index.onnx_encoder import OnnxEncoder
+    from dipair_index.threads import thread_count
+
+    if isinstance(encoder, OnnxEncoder):
+        return {"backend": "onnx", "threads": thread_count()}
+    import torch
+
+    return {"backend": "torch", "threads": torch.get_num_threads()}
 
 
 def _queries(file: str | None) -> list[str]:

@@ -126,6 +126,7 @@ def build(
         overwrite=overwrite,
         **settings,
     )
+    remark(f"wrote {index_dir}: {how_to_ask(index_dir)}")
 
 
 def build_sample(
@@ -202,4 +203,3 @@ def _build(
     describe(f"indexed {summary.passages:,} passages", summary)
     size = summary.token_bytes / summary.passages
     remark(f"token embeddings take {size:,.0f} bytes a passage on disk")
-    remark(f"wrote {index_dir}: {how_to_ask(index_dir)}")

@@ -49,14 +49,16 @@ def write_graphs(encoder: TextEncoder) -> None:
 
     Says nothing: a model that has none works as well, but starts later.
     """
+    from dipair_index.onnx_encoder import OnnxEncoder
+
+    if isinstance(encoder, OnnxEncoder) or encoder.device != "cpu":
+        return
     from dipair_index.dual_encoder import DualEncoder
     from dipair_index.encoders import model_folder
     from dipair_index.errors import ModelError
     from dipair_index.rerank.onnx_export import export_onnx
 
-    if not isinstance(encoder, DualEncoder) or encoder.device != "cpu":
-        return
-    if os.access(model_folder(encoder.name), os.W_OK):
+    if isinstance(encoder, DualEncoder) and os.access(model_folder(encoder.name), os.W_OK):
         with suppress(ModelError, OSError):
             export_onnx(encoder)
 

@@ -14,7 +14,7 @@ from click.core import ParameterSource
 from dipair_index.cli.console import remark, table
 from dipair_index.cli.dataset_option import DEFAULT_DATASET
 from dipair_index.cli.measured_systems import names_of, of_dataset, of_files, of_sample, scored
-from dipair_index.cli.options import device_option, json_option
+from dipair_index.cli.options import compute_options, json_option
 
 if TYPE_CHECKING:
     from dipair_index.evaluation import JudgedPairs, JudgedRuns, Measured
@@ -77,7 +77,7 @@ if TYPE_CHECKING:
 )
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Draw with")
 @json_option()
-@device_option("Score")
+@compute_options("Score")
 @click.pass_context
 def evaluate(
     ctx: click.Context,

@@ -9,6 +9,7 @@ from click.core import ParameterSource
 
 from dipair_index.cli.console import progress, remark
 from dipair_index.cli.dataset_option import dataset_option
+from dipair_index.cli.options import compute_options
 from dipair_index.cli.torch_device import prepare_torch
 
 PER_QUERY = 12
@@ -25,8 +26,8 @@ PER_QUERY = 12
 @click.option(
     "--scores",
     metavar="FILE",
-    help="Take these scores instead: TSV with query_id, passage_id, score in its header line, "
-    "JSONL with these fields, or a TREC run",
+    help="Take these scores instead: TSV with query_id, passage_id, score (or score_0, score_1 "
+    "and on) in its header line, JSONL with these fields, or a TREC run",
 )
 @click.option(
     "--scores-are",
@@ -64,7 +65,7 @@ PER_QUERY = 12
     help="Score this many pairs at once",
 )
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Draw with")
-@click.option("--device", default="cpu", show_default=True, help="Score on this torch device")
+@compute_options("Score")
 @click.pass_context
 def label(
     ctx: click.Context,
@@ -101,7 +102,7 @@ def label(
             if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE:
                 option = f"--{name.replace('_', '-')}"
                 raise click.UsageError(f"{option} is for a teacher's labels: drop it")
-    from dipair_index.dataset_directory import DatasetLayout, read_record
+    from dipair_index.dataset_directory import DatasetLayout, read_record, sides_of
 
     record = read_record(dataset)
     target = labels or DatasetLayout(dataset).labels
@@ -111,9 +112,12 @@ def label(
     if per_query is None and record.get("dataset") != "pairs":
         per_query = PER_QUERY
     from dipair_index.labels import label_pairs
-    from dipair_index.teacher import open_teacher
 
     prepare_torch(device)
+    from dipair_index.pair_scores import order_of_sides
+    from dipair_index.teacher import open_teacher
+
+    sides = order_of_sides(teacher, sides_of(record))
     model = open_teacher(teacher, device=device, batch_size=batch_size)
     done = 0
     with progress("labelling", "pairs") as report:
@@ -126,6 +130,7 @@ def label(
             shard_size=shard_size,
             seed=seed,
             limit=limit,
+            sides=sides,
         ):
             report(done)
     _say_done(done, target)

@@ -12,7 +12,7 @@ import click
 
 from dipair_index.cli.console import progress, remark, table
 from dipair_index.cli.dataset_option import new_dataset_options
-from dipair_index.cli.options import Command, all_of, device_option
+from dipair_index.cli.options import Command, all_of, compute_options
 from dipair_index.cli.torch_device import prepare_torch
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def mining_options() -> Callable[[Command], Command]:
             metavar="FILE",
             help="Add these queries to the transfer set; may be given again",
         ),
-        device_option("Embed"),
+        compute_options("Embed"),
         new_dataset_options(),
     )
 

@@ -24,10 +24,22 @@ def index_dir_option(purpose: str) -> Callable[[Command], Command]:
     )
 
 
-def device_option(verb: str) -> Callable[[Command], Command]:
-    """`--device`; `verb` says what is done there."""
-    return click.option(
-        "--device", default="cpu", show_default=True, help=f"{verb} on this torch device"
+def compute_options(verb: str) -> Callable[[Command], Command]:
+    """`--device` and `--threads`; `verb` says what is done there.
+
+    The threads are heeded before the command runs: it needs no argument for them.
+    """
+    return all_of(
+        click.option(
+            "--device", default="cpu", show_default=True, help=f"{verb} on this torch device"
+        ),
+        click.option(
+            "--threads",
+            type=click.IntRange(min=1),
+            callback=_limit_threads,
+            expose_value=False,
+            help=f"{verb} with at most this many threads  [default: as many as there are cores]",
+        ),
     )
 
 
@@ -54,17 +66,6 @@ def precision_option() -> Callable[[Command], Command]:
     )
 
 
-def threads_option() -> Callable[[Command], Command]:
-    """`--threads`, which is heeded before the command runs: it needs no argument for it."""
-    return click.option(
-        "--threads",
-        type=click.IntRange(min=1),
-        callback=_limit_threads,
-        expose_value=False,
-        help="Compute with at most this many threads  [default: as many as there are cores]",
-    )
-
-
 def _limit_threads(_: click.Context, __: click.Parameter, count: int | None) -> None:
     """Libraries read the bound when they are imported: no command imports one before."""
     if count is not None:
@@ -86,9 +87,8 @@ def encoding_options(work: str, overwrite: str) -> Callable[[Command], Command]:
             type=click.IntRange(min=1),
             help="Encode this many passages at once  [default: 16, on a GPU 256]",
         ),
-        device_option("Encode"),
+        compute_options("Encode"),
         backend_option(),
-        threads_option(),
         click.option("--resume", is_flag=True, help=f"Go on with an interrupted {work}"),
         click.option("--overwrite", is_flag=True, help=overwrite),
     )

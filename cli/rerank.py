@@ -18,11 +18,10 @@ from dipair_index.cli.console import progress, remark, snippet, table
 from dipair_index.cli.encoding import load_encoder
 from dipair_index.cli.options import (
     backend_option,
-    device_option,
+    compute_options,
     index_dir_option,
     json_option,
     precision_option,
-    threads_option,
 )
 
 if TYPE_CHECKING:
@@ -67,10 +66,9 @@ QUERIES_AT_ONCE = 32
 @json_option("a JSON object a query")
 @click.option("--trec", "as_trec", is_flag=True, help="Print a TREC run")
 @click.option("--raw-scores", is_flag=True, help="Print logits, not scores from 0 to 1")
-@device_option("Compute")
+@compute_options("Compute")
 @backend_option()
 @precision_option()
-@threads_option()
 @click.pass_context
 def rerank(
     ctx: click.Context,

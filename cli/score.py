@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dipair_index.cli.console import progress, remark
-from dipair_index.cli.options import device_option, json_option
+from dipair_index.cli.options import compute_options, json_option
 from dipair_index.cli.torch_device import prepare_torch
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ SCORE = "score"
     help="Score this many rows at once; equal texts among them are encoded once",
 )
 @json_option("a JSON object a row")
-@device_option("Score")
+@compute_options("Score")
 def score(
     file: str,
     columns: str,

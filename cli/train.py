@@ -114,8 +114,13 @@ def train(
         record = _train_dipair(dataset, labels, out, system, options, common)
         write_graphs(load_encoder(str(out), "cpu", "torch"))
     show_quality(record)
-    following = "evaluate --model" if system == BERT_TINY else "build --model"
-    remark(f"saved {out}: next, `dipair-index {following} {out}`")
+    if system == BERT_TINY:
+        following = "evaluate"
+    elif further := record.get("model", {}).get("extra_sides"):  # no index serves tuples
+        following = f"score FILE --columns {','.join(['query', 'passage', *further])}"
+    else:
+        following = "build"
+    remark(f"saved {out}: next, `dipair-index {following} --model {out}`")
 
 
 def _train_dipair(
@@ -150,9 +155,9 @@ def _train_cross_encoder(
             "bert-tiny starts from random weights: pass --encoder with a folder or a hub name, "
             "such as google/bert_uncased_L-2_H-128_A-2, to start from trained ones"
         )
-    length = options["query_length"] + options["passage_length"]
+    lengths = {name: options[name] for name in ("query_length", "passage_length")}
     return distil_cross_encoder(
-        dataset, labels, out, random_start=random_start, max_tokens=length, **common
+        dataset, labels, out, random_start=random_start, **lengths, **common
     )
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from dipair_index.cli.options import Command, all_of, device_option
+from dipair_index.cli.options import Command, all_of, compute_options
 from dipair_index.systems import KEEP, RESIDUALS, SYSTEMS
 from dipair_index.training_settings import BERT_TINY, LOSS_NAMES, TrainingSettings
 
@@ -39,7 +39,7 @@ MODEL_SETTINGS = (
 
 DIPAIR_ONLY = (
     *(name for name in MODEL_SETTINGS if name not in ("system", "query_length", "passage_length")),
-    "extra_sides", "vector_weight", "stages", "stage_one_epochs", "stage_one_learning_rate",
+    "extra_side", "vector_weight", "stages", "stage_one_epochs", "stage_one_learning_rate",
     "stage_two_layers", "projection_start", "train_embeddings", "weights",
 )  # fmt: skip
 """The options that mean nothing to a cross-encoder."""
@@ -99,7 +99,7 @@ model_options = all_of(
     click.option("--query-prefix", default="", metavar="TEXT",
                  help="Put this before every query, as the encoder was trained: 'query: ' for E5"),
     click.option("--passage-prefix", default="", metavar="TEXT", help="And this before a passage"),
-    click.option("--extra-side", "extra_sides", multiple=True, metavar="NAME=TOKENS[:LENGTH]",
+    click.option("--extra-side", multiple=True, metavar="NAME=TOKENS[:LENGTH]",
                  help="Keep, and read, so many tokens of a further side of the dataset's tuples; "
                  "may be repeated  [default: as of a passage]"),
     click.option("--shared-encoder/--separate-encoders", default=True, show_default=True,
@@ -150,14 +150,15 @@ training_options = all_of(
     _setting("--projection-start", click.Choice(["principal", "random"]),
              "Begin the projections at the vectors' principal directions, or as the paper does"),
     _setting("--warm-up", click.FloatRange(0, 1, max_open=True), "Share of a stage's steps"),
-    _setting("--max-steps", click.IntRange(min=-1), "End each stage after so many"),
+    _setting("--max-steps", click.IntRange(min=-1),
+             "End each stage after so many; 0 and -1 set no limit"),
     _setting("--save-steps", COUNT, "Steps between checkpoints"),
     click.option("--train-embeddings", is_flag=True,
                  help="Train the word embeddings too, which makes each new model a whole new file"),
     _setting("--weights", click.Choice(["float16", "int8"]),
              "Save the weights so; int8 keeps the encoder's matrices in half the bytes"),
     _setting("--seed", click.IntRange(min=0), "Draw with"),
-    device_option("Train"),
+    compute_options("Train"),
     click.option("--half", is_flag=True, help="Train in bfloat16 where it is safe"),
 )  # fmt: skip
 """The fields of `TrainingSettings`."""
@@ -185,7 +186,7 @@ def use_system_defaults(ctx: click.Context, options: dict[str, Any], system: str
 
 def model_settings(options: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the settings of `DiPairConfig`."""
-    sides = extra_sides(options["extra_sides"], options["passage_length"])
+    sides = extra_sides(options["extra_side"], options["passage_length"])
     return {**{name: options[name] for name in MODEL_SETTINGS}, "extra_sides": sides}
 
 
@@ -213,12 +214,14 @@ def given_command(ctx: click.Context) -> str:
     words = ["dipair-index", str(ctx.info_name)]
     for parameter in ctx.command.params:
         name = str(parameter.name)
-        of_this_run = name in ("resume", "overwrite", "help")
+        # --help and --threads are no parameters of the command's function
+        of_this_run = name in ("resume", "overwrite") or name not in ctx.params
         if of_this_run or ctx.get_parameter_source(name) is ParameterSource.DEFAULT:
             continue
         value = ctx.params[name]
         if isinstance(value, bool):
-            words.append((parameter.opts if value else parameter.secondary_opts)[0])
+            # an option such as --half has no word for false, its default
+            words += (parameter.opts if value else parameter.secondary_opts)[:1]
             continue
         for each in value if parameter.multiple else [value]:
             shown = ",".join(map(str, each)) if isinstance(each, list) else str(each)

@@ -9,7 +9,7 @@ import click
 
 from dipair_index.cli.console import progress, remark
 from dipair_index.cli.dataset_option import dataset_option
-from dipair_index.cli.options import device_option
+from dipair_index.cli.options import compute_options
 from dipair_index.cli.torch_device import prepare_torch
 from dipair_index.cli.train import show_quality
 from dipair_index.cli.train_options import COUNT, NOT_NEGATIVE, POSITIVE, given_command, run_options
@@ -45,13 +45,13 @@ DEFAULT_TEACHER = Path("dipair.teacher")
     type=click.IntRange(min=-1),
     default=-1,
     show_default=True,
-    help="End after so many steps",
+    help="End after so many steps; 0 and -1 set no limit",
 )
 @click.option(
     "--save-steps", type=COUNT, default=200, show_default=True, help="Steps between checkpoints"
 )
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Draw with")
-@device_option("Train")
+@compute_options("Train")
 @click.option("--half", is_flag=True, help="Train in bfloat16 where it is safe")
 @run_options
 @click.pass_context

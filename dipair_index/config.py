@@ -168,19 +168,24 @@ class DiPairConfig(PretrainedConfig):
                 f"{', '.join(self.extra_sides)}: choose {', '.join(TUPLE_SYSTEMS)}"
             )
         for name, sizes in self.extra_sides.items():
-            if name in ("query", "passage"):
-                raise SettingsError(f"there is a side called {name} already: choose another name")
-            # torch keeps what is a side's own under its name
-            if not re.fullmatch(r"[A-Za-z]\w*", name) or hasattr(ModuleDict(), name):
-                raise SettingsError(
-                    f"a side cannot be called {name}: choose a word of letters, digits and "
-                    "underscores, such as title"
-                )
+            check_side_name(name)
             if len(sizes) != 2 or min(sizes) < 1:
                 raise SettingsError(
                     f"the side {name} needs two lengths of 1 or more, the tokens that are kept and "
                     f"those that are read, got {sizes}"
                 )
+
+
+def check_side_name(name: str) -> None:
+    """Raises `SettingsError` for what no side beyond query and passage can be called."""
+    if name in ("query", "passage"):
+        raise SettingsError(f"there is a side called {name} already: choose another name")
+    # torch keeps what is a side's own under its name
+    if not re.fullmatch(r"[A-Za-z]\w*", name) or hasattr(ModuleDict(), name):
+        raise SettingsError(
+            f"a side cannot be called {name}: choose a word of letters, digits and underscores "
+            "that means nothing to torch, such as title"
+        )
 
 
 AutoConfig.register("dipair", DiPairConfig)

@@ -6,11 +6,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification, BertConfig
 
 from dipair_index.errors import ModelError
 from dipair_index.labelled_groups import GroupDataset, LabelledGroups, stacked_labels
+from dipair_index.model import first_layers
 from dipair_index.neighbours import Progress
 from dipair_index.sentence_vectors import encoder_source
 from dipair_index.teacher import TRUNCATION, joined, longest_input
@@ -20,12 +22,13 @@ from dipair_index.trainer import Schedule, run_training
 def pretrained_cross_encoder(name: str, *, layers: int | None, outputs: int) -> Any:
     """Starts a classifier from the first `layers` layers of a pretrained encoder.
 
-    Raises `ModelError` when there is no such encoder.
+    Raises `ModelError` when there is no such encoder, and `SettingsError` when it has fewer layers.
     """
-    depth = {} if layers is None else {"num_hidden_layers": layers}
+    source = encoder_source(name)
+    depth = first_layers(source, layers)
     try:
         return AutoModelForSequenceClassification.from_pretrained(
-            encoder_source(name), num_labels=outputs, **depth
+            source, dtype=torch.float32, num_labels=outputs, **depth
         )
     except (OSError, ValueError, RuntimeError) as error:
         raise ModelError(
@@ -78,7 +81,7 @@ def fit(
             [queries[item["query"]] for item in items for _ in range(group)],
             joined(separator, second),
             truncation=TRUNCATION,
-            max_length=longest_input(tokenizer),
+            max_length=longest_input(model, tokenizer),
             padding=True,
             return_tensors="pt",
         )

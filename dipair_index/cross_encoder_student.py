@@ -15,7 +15,12 @@ from dipair_index.losses import LOSSES
 from dipair_index.neighbours import Progress
 from dipair_index.provenance import library_versions, source_commit
 from dipair_index.sentence_vectors import encoder_source
-from dipair_index.teacher import MAX_TOKENS, TransformersTeacher
+from dipair_index.teacher import (
+    PASSAGE_TOKENS,
+    QUERY_TOKENS,
+    TransformersTeacher,
+    set_longest_input,
+)
 from dipair_index.training import group_schedule
 from dipair_index.training_data import TrainingData, measure
 from dipair_index.training_run import begin_run, check_out, finish_run
@@ -32,7 +37,8 @@ def distil_cross_encoder(
     settings: TrainingSettings,
     progress: Progress,
     random_start: bool = False,
-    max_tokens: int = MAX_TOKENS,
+    query_length: int = QUERY_TOKENS,
+    passage_length: int = PASSAGE_TOKENS,
     resume: bool = False,
     overwrite: bool = False,
     command: str | None = None,
@@ -40,18 +46,20 @@ def distil_cross_encoder(
     """Trains a cross-encoder on `labels` and saves it as transformers' sequence classifier.
 
     It starts from the first `layers` layers of `encoder`, or with `random_start` from random
-    weights of BERT-Tiny's size and the tokenizer of `encoder`, and reads `max_tokens` tokens of a
-    tuple. There is one stage, with the epochs and the learning rate of stage two. Returns and
-    raises what `dipair_index.distillation.distil` does.
+    weights of BERT-Tiny's size and the tokenizer of `encoder`. It reads as many tokens of a tuple
+    as a query and the other sides have together, each of the latter `passage_length`. There is one
+    stage, with the epochs and the learning rate of stage two. Returns and raises what
+    `dipair_index.distillation.distil` does.
     """
     check_out(out, overwrite=overwrite)
+    commit = source_commit()  # now: the source may be another at the end of the run
     data = TrainingData.read(dataset, labels, settings)
     record: dict[str, Any] = {
         "system": BERT_TINY,
         "encoder": encoder,
         "layers": layers,
+        "sides": list(data.sides),
         "random_start": random_start,
-        "max_tokens": max_tokens,
         "training": asdict(settings),
         **data.record,
         "versions": library_versions(),
@@ -63,8 +71,9 @@ def distil_cross_encoder(
     else:
         model = pretrained_cross_encoder(encoder, layers=layers, outputs=data.groups.classes)
         tokenizer = load_tokenizer(encoder_source(encoder), model, encoder)
-    # saved beside the model, so that it is scored on what it was trained on
-    tokenizer.model_max_length = min(max_tokens, model.config.max_position_embeddings)
+    length = query_length + passage_length * (len(data.sides) - 1)
+    # saved with the model, so that it is scored on what it was trained on
+    record["max_tokens"] = set_longest_input(model, tokenizer, length)
     working = begin_run(out, record, resume=resume, overwrite=overwrite)
 
     def compute_loss(logits: Tensor, teacher: Tensor) -> Tensor:
@@ -88,7 +97,7 @@ def distil_cross_encoder(
     )
     student = TransformersTeacher(model, tokenizer, name=str(out))
     record["quality"] = measure(data.held_out, lambda texts: student.logits(*texts.values()))
-    record["commit"] = source_commit()
+    record["commit"] = commit
     record["command"] = command
     finish_run(out, working, record, saver(model, tokenizer))
     return record

@@ -174,16 +174,18 @@ def begin(out: Path, *, overwrite: bool, anew: bool = False) -> DatasetLayout:
 def finish(building: DatasetLayout, out: Path) -> None:
     """Moves a whole dataset to `out`, with the labels of the one that was there.
 
-    Raises `IndexDirectoryError` when those labels are of other pairs; nothing is moved then.
+    Raises `IndexDirectoryError` when those labels are of other pairs or of other texts; nothing is
+    moved then.
     """
     previous = DatasetLayout(out)
     if previous.labels.exists() and not building.labels.exists():
         if not _same_pairs_to_label(previous, building):
             raise IndexDirectoryError(
-                f"{previous.labels} holds a teacher's labels of other pairs than the new ones: "
-                "move or delete that folder, then run this again (nothing is computed twice)"
+                f"{previous.labels} holds a teacher's labels of other pairs or texts than the new "
+                "ones: move or delete that folder, then run this again (nothing is computed twice)"
             )
         shutil.copytree(previous.labels, building.labels, copy_function=link)
+        _rename_dataset(building)
     move_into_place(building.folder, out)
 
 
@@ -220,6 +222,23 @@ def _same_pairs_to_label(old: DatasetLayout, new: DatasetLayout) -> bool:
         scoreless = pairs.drop_columns([name for name in ("score",) if name in pairs.column_names])
         return [pair for pair in scoreless.to_pylist() if pair["label"] > 0]
 
-    return filecmp.cmp(old.transfer, new.transfer, shallow=False) and (
-        positives(old) == positives(new)
+    def same_texts(side: str) -> bool:
+        columns = [f"{side}_id", "text"]
+        before, after = (read_table(layout.texts(side), columns) for layout in (old, new))
+        return bool(before.equals(after))
+
+    return (
+        filecmp.cmp(old.transfer, new.transfer, shallow=False)
+        and positives(old) == positives(new)
+        and all(map(same_texts, sides_of(read_record(new.folder))))
     )
+
+
+def _rename_dataset(building: DatasetLayout) -> None:
+    """Has labels that were taken over name the new dataset as theirs."""
+    file = building.labels / "labels.json"
+    note = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    if "dataset" in note:
+        note["dataset"] = fingerprint_of(read_record(building.folder))
+        with writing(file) as target:
+            target.write(json.dumps(note, indent=2) + "\n")

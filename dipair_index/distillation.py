@@ -47,6 +47,7 @@ def distil(
     when a run with other settings was interrupted there, and what `TrainingData.read` raises.
     """
     check_out(out, overwrite=overwrite)
+    commit = source_commit()  # now: the source may be another at the end of the run
     data = TrainingData.read(dataset, labels, settings)
     model_settings = settle(model_settings, data.sides, data.groups.classes)
     record: dict[str, Any] = {
@@ -80,7 +81,7 @@ def distil(
     round_weights(model, settings.weights)  # what is measured is what will be loaded
     student = DualEncoder(model, tokenizer, name=str(out), device=settings.device)
     record["quality"] = measure(data.held_out, lambda texts: score_tuples(student, texts))
-    record["commit"] = source_commit()
+    record["commit"] = commit
     record["command"] = command
     finish_run(out, working, record, save)
     return record

@@ -135,8 +135,8 @@ def refuse_tuples(sides: Sequence[str]) -> None:
     if len(sides) > 2:
         raise SettingsError(
             f"an index ranks passages for a query, but the model also reads "
-            f"{', '.join(sides[2:])}: score its tuples with `dipair-index evaluate`, or use a "
-            "model of queries and passages"
+            f"{', '.join(sides[2:])}: score its tuples with `dipair-index score`, measure it with "
+            "`dipair-index evaluate`, or use a model of queries and passages"
         )
 
 

@@ -25,12 +25,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dipair_index.config import DiPairConfig
-from dipair_index.systems import SYSTEMS
-
-__all__ = [
-    "SYSTEMS", "ClassHead", "Cosine", "DenseHead", "DistilledSentenceHead", "FirstTokensHead",
-    "Head", "MaxSim", "Poly", "SimilarityHead", "TupleHead", "make_head", "served_logits",
-]  # fmt: skip
 
 FIRST_SCALE, FIRST_BIAS = 20.0, -10.0
 """Where a similarity begins: the mean of a teacher's logits is near zero, where that of a cosine

@@ -1,14 +1,16 @@
 """Labels that no teacher here has given: scores computed elsewhere, and the judgements themselves.
 
 Both become the same shards as a teacher's logits. A probability p becomes log(p / (1 - p)); one
-below `CLIP` or above 1 - `CLIP` is moved to it first, since 0 and 1 have no logit.
+below `CLIP` or above 1 - `CLIP` is moved to it first, since 0 and 1 have no logit. Where there is
+one a class, they become log(p), and those below `CLIP` are moved to it.
 """
 
 from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,7 +21,7 @@ import pyarrow as pa
 
 from dipair_index.dataset_directory import DatasetLayout, fingerprint_of, read_record, sides_of
 from dipair_index.errors import FormatError, SettingsError
-from dipair_index.labels import LabelSettings, claim, id_columns, write_shards
+from dipair_index.labels import LabelSettings, claim, held_out_queries, id_columns, write_shards
 from dipair_index.pair_files import iter_rows
 from dipair_index.records import FloatArray
 from dipair_index.tables import read_table
@@ -28,6 +30,7 @@ from dipair_index.text_files import iter_lines, source_name
 CLIP = 1e-4
 """A logit of 9.2, about as far as cross-encoders go."""
 SCALES = ("logit", "probability")
+SCORE = "score"
 JUDGED = "judged"
 """The teacher's name where the labels are the dataset's own."""
 
@@ -45,50 +48,51 @@ def import_scores(
 ) -> Imported:
     """Takes a file of scores as labels: TSV with a header line, JSONL or a TREC run.
 
-    It has the columns `query_id`, `passage_id`, `NAME_id` of each further side, and `score`; a
-    TREC run is for pairs alone. Scores are of items of the dataset; those of held-out queries are
-    left out. Raises `FormatError` that names the line of what cannot be a label, and
-    `IndexDirectoryError` when `target` holds other labels.
+    It has the columns `query_id`, `passage_id`, `NAME_id` of each further side, and `score`, or
+    `score_0`, `score_1` and on of a teacher with several outputs; a TREC run is for pairs alone.
+    Scores are of items of the dataset; those of held-out queries are left out. Raises
+    `FormatError` that names the line of what cannot be a label, and `IndexDirectoryError` when
+    `target` holds other labels.
     """
     if scale not in SCALES:
         raise SettingsError(f"scores are {' or '.join(SCALES)}, got {scale}")
     name = source_name(source)
-    sides = sides_of(read_record(dataset))
+    record = read_record(dataset)
+    sides = sides_of(record)
     layout = DatasetLayout(dataset)
     known = {
         f"{side}_id": set(read_table(layout.texts(side), [f"{side}_id"])[f"{side}_id"].to_pylist())
         for side in sides
     }
-    queries = read_table(layout.queries)
-    split_of = dict(
-        zip(queries["query_id"].to_pylist(), queries["split"].to_pylist(), strict=True)
-        if "split" in queries.column_names
-        else ()
-    )
+    held_out = held_out_queries(dataset)
     digest = hashlib.sha256()
-    rows: dict[tuple[str, ...], float] = {}
-    for where, ids, score in _scores(source, id_columns(sides)):
+    rows: dict[tuple[str, ...], tuple[float, ...]] = {}
+    for where, ids, outputs in _scores(source, id_columns(sides)):
         for column, item in zip(known, ids, strict=True):
             if item not in known[column]:
                 raise FormatError(
                     f"{where}, column {column}: the dataset {dataset} has no {column[:-3]} {item}: "
                     "take the ids from its tables, or make the dataset with ids of your own"
                 )
-        if scale == "probability" and not 0 <= score <= 1:
+        outside = [score for score in outputs if not 0 <= score <= 1]
+        if scale == "probability" and outside:
             raise FormatError(
-                f"{where}: expected a probability from 0 to 1, got {score:g}: say --scores-are "
-                "logit where it is none"
+                f"{where}: expected a probability from 0 to 1, got {outside[0]:g}: say "
+                "--scores-are logit where it is none"
             )
         if ids in rows:
             raise FormatError(f"{where}: {', '.join(ids)} was scored before: keep one line")
-        rows[ids] = score
-        digest.update(repr((ids, score)).encode())
-    kept = {ids: s for ids, s in rows.items() if split_of.get(ids[0]) not in ("valid", "test")}
+        rows[ids] = outputs
+        digest.update(repr((ids, *outputs)).encode())
+    kept = {ids: s for ids, s in rows.items() if ids[0] not in held_out}
     if not kept:
         raise FormatError(f"{name} scores no query to train on: all are held out")
-    scores = np.array(list(kept.values()), np.float64)
+    scores = np.array(list(kept.values()), np.float64)  # (labels, outputs)
+    if scores.shape[1] == 1:
+        scores = scores[:, 0]
+    scored_by = f"{scale} {digest.hexdigest()[:16]}"
     settings = LabelSettings(
-        Path(name).name, f"{scale} {digest.hexdigest()[:16]}", None, shard_size, 0
+        Path(name).name, scored_by, None, shard_size, 0, fingerprint_of(record)
     )
     columns = dict(zip(id_columns(sides), map(list, zip(*kept, strict=True)), strict=True))
     clipped = _write(target, settings, pa.table(columns), scores, scale)
@@ -106,7 +110,8 @@ def import_judgements(dataset: Path, target: Path, *, shard_size: int) -> Import
             f"the train labels of {dataset} are {'all the same' if len(labels) else 'missing'}: "
             "there is nothing to learn from them"
         )
-    settings = LabelSettings(JUDGED, fingerprint_of(record), None, shard_size, 0)
+    fingerprint = fingerprint_of(record)
+    settings = LabelSettings(JUDGED, fingerprint, None, shard_size, 0, fingerprint)
     clipped = _write(target, settings, train.select(columns), labels, "probability")
     return Imported(len(labels), 0, clipped)
 
@@ -121,9 +126,10 @@ def _write(
     """Writes the shards; returns how many scores were clipped."""
     clipped = 0
     if scale == "probability":
-        inside = np.clip(scores, CLIP, 1 - CLIP)
+        one = scores.ndim == 1
+        inside = np.clip(scores, CLIP, 1 - CLIP if one else 1)
         clipped = int((inside != scores).sum())
-        scores = np.log(inside) - np.log1p(-inside)
+        scores = np.log(inside) - np.log1p(-inside) if one else np.log(inside)
     logits = scores.astype(np.float32)
     claim(target, settings)
 
@@ -135,10 +141,13 @@ def _write(
     return clipped
 
 
-def _scores(source: str | Path, columns: list[str]) -> Iterator[tuple[str, tuple[str, ...], float]]:
-    """Yields where each score stands, the ids it is of, and it."""
+def _scores(
+    source: str | Path, columns: list[str]
+) -> Iterator[tuple[str, tuple[str, ...], tuple[float, ...]]]:
+    """Yields where the scores of a tuple stand, the ids they are of, and them, one an output."""
     lines = iter_lines(source)
-    first = list(islice(lines, 1))
+    first = list(islice(lines, 2))  # a header line and a row
+    names = [SCORE]
     rows: Iterator[tuple[int, dict[str, Any]]]
     if first and _run_row(first[0][1]):
         if len(columns) > 2:
@@ -148,21 +157,33 @@ def _scores(source: str | Path, columns: list[str]) -> Iterator[tuple[str, tuple
             )
         rows = ((line, _run_row(text)) for line, text in chain(first, lines))
     else:
-        advice = f"expected {', '.join(columns)} and score, or a TREC run"
-        rows = iter_rows(source, chain(first, lines), [*columns, "score"], advice=advice)
+        advice = f"expected {', '.join(columns)} and score (or score_0, score_1...), or a TREC run"
+        names = _score_columns(next(iter_rows(source, first, columns, advice=advice))[1])
+        rows = iter_rows(source, chain(first, lines), [*columns, *names], advice=advice)
     for line, fields in rows:
         where = f"line {line} of {source_name(source)}"
         if not fields:
             raise FormatError(f"{where}: expected 6 fields (query-id Q0 passage-id rank score tag)")
-        try:
-            score = float(fields["score"])
-        except (TypeError, ValueError, OverflowError):
-            score = math.nan
-        if not math.isfinite(score):
-            raise FormatError(
-                f"{where}: expected a finite number as score, got {fields['score']!r}"
-            )
-        yield where, tuple(str(fields[column]) for column in columns), score
+        scores = tuple(_number(fields[name], name, where) for name in names)
+        yield where, tuple(str(fields[column]) for column in columns), scores
+
+
+def _score_columns(fields: Iterable[str]) -> list[str]:
+    """The columns that hold a tuple's scores: as `dipair-index score` writes them."""
+    several = [name for name in fields if re.fullmatch(rf"{SCORE}_\d+", name)]
+    if SCORE in fields or not several:
+        return [SCORE]
+    return [f"{SCORE}_{place}" for place in range(len(several))]
+
+
+def _number(value: Any, column: str, where: str) -> float:
+    try:
+        score = float(value)
+    except (TypeError, ValueError, OverflowError):
+        score = math.nan
+    if not math.isfinite(score):
+        raise FormatError(f"{where}: expected a finite number as {column}, got {value!r}")
+    return score
 
 
 def _run_row(line: str) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -75,6 +75,16 @@ class LabelledGroups:
                     f" ({len(missing):,} of {len(names):,} are missing): label this dataset with "
                     "`dipair-index label`"
                 )
+
+    def check_splits(self, held_out: Container[str], dataset: str) -> None:
+        """Raises `FormatError` that names the first labelled query of a held-out split."""
+        found = [name for name in self.ids["query"] if name in held_out]
+        if found:
+            raise FormatError(
+                f"the labels are of query {found[0]}, and {dataset} holds it out for valid or test"
+                f" ({len(found):,} of {len(self.ids['query']):,} are held out): label this dataset "
+                "with `dipair-index label`"
+            )
 
     def check_group(self, loss: str) -> None:
         """Raises `FormatError` where no query has two labels to compare."""

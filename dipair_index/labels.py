@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
-from dipair_index.dataset_directory import DatasetLayout, read_record, sides_of
+from dipair_index.dataset_directory import DatasetLayout, fingerprint_of, read_record, sides_of
 from dipair_index.errors import FormatError, IndexDirectoryError, SettingsError
+from dipair_index.query_splits import HELD_OUT
 from dipair_index.records import FloatArray
 from dipair_index.tables import read_table, write_table
 
@@ -29,6 +30,8 @@ class LabelSettings:
     per_query: int | None
     shard_size: int
     seed: int
+    dataset: str
+    """Its fingerprint."""
 
 
 def pairs_to_label(dataset: Path, *, per_query: int | None, seed: int) -> pa.Table:
@@ -75,20 +78,28 @@ def label_pairs(
     shard_size: int,
     seed: int,
     limit: int | None = None,
+    sides: tuple[str, ...] | None = None,
 ) -> Iterator[tuple[int, int]]:
     """Writes `part-NNNNN.parquet` shards of ids and `logit` into `target`.
 
     Yields (pairs done, pairs asked for) after each shard. Shards that are there already are
     kept, so that a second call goes on where the first was interrupted, and a larger `limit`
-    adds to what is there. Raises `IndexDirectoryError` when `target` holds other labels.
+    adds to what is there. `sides` is the order in which the teacher reads them, with None the
+    dataset's. Raises `IndexDirectoryError` when `target` holds other labels.
     """
     settings = LabelSettings(
-        Path(teacher.name).name, teacher.fingerprint, per_query, shard_size, seed
+        Path(teacher.name).name,
+        teacher.fingerprint,
+        per_query,
+        shard_size,
+        seed,
+        fingerprint_of(read_record(dataset)),
     )
     claim(target, settings)
     pairs = pairs_to_label(dataset, per_query=per_query, seed=seed)
     layout = DatasetLayout(dataset)
-    texts = {name: read_texts(layout.texts(name[:-3]), name) for name in pairs.column_names}
+    columns = id_columns(sides) if sides else pairs.column_names
+    texts = {name: read_texts(layout.texts(name[:-3]), name) for name in columns}
 
     def logits_of(part: pa.Table, start: int) -> FloatArray:
         return teacher.logits(
@@ -103,12 +114,14 @@ def claim(target: Path, settings: LabelSettings) -> None:
     """Notes in `target` whose labels it holds; `IndexDirectoryError` where it holds others."""
     target.mkdir(parents=True, exist_ok=True)
     note = target / "labels.json"
-    if note.is_file():
+    # a run that ended before its first shard has labelled nothing
+    if note.is_file() and any(target.glob("part-*.parquet")):
         there = json.loads(note.read_text(encoding="utf-8"))
-        if there != asdict(settings):
+        # older notes do not name their dataset
+        if {"dataset": settings.dataset, **there} != asdict(settings):
             raise IndexDirectoryError(
-                f"{target} holds labels made with other settings ({there}): pass the same ones to "
-                "go on, or another --labels folder to begin anew"
+                f"{target} holds labels made with other settings or of another dataset ({there}): "
+                "pass the same ones to go on, or another --labels folder to begin anew"
             )
     note.write_text(json.dumps(asdict(settings), indent=2) + "\n", encoding="utf-8")
 
@@ -145,6 +158,15 @@ def read_texts(file: Path, id_column: str) -> dict[str, str]:
     """Returns the text by id of one side of a dataset."""
     table = read_table(file, columns=[id_column, "text"])
     return dict(zip(table[id_column].to_pylist(), table["text"].to_pylist(), strict=True))
+
+
+def held_out_queries(dataset: Path) -> set[str]:
+    """Returns the ids of the queries of the valid and test splits, which no label may be of."""
+    queries = read_table(DatasetLayout(dataset).queries)
+    if "split" not in queries.column_names:
+        return set()
+    columns = (queries[name].to_pylist() for name in ("query_id", "split"))
+    return {query_id for query_id, split in zip(*columns, strict=True) if split in HELD_OUT}
 
 
 def read_labels(folder: Path) -> pa.Table:

@@ -85,7 +85,8 @@ def vector_loss(
     """Keeps the pooled vectors good for retrieval: (B, dim) against (B, G, dim).
 
     The target of each query is its teacher's distribution over its own passages; the passages of
-    the other queries in the batch share none of it.
+    the other queries in the batch share none of it. The mean over the queries with two labels or
+    more: whatever a single label says, the distribution over it alone is 1.
     """
     count, group = teacher.shape
     cosines = scale * queries @ passages.flatten(0, 1).T  # (B, B * G)
@@ -97,4 +98,6 @@ def vector_loss(
     unlabelled = torch.zeros(count, count, group, dtype=torch.bool, device=cosines.device)
     unlabelled[own, own] = ~known
     cosines = cosines.masked_fill(unlabelled.flatten(1), lowest)
-    return functional.cross_entropy(cosines, target.flatten(1))
+    compared = known.sum(1) > 1
+    loss = functional.cross_entropy(cosines[compared], target.flatten(1)[compared], reduction="sum")
+    return loss / compared.sum().clamp(min=1)

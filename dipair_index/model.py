@@ -88,9 +88,10 @@ class DiPairModel(PreTrainedModel):
     def from_encoder(cls, name: str, *, layers: int | None = None, **settings: Any) -> DiPairModel:
         """Starts from the first `layers` layers of a pretrained BERT (section 3.2).
 
-        `settings` are those of `DiPairConfig`. Raises `ModelError` when there is no such encoder.
+        `settings` are those of `DiPairConfig`. Raises `ModelError` when there is no such encoder,
+        and `SettingsError` when it has fewer layers.
         """
-        depth = {} if layers is None else {"num_hidden_layers": layers}
+        depth = first_layers(name, layers)
         try:
             encoder = AutoModel.from_pretrained(name, dtype=torch.float32, **depth)
         except (OSError, ValueError) as error:
@@ -186,6 +187,24 @@ class DiPairModel(PreTrainedModel):
             for rows in order.split(max(8, len(order) // 4))
         ]
         return torch.cat(chunks)[order.argsort()]
+
+
+def first_layers(name: str, layers: int | None) -> dict[str, int]:
+    """Returns what has transformers load the first `layers` layers of an encoder; None is all.
+
+    Raises `SettingsError` where it has fewer: those that are missing would be random.
+    """
+    if layers is None:
+        return {}
+    try:
+        depth = getattr(AutoConfig.from_pretrained(name), "num_hidden_layers", layers)
+    except (OSError, ValueError):
+        depth = layers  # there is no such encoder, which loading it says
+    if layers > depth:
+        raise SettingsError(
+            f"--layers {layers} is more than the encoder's {depth}: pass {depth} or fewer"
+        )
+    return {"num_hidden_layers": layers}
 
 
 def _new_encoder(config: DiPairConfig) -> nn.Module:

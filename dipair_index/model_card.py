@@ -6,16 +6,26 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from dipair_index.label_imports import JUDGED
+
+OWN_SETTINGS = ("sides", "random_start", "max_tokens")
+"""Settings of a cross-encoder that stand in its record itself."""
+
 
 def model_card(name: str, record: Mapping[str, Any]) -> str:
     """Returns Markdown that says what `record`, which is that of `training.json`, holds."""
     model = record.get("model")
+    start, all_layers = record["encoder"], "all"
+    if record.get("random_start"):
+        start, all_layers = f"random weights, with the tokenizer of {start}", "those of BERT-Tiny"
     what = (
         f"A DiPair model ({model.get('system', 'tsf')})" if model else "A cross-encoder"
-    ) + f" that `dipair-index` has trained from {record['encoder']}."
+    ) + f" that `dipair-index` has trained from {start}."
     labels = record.get("labels", {})
     if labels:
-        what += f" Its labels are those of the teacher {labels.get('teacher')}."
+        teacher = labels.get("teacher", JUDGED)
+        of = "dataset itself" if teacher == JUDGED else f"teacher {teacher}"
+        what += f" Its labels are those of the {of}."
     sections = [
         f"# {name}",
         what,
@@ -24,7 +34,8 @@ def model_card(name: str, record: Mapping[str, Any]) -> str:
         "## Made by",
         f"    {record.get('command') or 'a call of the library'}",
         f"Commit of the source: {record.get('commit') or 'unknown (installed from a package)'}. "
-        "The same command on the same data, machine and versions gives the same weights.",
+        "On the CPU, the same command on the same data, machine and versions gives the same "
+        "weights.",
         "## Data",
         _table(
             ("what", "value"),
@@ -38,7 +49,8 @@ def model_card(name: str, record: Mapping[str, Any]) -> str:
         _table(
             ("setting", "value"),
             [
-                ("layers of the encoder", _shown(record.get("layers")) or "all"),
+                ("layers of the encoder", _shown(record.get("layers")) or all_layers),
+                *((name, _shown(record[name])) for name in OWN_SETTINGS if name in record),
                 *_rows(model or {}),
                 *_rows(record["training"]),
             ],

@@ -13,7 +13,7 @@ import numpy as np
 from dipair_index.batches import Rows, Tokenised, best_batch_size, length_sorted_batches
 from dipair_index.encoders import DEFAULT_MODEL, EncodedTexts, Sizes, model_folder
 from dipair_index.errors import ModelError
-from dipair_index.onnx_model import PASSAGE, QUERY, OnnxRecord, open_record, open_session
+from dipair_index.onnx_model import PASSAGE, QUERY, Graphs, open_graphs
 from dipair_index.threads import thread_count
 
 
@@ -27,15 +27,12 @@ class OnnxEncoder:
     device = "cpu"
     sides = ("query", "passage")
 
-    def __init__(
-        self, folder: Path, record: OnnxRecord, *, name: str, batch_size: int | None = None
-    ) -> None:
+    def __init__(self, graphs: Graphs, *, name: str, batch_size: int | None = None) -> None:
         self.name = name
-        self.folder = folder
-        self.fingerprint = record.fingerprint
-        self.sizes: Sizes = record.sizes
+        self.graphs = graphs
+        self.fingerprint = graphs.record.fingerprint
+        self.sizes: Sizes = graphs.record.sizes
         self.truncated = 0
-        self._record = record
         self._batch_size = batch_size or best_batch_size(self.device)
 
     @classmethod
@@ -44,9 +41,8 @@ class OnnxEncoder:
 
         Raises `ModelError` where it holds no graphs, or such as do not fit its weights.
         """
-        folder = model_folder(name)
-        record = open_record(folder)
-        return cls(folder, record, name=str(name or DEFAULT_MODEL), batch_size=batch_size)
+        graphs = open_graphs(model_folder(name))
+        return cls(graphs, name=str(name or DEFAULT_MODEL), batch_size=batch_size)
 
     def encode_queries(self, texts: Sequence[str]) -> EncodedTexts:
         """Returns the N kept tokens and the vector of each text, in the order given."""
@@ -60,7 +56,7 @@ class OnnxEncoder:
         """Returns the token ids of texts, cut at the maximum length of a side's texts."""
         query = side == "query"
         tokenizer = self._query_tokenizer if query else self._passage_tokenizer
-        prefix = self._record.query_prefix if query else self._record.passage_prefix
+        prefix = self.graphs.record.query_prefix if query else self.graphs.record.passage_prefix
         encodings = tokenizer.encode_batch([prefix + text for text in texts])
         return Tokenised.of(side, encodings)
 
@@ -76,7 +72,7 @@ class OnnxEncoder:
         def encode(rows: Rows) -> None:
             lengths = np.array([len(texts.ids[row]) for row in rows], np.int32)
             shape = len(rows), max(kept, int(lengths.max()))
-            ids = np.full(shape, self._record.padding, np.int64)
+            ids = np.full(shape, self.graphs.record.padding, np.int64)
             for place, row in enumerate(rows):
                 ids[place, : lengths[place]] = texts.ids[row]
             tokens[rows], vectors[rows] = session.run(
@@ -90,30 +86,31 @@ class OnnxEncoder:
 
     @cached_property
     def _query_session(self) -> Any:
-        return open_session(self.folder / QUERY)
+        return self.graphs.session(QUERY)
 
     @cached_property
     def _passage_session(self) -> Any:
-        return open_session(self.folder / PASSAGE)
+        return self.graphs.session(PASSAGE)
 
     # two of them, since the length at which one cuts is its own
     @cached_property
     def _query_tokenizer(self) -> Any:
-        return self._tokenizer(self._record.query_length)
+        return self._tokenizer(self.graphs.record.query_length)
 
     @cached_property
     def _passage_tokenizer(self) -> Any:
-        return self._tokenizer(self._record.passage_length)
+        return self._tokenizer(self.graphs.record.passage_length)
 
     def _tokenizer(self, length: int) -> Any:
         from tokenizers import Tokenizer
 
-        path = self.folder / "tokenizer.json"
+        path = self.graphs.folder / "tokenizer.json"
         # what `tokenizers` raises has no class of its own
         try:
             tokenizer = Tokenizer.from_file(str(path))
         except Exception as error:
             raise ModelError(f"{path} cannot be read as a tokenizer: {error}") from error
+        self.graphs.refuse_replaced()
         tokenizer.no_padding()
         tokenizer.enable_truncation(length)
         return tokenizer

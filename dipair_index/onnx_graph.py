@@ -19,6 +19,7 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
 from dipair_index.errors import ModelError
+from dipair_index.onnx_model import put
 
 ELEMENTS = {"F32": TensorProto.FLOAT, "F16": TensorProto.FLOAT16, "BF16": TensorProto.BFLOAT16,
             "I8": TensorProto.INT8}  # fmt: skip
@@ -172,9 +173,7 @@ class Graph:
         )
         # the versions that ONNX Runtime 1.17 reads
         model = helper.make_model(graph, opset_imports=OPSETS, ir_version=9)
-        partial = path.with_name(f"{path.name}.partial")
-        partial.write_bytes(model.SerializeToString())
-        partial.replace(path)
+        put(path, model.SerializeToString())
 
     def _name(self, tensor: Tensor) -> str:
         try:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import mmap
+import os
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -40,9 +41,7 @@ class OnnxRecord(NamedTuple):
     def write(self, folder: Path) -> None:
         """Writes the record, whole or not at all."""
         content = {"format": FORMAT, **self._asdict(), "sizes": self.sizes._asdict()}
-        partial = folder / f"{RECORD}.partial"
-        partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-        partial.replace(folder / RECORD)
+        put(folder / RECORD, f"{json.dumps(content, indent=2)}\n".encode())
 
     @classmethod
     def read(cls, folder: Path) -> OnnxRecord:
@@ -60,13 +59,40 @@ class OnnxRecord(NamedTuple):
             ) from error
 
 
-def open_record(folder: Path) -> OnnxRecord:
-    """Returns the record of graphs that fit the model; `ModelError` where they do not.
+class Graphs(NamedTuple):
+    """The graphs of a model that was opened; each is loaded when it is first used."""
+
+    folder: Path
+    record: OnnxRecord
+    stamps: list[tuple[int, ...]]  # a file each
+
+    @classmethod
+    def of(cls, folder: Path, record: OnnxRecord) -> Graphs:
+        """The graphs that lie in the folder now."""
+        return cls(folder, record, _stamps(folder, record))
+
+    def session(self, name: str) -> Any:
+        """An onnxruntime session of the graph, as `open_session` makes it."""
+        session = open_session(self.folder / name)
+        self.refuse_replaced()
+        return session
+
+    def refuse_replaced(self) -> None:
+        """Raises `ModelError` where files are not those that were opened, perhaps long ago."""
+        if _stamps(self.folder, self.record) != self.stamps:
+            raise ModelError(
+                f"the model in {self.folder} was replaced since it was opened: open it again"
+            )
+
+
+def open_graphs(folder: Path) -> Graphs:
+    """Opens graphs that fit the model; `ModelError` where they do not.
 
     All files are read and hashed, 30 ms for 40 MB, while ONNX Runtime is imported: their sizes
     and times alone would not show that another training has written weights of the same shapes.
     """
     record = OnnxRecord.read(folder)
+    graphs = Graphs.of(folder, record)
     with ThreadPoolExecutor() as pool:
         known = pool.map(lambda name: _digest(folder / name), record.files)
         try:
@@ -86,7 +112,7 @@ def open_record(folder: Path) -> OnnxRecord:
             f"the ONNX graphs in {folder} were made from another {', '.join(changed)}: "
             f"{_how_to_make(folder)}"
         )
-    return record
+    return graphs
 
 
 def open_session(graph: Path) -> Any:
@@ -113,9 +139,28 @@ def open_session(graph: Path) -> Any:
         ) from error
 
 
+def put(file: Path, data: bytes) -> None:
+    """Replaces `file` in one step; two processes that do so at once do not disturb each other."""
+    partial = file.with_name(f"{file.name}.{os.getpid()}.partial")
+    partial.write_bytes(data)
+    partial.replace(file)
+
+
 def digests(folder: Path, names: Iterable[str]) -> dict[str, str]:
     """Returns the SHA-256 of each file in the folder, by name."""
     return {name: _digest(folder / name) for name in names}
+
+
+def _stamps(folder: Path, record: OnnxRecord) -> list[tuple[int, ...]]:
+    """What tells a file from another of its name; empty where there is none."""
+    found: list[tuple[int, ...]] = []
+    for name in record.files:
+        try:
+            status = (folder / name).stat()
+            found.append((status.st_ino, status.st_size, status.st_mtime_ns))
+        except OSError:
+            found.append(())
+    return found
 
 
 def _digest(path: Path) -> str:

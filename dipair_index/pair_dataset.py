@@ -70,10 +70,15 @@ def build_pair_dataset(
 
     The rows of the file `transfer` have no say in labels. The same input, settings and seed give
     the same bytes in every file. Raises `FormatError` as `read_tuples` does, and for tuples that
-    cannot be trained on or measured.
+    cannot be trained on or measured, and `SettingsError` for sides that no model can have.
     """
     if columns.label is None:
         raise SettingsError("--columns names no label: add label=COLUMN")
+    if further := columns.sides[2:]:
+        from dipair_index.config import check_side_name  # takes the seconds of torch
+
+        for side in further:
+            check_side_name(side)
     name = source_name(source)
     tuples = _Tuples(columns, settings.duplicates)
     with progress("reading tuples", "rows") as report:

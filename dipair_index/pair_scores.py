@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import json
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
@@ -36,7 +37,7 @@ def read_judged_pairs(dataset: Path, split: str) -> tuple[JudgedPairs, Texts]:
 
     Their only scores are those of the `MINER`, where the table has them. The ids of a tuple's
     sides beyond the query, joined by tabs, are its `passage_ids`. Raises `IndexDirectoryError` for
-    what is no dataset, and `FormatError` for an empty split.
+    what is no dataset, and `FormatError` for an empty split and an id without a text.
     """
     sides = sides_of(read_record(dataset))
     layout = DatasetLayout(dataset)
@@ -54,8 +55,21 @@ def read_judged_pairs(dataset: Path, split: str) -> tuple[JudgedPairs, Texts]:
     texts = {}
     for side, names in ids.items():
         text_of = read_texts(layout.texts(side), f"{side}_id")
-        texts[side] = [text_of[name] for name in names]
+        texts[side] = texts_named(names, text_of, side, layout.pairs(split))
     return pairs, texts
+
+
+def texts_named(
+    names: Sequence[str], text_of: Mapping[str, str], side: str, file: Path
+) -> list[str]:
+    """Returns the texts of the ids of a side; `FormatError` where `file` names one without."""
+    missing = next((name for name in names if name not in text_of), None)
+    if missing is not None:
+        raise FormatError(
+            f"{file} names {side} {missing}, and the dataset has no such {side}: run "
+            "`dipair-index make-dataset` again"
+        )
+    return [text_of[name] for name in names]
 
 
 def scores_of_model(
@@ -86,18 +100,38 @@ def scores_of_model(
 def open_scorer(model: str, sides: tuple[str, ...], *, device: str = "cpu") -> Scorer:
     """Loads a DiPair model or a cross-encoder to score tuples of these sides.
 
-    Raises `ModelError` where there is no such model, or a DiPair model reads other sides.
+    Raises `ModelError` where there is no such model, or it was trained here on other sides.
     """
     if not is_dipair(model):
+        order = order_of_sides(model, sides)
         teacher = open_teacher(model, device=device)
-        return lambda texts: teacher.logits(*texts.values())
+        return lambda texts: teacher.logits(*(texts[side] for side in order))
     encoder = DualEncoder.load(model, device=device)
-    if set(encoder.model.config.sides) != set(sides):
-        raise ModelError(
-            f"{model} reads {', '.join(encoder.model.config.sides)}, and these are tuples of "
-            f"{', '.join(sides)}: name a model that was trained on such tuples"
-        )
+    _check_sides(model, encoder.model.config.sides, sides)
     return lambda texts: score_tuples(encoder, texts)
+
+
+def order_of_sides(cross_encoder: str, sides: tuple[str, ...]) -> tuple[str, ...]:
+    """Returns the order in which a cross-encoder is to read these sides: that of its training.
+
+    One that was not trained here reads them as they are given. Raises `ModelError` where it was
+    trained on others.
+    """
+    try:
+        record = json.loads((Path(cross_encoder) / "training.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return sides
+    trained = tuple(record["sides"]) if isinstance(record, dict) and "sides" in record else sides
+    _check_sides(cross_encoder, trained, sides)
+    return trained
+
+
+def _check_sides(model: str, reads: Sequence[str], sides: Sequence[str]) -> None:
+    if set(reads) != set(sides):
+        raise ModelError(
+            f"{model} reads {', '.join(reads)}, and these are tuples of {', '.join(sides)}: name "
+            "a model that was trained on such tuples"
+        )
 
 
 def score_tuples(encoder: DualEncoder, texts: Texts) -> FloatArray:

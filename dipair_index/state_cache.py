@@ -14,6 +14,7 @@ from dipair_index.batches import TokenisedBatches
 from dipair_index.config import Side
 from dipair_index.digests import TextsDigest
 from dipair_index.dual_encoder import fingerprint
+from dipair_index.labelled_groups import stacked_labels
 from dipair_index.model import DiPairModel
 from dipair_index.neighbours import Progress
 from dipair_index.row_files import fill_rows
@@ -65,7 +66,7 @@ class StateCache:
             "states": {
                 side: torch.from_numpy(rows.astype(np.float32)) for side, rows in states.items()
             },
-            "labels": torch.from_numpy(np.stack([item["labels"] for item in items])),
+            "labels": stacked_labels(items),
         }
 
 

@@ -15,8 +15,10 @@ from dipair_index.dual_encoder import fingerprint
 from dipair_index.errors import ModelError
 from dipair_index.records import FloatArray
 
-MAX_TOKENS = 160
-"""Query (32) and passage (128) together, as the encoder reads them (DiPair, section 3.2)."""
+QUERY_TOKENS, PASSAGE_TOKENS = 32, 128
+"""What the encoder reads of each (DiPair, section 3.2)."""
+MAX_TOKENS = QUERY_TOKENS + PASSAGE_TOKENS
+"""What a cross-encoder that was trained elsewhere reads, of pairs and of tuples."""
 TRUNCATION = "longest_first"
 """What is cut where a pair is longer: the passage, and a query only where it is as long."""
 
@@ -49,9 +51,17 @@ def open_teacher(name: str, *, device: str = "cpu", batch_size: int = 8) -> Teac
     return TransformersTeacher.load(name, device=device, batch_size=batch_size)
 
 
-def longest_input(tokenizer: Any) -> int:
-    """Tokens that a transformers cross-encoder reads of a pair."""
-    return min(MAX_TOKENS, int(tokenizer.model_max_length))
+def longest_input(model: Any, tokenizer: Any) -> int:
+    """Tokens that a transformers cross-encoder reads of a tuple: what it was trained on here."""
+    trained_on = getattr(model.config, "dipair_max_tokens", MAX_TOKENS)
+    return min(trained_on, int(tokenizer.model_max_length))
+
+
+def set_longest_input(model: Any, tokenizer: Any, tokens: int) -> int:
+    """Has both save that a cross-encoder reads so many tokens; returns how many it can."""
+    longest = min(tokens, getattr(model.config, "max_position_embeddings", tokens))
+    model.config.dipair_max_tokens = tokenizer.model_max_length = longest
+    return longest
 
 
 def joined(separator: str, others: Sequence[Sequence[str]]) -> list[str]:
@@ -72,17 +82,29 @@ class TransformersTeacher:
 
     @classmethod
     def load(cls, name: str, *, device: str = "cpu", batch_size: int = 8) -> TransformersTeacher:
-        """Loads a local folder or a hub name; raises `ModelError` when there is no such model."""
+        """Loads a local folder or a hub name.
+
+        Raises `ModelError` when there is no such model, or it was never trained to score pairs.
+        """
         from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
         try:
-            model = AutoModelForSequenceClassification.from_pretrained(name)
+            # in float32 whatever it was saved in, since numpy has no bfloat16
+            model, loaded = AutoModelForSequenceClassification.from_pretrained(
+                name, dtype=torch.float32, output_loading_info=True
+            )
             tokenizer = AutoTokenizer.from_pretrained(name)
         except (OSError, ValueError) as error:
             raise ModelError(
                 f"no cross-encoder could be loaded from {name}: name a folder with config.json "
                 "and model.safetensors, a hub model that can be reached, or an ONNX file"
             ) from error
+        if loaded["missing_keys"]:
+            raise ModelError(
+                f"{name} is no cross-encoder, since it has no {min(loaded['missing_keys'])}, which "
+                f"would be random: run `dipair-index train-teacher --encoder {name}`, or name a "
+                "cross-encoder"
+            )
         return cls(model.to(device), tokenizer, name=name, batch_size=batch_size)
 
     def logits(self, first: Sequence[str], *others: Sequence[str]) -> FloatArray:
@@ -94,7 +116,7 @@ class TransformersTeacher:
                 [first[row] for row in rows],
                 [second[row] for row in rows],
                 truncation=TRUNCATION,
-                max_length=longest_input(self._tokenizer),
+                max_length=longest_input(self._model, self._tokenizer),
                 padding=True,
                 return_tensors="pt",
             ).to(self._model.device)

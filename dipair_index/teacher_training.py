@@ -21,7 +21,7 @@ from dipair_index.neighbours import Progress
 from dipair_index.provenance import labels_digest, library_versions, source_commit, texts_digest
 from dipair_index.sentence_vectors import encoder_source
 from dipair_index.tables import read_table
-from dipair_index.teacher import TransformersTeacher
+from dipair_index.teacher import MAX_TOKENS, PASSAGE_TOKENS, TransformersTeacher, set_longest_input
 from dipair_index.trainer import Schedule
 from dipair_index.training_data import measure, read_held_out, read_sides
 from dipair_index.training_run import begin_run, check_out, finish_run
@@ -46,6 +46,7 @@ def train_teacher(
     for other labels and where all are the same, `IndexDirectoryError` when `out` exists.
     """
     check_out(out, overwrite=overwrite)
+    commit = source_commit()  # now: the source may be another at the end of the run
     source = read_record(dataset)
     texts = read_sides(dataset, sides_of(source))
     table = judged_table(DatasetLayout(dataset).pairs("train"), tuple(texts))
@@ -55,6 +56,7 @@ def train_teacher(
     record: dict[str, Any] = {
         "encoder": encoder,
         "layers": layers,
+        "sides": list(texts),
         "training": asdict(schedule),
         "dataset": fingerprint_of(source),
         "texts": texts_digest(texts),
@@ -64,6 +66,10 @@ def train_teacher(
     set_seed(schedule.seed)
     model = pretrained_cross_encoder(encoder, layers=layers, outputs=1)
     tokenizer = load_tokenizer(encoder_source(encoder), model, encoder)
+    length = MAX_TOKENS + PASSAGE_TOKENS * (len(texts) - 2)
+    record["max_tokens"] = set_longest_input(
+        model, tokenizer, min(length, int(tokenizer.model_max_length))
+    )
     working = begin_run(out, record, resume=resume, overwrite=overwrite)
     fit(
         model,
@@ -79,7 +85,7 @@ def train_teacher(
     )
     teacher = TransformersTeacher(model, tokenizer, name=str(out))
     record["quality"] = measure(held_out, lambda texts: teacher.logits(*texts.values()))
-    record["commit"] = source_commit()
+    record["commit"] = commit
     record["command"] = command
     finish_run(out, working, record, saver(model, tokenizer))
     return record

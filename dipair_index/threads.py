@@ -20,6 +20,7 @@ def limit_threads(count: int) -> None:
     """Bounds the threads of whatever is imported from now on."""
     for variable in VARIABLES:
         os.environ[variable] = str(count)
+    os.environ.pop("MKL_NUM_THREADS", None)
 
 
 def limit_openmp(count: int) -> None:

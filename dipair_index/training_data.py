@@ -14,9 +14,9 @@ from dipair_index.dataset_directory import DatasetLayout, fingerprint_of, read_r
 from dipair_index.errors import FormatError
 from dipair_index.heads import served_logits
 from dipair_index.labelled_groups import LabelledGroups
-from dipair_index.labels import read_labels, read_texts
+from dipair_index.labels import held_out_queries, read_labels, read_texts
 from dipair_index.metrics import Values, area_under_curve
-from dipair_index.pair_scores import Scorer
+from dipair_index.pair_scores import Scorer, texts_named
 from dipair_index.provenance import labels_digest, texts_digest
 from dipair_index.records import FloatArray
 from dipair_index.tables import read_table
@@ -60,6 +60,7 @@ class TrainingData:
             groups.check_group(settings.loss)
         texts = read_sides(dataset, sides)
         groups.check_ids(texts, str(dataset))
+        groups.check_splits(held_out_queries(dataset), str(dataset))
         record = {
             "dataset": fingerprint_of(source),
             "texts": texts_digest(texts),
@@ -99,16 +100,10 @@ def read_judged(file: Path, texts: Mapping[str, Mapping[str, str]]) -> HeldOut:
     labels = table["label"].to_numpy()
     if not np.isfinite(labels.astype(np.float64)).all():
         raise FormatError(f"{file} holds a label that is not a finite number: make it anew")
-    columns: dict[str, list[str]] = {}
-    for side, of_side in texts.items():
-        names = table[f"{side}_id"].to_pylist()
-        missing = next((name for name in names if name not in of_side), None)
-        if missing is not None:
-            raise FormatError(
-                f"{file} names {side} {missing}, and the dataset has no such {side}: run "
-                "`dipair-index make-dataset` again"
-            )
-        columns[side] = [of_side[name] for name in names]
+    columns = {
+        side: texts_named(table[f"{side}_id"].to_pylist(), of_side, side, file)
+        for side, of_side in texts.items()
+    }
     return HeldOut(labels, columns)
 
 
@@ -121,14 +116,15 @@ def quality(labels: Values, scores: FloatArray) -> dict[str, float | None]:
     """Returns the AUC where there are two labels, else Pearson's correlation; None where undefined.
 
     `scores` are (tuples,), or (tuples, classes): then the share of labels that are the highest
-    class too, where labels are classes.
+    class too, where labels are classes, which a dataset scales to [0, 1].
     """
     found: dict[str, float | None] = {}
     if scores.ndim > 1:
         import torch
 
-        if np.isin(labels, np.arange(scores.shape[1])).all():
-            found["Accuracy"] = float((scores.argmax(1) == labels).mean())
+        classes = labels * (scores.shape[1] - 1)
+        if np.allclose(classes, np.rint(classes), atol=1e-4):  # a third is not exact in float32
+            found["Accuracy"] = float((scores.argmax(1) == np.rint(classes)).mean())
         scores = served_logits(torch.from_numpy(scores)).numpy()
     grades = np.unique(labels)
     if len(grades) < 3:

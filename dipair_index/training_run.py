@@ -12,11 +12,22 @@ from dipair_index.dataset_directory import move_into_place
 from dipair_index.errors import IndexDirectoryError, SettingsError
 from dipair_index.model_card import model_card
 
+MODEL_FILES = {"config.json", "training.json"}
+"""What every finished run leaves in its folder."""
+
 
 def check_out(out: Path, *, overwrite: bool) -> None:
-    """Raises `IndexDirectoryError` where a model is in the way."""
-    if out.exists() and not overwrite:
+    """Raises `IndexDirectoryError` where a model is in the way, or anything but a model."""
+    if not out.exists():
+        return
+    if not overwrite:
         raise IndexDirectoryError(f"{out} exists: pass --overwrite to replace it, or another --out")
+    inside = {path.name for path in out.iterdir()} if out.is_dir() else {"a file"}
+    if inside and not inside >= MODEL_FILES:
+        raise IndexDirectoryError(
+            f"{out} holds no model that `dipair-index` has trained, and --overwrite would delete "
+            "it: pass another --out"
+        )
 
 
 def begin_run(out: Path, record: Mapping[str, Any], *, resume: bool, overwrite: bool) -> Path:

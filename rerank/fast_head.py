@@ -69,7 +69,7 @@ class FastHead:
 
     def score(self, query: Prepared, passages: Prepared) -> Tensor:
         """Logits (passages,) in float32, row by row; one query alone meets all the passages."""
-        pairs = passages.hidden.shape[0]  # not len(), which an exporter would take for a constant
+        pairs = len(passages.hidden)
         hidden, projected = (
             torch.cat([one.expand(pairs, -1, -1), other], dim=1)
             for one, other in zip(query[1:], passages[1:], strict=True)

@@ -21,11 +21,9 @@ from dipair_index.encoders import Precision
 from dipair_index.model import DiPairModel
 from dipair_index.records import FloatArray
 from dipair_index.rerank.fast_systems import fast_system
+from dipair_index.rerank.onnx_head import MICRO_BATCH
 from dipair_index.stores.codecs import Codec, Rows
 from dipair_index.threads import limit_openmp
-
-MICRO_BATCH = 50
-"""Pairs that go through the head at once: 100 and 1,000 candidates leave no row empty."""
 
 _GPU_MICRO_BATCH = 4096
 
@@ -66,29 +64,6 @@ class HeadScorer:
         """
         shape = (codec.tokens_per_passage, codec.dim)
         return self._logits(query_tokens, shape, len(rows), lambda part: codec.decode(rows[part]))
-
-    def pair_logits(self, query_tokens: FloatArray, passage_tokens: FloatArray) -> FloatArray:
-        """Returns one logit a pair from (pairs, N, dim) and (pairs, M, dim), row by row.
-
-        They are those of `logits` up to rounding. Raises `ValueError` for other shapes.
-        """
-        self._check(query_tokens.shape[1:], passage_tokens.shape[1:])
-        if len(query_tokens) != len(passage_tokens):
-            raise ValueError(
-                "every pair needs the tokens of both sides, "
-                f"got those of {len(query_tokens)} queries and {len(passage_tokens)} passages"
-            )
-        logits = np.empty(len(query_tokens), np.float32)
-
-        @torch.inference_mode()
-        def score(part: slice) -> None:
-            query = self._head.prepare("query", self._micro_batch(query_tokens[part]))
-            passages = self._head.prepare("passage", self._micro_batch(passage_tokens[part]))
-            _keep(self._head.score(query, passages), logits[part])
-
-        with self._workers() as pool:
-            list(pool.map(score, self._parts(len(logits))))
-        return logits
 
     def _logits(
         self,

@@ -10,11 +10,12 @@ import numpy as np
 from dipair_index.encoders import model_folder
 from dipair_index.errors import ModelError
 from dipair_index.onnx_encoder import OnnxEncoder
-from dipair_index.onnx_model import HEAD, PASSAGE, QUERY, RECORD, OnnxRecord, digests
+from dipair_index.onnx_model import HEAD, PASSAGE, QUERY, RECORD, Graphs, OnnxRecord, digests
 from dipair_index.rerank.onnx_head import OnnxHeadScorer
 
 if TYPE_CHECKING:
     from dipair_index.dual_encoder import DualEncoder
+    from dipair_index.onnx_graph import StoredTensor
 
 TOLERANCE = 1e-4
 """How far a number may be from torch's: the graphs promise no more, and no less."""
@@ -32,16 +33,14 @@ SAMPLES = (
 def export_onnx(encoder: DualEncoder) -> Path:
     """Writes the graphs of a saved model into its folder, which is returned.
 
-    Raises `ModelError` where the model has no folder, where it is of a kind that has no graphs,
-    and where the graphs do not compute what torch does.
+    Raises `ModelError` where the model has no folder or one that cannot be written, where it is of
+    a kind that has no graphs, and where the graphs do not compute what torch does.
     """
     try:
-        from dipair_index.onnx_export import export_encoder
         from dipair_index.onnx_graph import stored_tensors
-        from dipair_index.rerank.onnx_head_graph import export_head
     except ModuleNotFoundError as error:
         raise ModelError(f"{error.name} is not installed: run `pip install onnx`") from error
-    folder, model, config = model_folder(encoder.name), encoder.model, encoder.model.config
+    folder, config = model_folder(encoder.name), encoder.model.config
     if not folder.is_dir():
         raise ModelError(f"{encoder.name} is no folder: download the model into one")
     if config.system != "tsf" or config.extra_sides or config.classes > 1:
@@ -50,13 +49,31 @@ def export_onnx(encoder: DualEncoder) -> Path:
             f"{config.system} with {config.classes} classes and {len(config.sides)} sides"
         )
     stored = stored_tensors(folder)
+    try:
+        record = _written(encoder, stored, folder)
+    except OSError as error:
+        raise ModelError(
+            f"{folder} cannot be written ({error.strerror or error}): copy the model to a folder "
+            "that can and export it there, or choose --backend torch"
+        ) from error
+    _refuse_difference(encoder, OnnxEncoder(Graphs.of(folder, record), name=encoder.name))
+    record.write(folder)
+    return folder
+
+
+def _written(encoder: DualEncoder, stored: dict[str, StoredTensor], folder: Path) -> OnnxRecord:
+    """Writes the graphs; returns the record of them, with which they are not yet used."""
+    from dipair_index.onnx_export import export_encoder
+    from dipair_index.rerank.onnx_head_graph import export_head
+
+    model, config = encoder.model, encoder.model.config
     (folder / RECORD).unlink(missing_ok=True)
     for side, name in (("query", QUERY), ("passage", PASSAGE)):
         export_encoder(model, side, stored, folder / name)
     export_head(model, stored, folder / HEAD)
     weights = {place.file for place in stored.values()}
     files = sorted({"config.json", "tokenizer.json", QUERY, PASSAGE, HEAD} | weights)
-    record = OnnxRecord(
+    return OnnxRecord(
         fingerprint=encoder.fingerprint,
         sizes=encoder.sizes,
         query_length=config.text_length("query"),
@@ -66,33 +83,30 @@ def export_onnx(encoder: DualEncoder) -> Path:
         padding=encoder.tokenizer.pad_token_id or 0,
         files=digests(folder, files),
     )
-    _refuse_difference(encoder, OnnxEncoder(folder, record, name=encoder.name))
-    record.write(folder)
-    return folder
 
 
 def _refuse_difference(expected: DualEncoder, made: OnnxEncoder) -> None:
     """Encodes and scores a few texts by both."""
     from dipair_index.rerank.head import HeadScorer
 
-    truncated = expected.truncated
+    folder, truncated = made.graphs.folder, expected.truncated
     tokens = {}
     for side in ("query", "passage"):
         ours, theirs = made.tokenised(side, SAMPLES), expected.tokenised(side, SAMPLES)
         if ours != theirs:
             raise ModelError(
-                f"tokenizer.json in {made.folder} reads texts in another way than its tokenizer "
+                f"tokenizer.json in {folder} reads texts in another way than its tokenizer "
                 "in transformers: this model works with --backend torch only"
             )
         encoded = [encoder.encode_tokenised(ours) for encoder in (made, expected)]
-        _refuse_distance(made.folder, "vectors", *(each.vectors for each in encoded))
-        _refuse_distance(made.folder, "tokens", *(each.tokens for each in encoded))
+        _refuse_distance(folder, "vectors", *(each.vectors for each in encoded))
+        _refuse_distance(folder, "tokens", *(each.tokens for each in encoded))
         tokens[side] = encoded[1].tokens
     expected.truncated = truncated  # what is encoded here is none of its user's texts
-    scorers = OnnxHeadScorer(made.folder, made.sizes), HeadScorer(expected.model)
+    scorers = OnnxHeadScorer(made.graphs), HeadScorer(expected.model)
     for query in tokens["query"]:
         logits = [scorer.logits(query, tokens["passage"]) for scorer in scorers]
-        _refuse_distance(made.folder, "logits", *logits)
+        _refuse_distance(folder, "logits", *logits)
 
 
 def _refuse_distance(folder: Path, what: str, made: np.ndarray, expected: np.ndarray) -> None:

@@ -39,6 +39,7 @@ def folder(tmp_path: Path, built_index: Path, monkeypatch: pytest.MonkeyPatch) -
         "broken.json": b"{",
         "unknown.json": b'{"rerank": {"depth": 7}}',
         "command.json": b'{"serve": {}}',
+        "nested.json": b'{"make-dataset": {"pairs": {"colour": "red"}}}',
     }
     for name, data in files.items():
         (tmp_path / name).write_bytes(data)
@@ -163,6 +164,7 @@ CASES = [
     ("--config list.json build", 1, "list.json: expected an object a command"),
     ("--config unknown.json build", 1, "unknown.json: rerank has no setting depth"),
     ("--config command.json build", 1, "command.json: there is no command 'serve', only"),
+    ("--config nested.json build", 1, "nested.json: pairs has no setting colour"),
 ]
 
 

@@ -1,5 +1,6 @@
 """`dipair-index export`, and the options that choose how is computed."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -63,17 +64,34 @@ def test_a_model_without_graphs_is_asked_by_torch_until_they_are_exported(
     assert ids(run(*command)) == expected
 
 
-def test_a_cold_query_imports_no_torch(run: Run, index: Path, model: Path, tmp_path: Path) -> None:
+def test_a_config_file_has_a_section_in_that_of_a_group(
+    run: Run, model: Path, tmp_path: Path
+) -> None:
+    config = tmp_path / "settings.json"
+    config.write_text(json.dumps({"export": {"onnx": {"model": str(model)}}}))
+    assert run("--config", config, "export", "onnx").exit_code == 0
+    assert (model / RECORD).exists()
+
+
+def test_a_cold_build_and_query_import_no_torch(
+    run: Run, index: Path, model: Path, corpus: Path, tmp_path: Path
+) -> None:
     run("export", "onnx", "--model", model)
-    command = ["rerank", "--index-dir", index, "--query", QUERY]
-    done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, *map(str, command)],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    assert [line.split("\t")[3] for line in done.stdout.splitlines()[1:]] == ids(run(*command))
+
+    def cold(*command: str | Path) -> str:
+        done = subprocess.run(
+            [sys.executable, "-c", PROGRAM, *map(str, command)],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    cold("build", "--corpus", corpus, "--model", model, "--index-dir", "cold.index")
+    command = ["rerank", "--query", QUERY, "--index-dir"]
+    lines = cold(*command, "cold.index").splitlines()[1:]
+    assert [line.split("\t")[3] for line in lines] == ids(run(*command, index))
 
 
 def test_a_build_leaves_graphs_where_the_model_had_none(
@@ -118,6 +136,7 @@ def test_threads_bound_all_libraries(run: Run, index: Path, model: Path, tmp_pat
     run("export", "onnx", "--model", model)
     command = ["rerank", "--index-dir", index, "--query", QUERY]
     environment = {key: value for key, value in os.environ.items() if "THREADS" not in key}
+    environment["MKL_NUM_THREADS"] = "2"
     done = subprocess.run(
         [sys.executable, "-c", THREADS, *map(str, command), "--threads", "1"],
         cwd=tmp_path,

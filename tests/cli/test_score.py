@@ -105,6 +105,25 @@ def test_a_cross_encoder_scores_tuples_and_several_outputs_have_a_column_each(
     assert (shares.argmax(1) == logits.argmax(1)).all()
 
 
+def test_a_cross_encoder_of_ours_reads_the_sides_as_in_its_training(
+    run: Run, file: Path, tmp_path: Path, tiny_encoder_dir: Path, tiny_tokenizer: Any
+) -> None:
+    folder = save_classifier(tmp_path / "ours", tiny_encoder_dir, tiny_tokenizer, 1)
+    training = {"sides": ["query", "about", "passage"]}
+    (folder / "training.json").write_text(json.dumps(training))
+    texts = [[row[place] for row in ROWS] for place in (1, 3, 2)]
+    expected = open_teacher(str(folder)).logits(*texts)
+    arguments = ("score", file, "--model", folder, "--raw-scores", "--columns")
+    for columns in (f"{PAIR},about", "about,query=asked,passage=title"):
+        lines = scored(run(*arguments, columns))
+        assert [float(line[4]) for line in lines[1:]] == pytest.approx(expected, rel=1e-4)
+    result = run(*arguments, PAIR)
+    assert result.exit_code == 1
+    assert "ours reads query, about, passage, and these are tuples of query, passage: name a" in (
+        " ".join(result.stderr.split())
+    )
+
+
 def test_what_cannot_be_scored_is_said(
     run: Run, file: Path, tmp_path: Path, tiny_model_dir: Path
 ) -> None:

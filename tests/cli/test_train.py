@@ -31,7 +31,7 @@ GIVEN: dict[str, Any] = {
     "passage_length": 64,
     "query_prefix": "query: ",
     "passage_prefix": "passage: ",
-    "extra_sides": ["title=2", "brand=1:8"],
+    "extra_side": ["title=2", "brand=1:8"],
     "shared_encoder": False,
     "shared_projections": True,
     "head_layers": 1,
@@ -136,6 +136,37 @@ def test_the_command_of_the_card_gives_the_same_settings_without_the_file(
     assert asked["model_settings"] == first["model_settings"]
     assert asked["settings"] == first["settings"]
     assert asked["command"] == first["command"]
+
+
+@pytest.mark.parametrize("command", ["train", "train-teacher"])
+def test_flags_may_be_false_in_a_file_and_in_the_environment(
+    run: Run, dataset: Path, tmp_path: Path, asked: dict[str, Any], command: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    import dipair_index.distillation
+    import dipair_index.teacher_training
+
+    stub = dipair_index.distillation.distil
+    monkeypatch.setattr(
+        dipair_index.teacher_training, "train_teacher",
+        lambda dataset, out, **given: stub(dataset, dataset, out, **given),
+    )  # fmt: skip
+    monkeypatch.setattr("dipair_index.threads.limit_threads", lambda count: None)
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps({command: {"half": False, "seed": 3}}))
+    expected = f"dipair-index {command} --dataset {dataset} --seed 3"
+    for arguments in ((), ("--threads", 1)):
+        result = run("--config", config, command, "--dataset", dataset, *arguments)
+        assert result.exit_code == 0, result.output
+        assert asked["command"] == expected
+    monkeypatch.setenv(f"DIPAIR_{command.upper().replace('-', '_')}_HALF", "0")
+    assert run(command, "--dataset", dataset, "--seed", 3).exit_code == 0
+    assert asked["command"] == expected
+
+
+@pytest.mark.parametrize("command", ["train", "train-teacher"])
+def test_the_help_says_what_no_limit_on_the_steps_is(run: Run, command: str) -> None:
+    assert "0 and -1 set no limit" in " ".join(run(command, "--help").stdout.split())
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from dipair_index.dual_encoder import DualEncoder
 from dipair_index.labels import read_labels, read_texts
 from dipair_index.pair_scores import read_judged_pairs, score_tuples
 from dipair_index.tables import read_table
+from dipair_index.teacher import open_teacher
 
 Run = Callable[..., Result]
 
@@ -145,6 +146,30 @@ def test_scores_from_elsewhere_become_labels(run: Run, dataset: Path, tmp_path: 
         assert message in result.stderr
 
 
+def test_a_teacher_labels_the_sides_in_the_order_of_its_training(
+    run: Run, dataset: Path, tmp_path: Path, tiny_encoder_dir: Path, tiny_tokenizer: Any
+) -> None:
+    from transformers import BertForSequenceClassification
+
+    folder = tmp_path / "teacher"
+    BertForSequenceClassification.from_pretrained(tiny_encoder_dir, num_labels=1).save_pretrained(
+        folder
+    )
+    tiny_tokenizer.save_pretrained(folder)
+    order = ["query", "about", "passage"]
+    (folder / "training.json").write_text(json.dumps({"sides": order}))
+    result = run("label", "--dataset", dataset, "--teacher", folder)
+    assert result.exit_code == 0, result.output
+    layout = DatasetLayout(dataset)
+    labels = read_labels(layout.labels)
+    texts = []
+    for side in order:
+        text_of = read_texts(layout.texts(side), f"{side}_id")
+        texts.append([text_of[name] for name in labels[f"{side}_id"].to_pylist()])
+    expected = open_teacher(str(folder)).logits(*texts)
+    np.testing.assert_allclose(labels["logit"].to_numpy(), expected, atol=1e-5)
+
+
 def test_a_refused_file_leaves_nothing_behind(run: Run, file: Path, tmp_path: Path) -> None:
     before = sorted(tmp_path.iterdir())
     result = run("make-dataset", "pairs", file, "--columns", COLUMNS, "--out", tmp_path / "out")
@@ -179,6 +204,11 @@ def test_judgements_train_a_model_that_knows_its_tuples(
     )  # fmt: skip
     assert result.exit_code == 0, result.output
     assert DualEncoder.load(out).model.config.sides == ("query", "passage", "about")
+    following = f"score FILE --columns query,passage,about --model {out}"
+    assert f"next, `dipair-index {following}`" in " ".join(result.stderr.split())
+    refused = run("build", "--corpus", "-", "--index-dir", tmp_path / "i", "--model", out,
+                  stdin="p1\tlava\n")  # fmt: skip
+    assert "score its tuples with `dipair-index score`" in " ".join(refused.stderr.split())
     result = run("evaluate", "--dataset", dataset, "--model", out, "--split", "train", "--json")
     (measured,) = json.loads(result.stdout)["results"]
     assert measured["value"] > 0.4

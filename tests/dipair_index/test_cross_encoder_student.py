@@ -11,7 +11,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from dipair_index.cross_encoder import pretrained_cross_encoder
 from dipair_index.cross_encoder_student import distil_cross_encoder
+from dipair_index.errors import SettingsError
 from dipair_index.pair_scores import scores_of_model
 from dipair_index.tables import write_table
 from dipair_index.teacher import open_teacher
@@ -60,7 +62,8 @@ def student(
         layers=None,
         settings=TrainingSettings(**settings),  # type: ignore[arg-type]
         random_start=random_start,
-        max_tokens=48,
+        query_length=16,
+        passage_length=32,
         progress=quiet,
     )
 
@@ -71,6 +74,7 @@ def test_it_learns_its_labels_and_is_read_as_any_cross_encoder(
 ) -> None:
     out = tmp_path / "tiny"
     record = student(dataset, tiny_encoder_dir, out, random_start=random_start)
+    assert json.loads((out / "training.json").read_text())["sides"] == ["query", "passage"]
     assert record["quality"] == {"valid": {"AUC": 1.0}, "test": {"AUC": 1.0}}
     config = json.loads((out / "config.json").read_text())
     sizes = [config[name] for name in ("hidden_size", "num_hidden_layers", "num_attention_heads")]
@@ -88,6 +92,11 @@ def test_two_runs_agree_bit_for_bit(dataset: Path, tiny_encoder_dir: Path, tmp_p
         student(dataset, tiny_encoder_dir, tmp_path / name, random_start=True, stage_two_epochs=3)
     one, two = (tmp_path / name / "model.safetensors" for name in ("one", "two"))
     assert one.read_bytes() == two.read_bytes()
+
+
+def test_more_layers_than_the_encoder_has_are_refused(tiny_encoder_dir: Path) -> None:
+    with pytest.raises(SettingsError, match="--layers 3 is more than the encoder's 2: pass 2 or"):
+        pretrained_cross_encoder(str(tiny_encoder_dir), layers=3, outputs=1)
 
 
 def test_it_learns_classes_by_the_same_call(

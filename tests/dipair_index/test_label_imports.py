@@ -12,6 +12,7 @@ import pytest
 from dipair_index.dataset_directory import DatasetLayout
 from dipair_index.errors import FormatError, IndexDirectoryError, SettingsError
 from dipair_index.label_imports import Imported, import_judgements, import_scores
+from dipair_index.labelled_groups import LabelledGroups
 from dipair_index.labels import read_labels
 from dipair_index.tables import write_table
 
@@ -78,6 +79,33 @@ def test_probabilities_become_logits_and_nought_and_one_are_moved(pairs: Dataset
     logits = read_labels(pairs.labels)["logit"].to_pylist()
     far = math.log(0.9999 / 0.0001)
     assert logits == pytest.approx([math.log(3), far, -far])
+
+
+@pytest.mark.parametrize("name", ["s.tsv", "s.jsonl"])
+def test_scores_of_several_outputs_become_labels_of_several_classes(
+    pairs: DatasetLayout, name: str
+) -> None:
+    rows = [("p0", 0.5, 0.25, 0.25), ("p1", 0.0, 1.0, 0.0)]
+    names = ["query_id", "passage_id", "score_0", "score_1", "score_2"]
+    if name == "s.tsv":
+        lines = ["\t".join(names), *("\t".join(["a", *map(str, row)]) for row in rows)]
+    else:
+        lines = [json.dumps(dict(zip(names, ["a", *row], strict=True))) for row in rows]
+    text = "\n".join(lines) + "\n"
+    assert taken(pairs, text, name, "probability") == Imported(2, 0, 2)
+    labels = read_labels(pairs.labels)["logit"].to_pylist()
+    assert labels[0] == pytest.approx([math.log(0.5), math.log(0.25), math.log(0.25)])
+    assert labels[1] == pytest.approx([math.log(1e-4), 0, math.log(1e-4)])
+    assert LabelledGroups.from_table(read_labels(pairs.labels)).classes == 3
+
+
+def test_an_output_that_is_missing_or_no_number_is_named(pairs: DatasetLayout) -> None:
+    header = "query_id\tpassage_id\tscore_0\tscore_2"
+    with pytest.raises(FormatError, match="there is no column score_1, only query_id, passage_id"):
+        taken(pairs, f"{header}\na\tp0\t1\t2\n")
+    header = header.replace("score_2", "score_1")
+    with pytest.raises(FormatError, match="line 2 of .*: expected a finite number as score_1, got"):
+        taken(pairs, f"{header}\na\tp0\t1\tx\n")
 
 
 def test_scores_of_held_out_queries_are_left_out(pairs: DatasetLayout) -> None:

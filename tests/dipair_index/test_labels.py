@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -117,6 +118,39 @@ def test_labels_of_another_teacher_are_not_mixed_in(dataset: Path) -> None:
     with pytest.raises(IndexDirectoryError, match="holds labels made with other settings"):
         run(dataset, other)
     assert {path.name: path.read_bytes() for path in (dataset / "labels").iterdir()} == before
+
+
+def test_labels_of_another_dataset_are_not_mixed_in(dataset: Path) -> None:
+    (dataset / "dataset.json").write_text('{"fingerprint": "f00d"}')
+    run(dataset, WordTeacher(), limit=4)
+    note = dataset / "labels" / "labels.json"
+    assert json.loads(note.read_text())["dataset"] == "f00d"
+    (dataset / "dataset.json").write_text('{"fingerprint": "beef"}')
+    with pytest.raises(IndexDirectoryError, match="or of another dataset .*'dataset': 'f00d'"):
+        run(dataset, WordTeacher())
+    # a note of an older version, which does not name its dataset
+    without = {name: value for name, value in json.loads(note.read_text()).items()
+               if name != "dataset"}  # fmt: skip
+    note.write_text(json.dumps(without))
+    assert run(dataset, WordTeacher())[-1] == (11, 11)
+
+
+def test_a_run_that_has_labelled_nothing_is_in_nobody_s_way(dataset: Path) -> None:
+    class Broken(WordTeacher):
+        fingerprint = "2"
+
+        def logits(self, queries: Sequence[str], passages: Sequence[str]) -> FloatArray:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(dataset, Broken())
+    assert (
+        json.loads((dataset / "labels" / "labels.json").read_text())["teacher_fingerprint"] == "2"
+    )
+    assert run(dataset, WordTeacher())[-1] == (11, 11)
+    assert (
+        json.loads((dataset / "labels" / "labels.json").read_text())["teacher_fingerprint"] == "1"
+    )
 
 
 def test_a_damaged_shard_is_named(dataset: Path) -> None:

@@ -126,14 +126,41 @@ def test_a_student_that_is_shifted_has_no_loss_that_compares_and_no_gradient(nam
 
 
 def test_vector_loss_sets_other_queries_passages_against_the_own_ones() -> None:
-    """Two queries with two passages each; the second passage of the first has no label."""
+    """Two queries with three passages each; the second passage of the first has no label."""
     queries = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
-    passages = torch.tensor([[[0.6, 0.8], [1.0, 0.0]], [[0.0, 1.0], [0.8, 0.6]]])
-    teacher = torch.tensor([[3.0, NAN], [0.0, 1.0]])
-    first = softmax([5 * 0.6, 5 * 0.0, 5 * 0.8])  # own, then the other query's two
-    second = softmax([5 * 0.8, 5 * 0.0, 5 * 1.0, 5 * 0.6])  # the other's two, then own two
-    target = softmax([0.0, 1.0])
-    expected = -math.log(first[0])
-    expected -= target[0] * math.log(second[2]) + target[1] * math.log(second[3])
+    first_passages = [[0.6, 0.8], [1.0, 0.0], [-1.0, 0.0]]
+    passages = torch.tensor([first_passages, [[0.0, 1.0], [0.8, 0.6], [0.0, -1.0]]])
+    teacher = torch.tensor([[3.0, NAN, 2.0], [0.0, 1.0, -1.0]])
+    # own two with a label, then the other query's three
+    first = softmax([5 * 0.6, 5 * -1.0, 5 * 0.0, 5 * 0.8, 5 * 0.0])
+    # the other's three, then own three
+    second = softmax([5 * 0.8, 5 * 0.0, 5 * 0.0, 5 * 1.0, 5 * 0.6, 5 * -1.0])
+    expected = 0.0
+    for target, shares in (
+        (softmax([3.0, 2.0]), first[:2]),
+        (softmax([0.0, 1.0, -1.0]), second[3:]),
+    ):
+        expected -= sum(t * math.log(share) for t, share in zip(target, shares, strict=True))
     loss = vector_loss(queries, passages, teacher, scale=5.0)
     assert loss.item() == pytest.approx(expected / 2, rel=1e-5)
+
+
+def test_vector_loss_leaves_out_queries_with_one_label() -> None:
+    queries = torch.tensor([[1.0, 0.0], [0.0, 1.0]], requires_grad=True)
+    passages = torch.tensor([[[0.6, 0.8], [1.0, 0.0]], [[0.0, 1.0], [0.8, 0.6]]])
+    # the label says that the passage is irrelevant
+    loss = vector_loss(queries, passages, torch.tensor([[-9.2, NAN], [0.0, 1.0]]), scale=5.0)
+    shares = softmax([5 * 0.8, 5 * 0.0, 5 * 1.0, 5 * 0.6])
+    target = softmax([0.0, 1.0])
+    expected = -(target[0] * math.log(shares[2]) + target[1] * math.log(shares[3]))
+    assert loss.item() == pytest.approx(expected, rel=1e-5)
+    loss.backward()
+    assert queries.grad is not None
+    assert (queries.grad[0] == 0).all()
+    assert queries.grad[1].abs().max() > 0.1
+    for nothing in ([[-9.2, NAN], [1.0, NAN]], [[NAN, NAN], [NAN, NAN]]):
+        queries.grad = None
+        loss = vector_loss(queries, passages, torch.tensor(nothing))
+        loss.backward()
+        assert loss.item() == 0
+        assert (queries.grad == 0).all()

@@ -285,3 +285,12 @@ def test_a_tuple_is_scored_alike_from_texts_states_and_encoded_tokens(
     assert encoder.truncated == 1
     with pytest.raises(SettingsError, match="of query, passage, brand, title, got those of query"):
         model(texts={"query": inputs["query"]})
+
+
+def test_more_layers_than_the_encoder_has_are_refused(tiny_encoder_dir: Path) -> None:
+    assert (
+        DiPairModel.from_encoder(str(tiny_encoder_dir), layers=2).encoder.config.num_hidden_layers
+        == 2
+    )
+    with pytest.raises(SettingsError, match="--layers 3 is more than the encoder's 2: pass 2 or"):
+        DiPairModel.from_encoder(str(tiny_encoder_dir), layers=3)

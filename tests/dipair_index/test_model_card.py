@@ -54,6 +54,26 @@ def test_a_card_of_a_cross_encoder_that_was_not_measured_says_so() -> None:
     assert "Commit of the source: unknown (installed from a package)." in card
 
 
+def test_a_card_says_where_the_weights_began_and_whose_the_labels_are() -> None:
+    record = {key: value for key, value in RECORD.items() if key != "model"} | {
+        "random_start": True, "max_tokens": 160, "sides": ["query", "passage"],
+    }  # fmt: skip
+    card = model_card("tiny", record)
+    assert "trained from random weights, with the tokenizer of some-bert." in card
+    assert "Its labels are those of the teacher a|b." in card
+    assert "On the CPU, the same command on the same data, machine and versions gives" in card
+    for line in (
+        "| layers of the encoder | those of BERT-Tiny |",
+        '| sides | ["query", "passage"] |',
+        "| random_start | true |",
+        "| max_tokens | 160 |",
+    ):
+        assert line in card.splitlines()
+    for labels in ({"digest": "cafe", "pairs": 12}, {"teacher": "judged", "pairs": 12}):
+        card = model_card("tiny", {**record, "random_start": False, "labels": labels})
+        assert "trained from some-bert. Its labels are those of the dataset itself." in card
+
+
 def test_the_commit_is_that_of_the_source_and_says_what_was_changed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

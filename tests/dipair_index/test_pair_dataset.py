@@ -215,6 +215,12 @@ def test_settings_that_cannot_work_are_refused(settings: dict[str, float], messa
         SplitSettings(**settings)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("side", ["type", "values"])
+def test_a_side_that_no_model_could_have_is_refused(tmp_path: Path, side: str) -> None:
+    with pytest.raises(SettingsError, match=f"a side cannot be called {side}: choose a word"):
+        make(tmp_path, SHOP, f"query,passage=title,{side}=about,label")
+
+
 def test_a_label_column_is_needed(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="--columns names no label: add label=COLUMN"):
         make(tmp_path, SHOP, "query,passage=title")
@@ -239,3 +245,31 @@ def test_labels_of_the_same_tuples_are_kept_and_of_others_are_not(tmp_path: Path
     assert (layout.labels / "labels.json").read_text() == "{}"
     with pytest.raises(IndexDirectoryError, match="holds a teacher's labels of other pairs"):
         make(tmp_path, SHOP, overwrite=True, seed=1)
+
+
+def test_labels_of_edited_texts_are_not_kept(tmp_path: Path) -> None:
+    columns = COLUMNS + ",query_id=qid,passage_id=sku"
+    rows = [{**row, "qid": row["query"].upper(), "sku": number} for number, row in enumerate(SHOP)]
+    layout = make(tmp_path, rows, columns)
+    layout.labels.mkdir()
+    (layout.labels / "labels.json").write_text("{}")
+    edited = [{**row, "title": f"{row['title']} of oak"} for row in rows]
+    with pytest.raises(IndexDirectoryError, match="labels of other pairs or texts than the new"):
+        make(tmp_path, edited, columns, overwrite=True)
+    assert read_texts(layout.passages, "passage_id")["0"] == "a red lamp"
+
+
+def test_labels_that_are_kept_name_the_new_dataset(tmp_path: Path) -> None:
+    layout = make(tmp_path, SHOP)
+    first = read_record(layout.folder)["fingerprint"]
+    layout.labels.mkdir()
+    (layout.labels / "labels.json").write_text(json.dumps({"teacher": "me", "dataset": first}))
+    held_out = tuples(layout, layout.pairs("test"))[0][0]
+    changed = [
+        {**row, "label": row["label"] / 2} if row["query"] == held_out else row for row in SHOP
+    ]
+    make(tmp_path, changed, overwrite=True)
+    second = read_record(layout.folder)["fingerprint"]
+    assert second != first
+    note = json.loads((layout.labels / "labels.json").read_text())
+    assert note == {"teacher": "me", "dataset": second}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -9,14 +10,17 @@ import numpy as np
 import pytest
 import torch
 
+from dipair_index.cross_encoder import pretrained_cross_encoder
 from dipair_index.errors import ModelError
-from dipair_index.teacher import open_teacher
+from dipair_index.teacher import TransformersTeacher, open_teacher, set_longest_input
 
 QUERIES = ["why do bees dance", "lava", "green tea", "lava"]
 PASSAGES = ["the honey bees dance " * 60, "lava ash erupts", "tea leaves", "moon"]
 
 
-def cross_encoder(folder: Path, tokenizer: Any, *, outputs: int) -> Any:
+def cross_encoder(
+    folder: Path, tokenizer: Any, *, outputs: int, dtype: torch.dtype = torch.float32
+) -> Any:
     from transformers import BertConfig, BertForSequenceClassification
 
     torch.manual_seed(0)
@@ -29,7 +33,7 @@ def cross_encoder(folder: Path, tokenizer: Any, *, outputs: int) -> Any:
         num_labels=outputs,
         initializer_range=0.2,
     )
-    model = BertForSequenceClassification(config).eval()
+    model = BertForSequenceClassification(config).eval().to(dtype)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return model
@@ -122,6 +126,40 @@ def test_a_first_text_longer_than_what_is_read_is_cut_too(
     cross_encoder(tmp_path, tiny_tokenizer, outputs=1)
     logits = open_teacher(str(tmp_path)).logits(["bees dance " * 200], ["tea"])
     assert np.isfinite(logits).all()
+
+
+def test_a_teacher_saved_in_half_precision_scores_in_float32(
+    tmp_path: Path, tiny_tokenizer: Any
+) -> None:
+    half = cross_encoder(tmp_path, tiny_tokenizer, outputs=1, dtype=torch.bfloat16)
+    expected = TransformersTeacher(half.float(), tiny_tokenizer, name="")
+    teacher = open_teacher(str(tmp_path))
+    assert teacher.fingerprint == expected.fingerprint
+    logits = expected.logits(QUERIES, PASSAGES)
+    np.testing.assert_allclose(teacher.logits(QUERIES, PASSAGES), logits, atol=1e-6)
+    start = pretrained_cross_encoder(str(tmp_path), layers=None, outputs=1)
+    assert {weights.dtype for weights in start.parameters()} == {torch.float32}
+
+
+def test_an_encoder_without_a_trained_classifier_is_refused(tiny_encoder_dir: Path) -> None:
+    message = r"is no cross-encoder, since it has no classifier.bias.*train-teacher --encoder"
+    with pytest.raises(ModelError, match=message):
+        open_teacher(str(tiny_encoder_dir))
+
+
+def test_a_cross_encoder_reads_160_tokens_or_what_it_was_trained_on_here(
+    tmp_path: Path, tiny_tokenizer: Any
+) -> None:
+    model, tokenizer = cross_encoder(tmp_path, tiny_tokenizer, outputs=1), deepcopy(tiny_tokenizer)
+    sides = (["lava"] * 2, ["tea " * 200 + end for end in ("moon", "ice")], ["sun"] * 2)
+    one, other = open_teacher(str(tmp_path)).logits(*sides)
+    assert one == other
+    assert set_longest_input(model, tokenizer, 320) == 320
+    assert set_longest_input(model, tokenizer, 1000) == 512  # all its positions
+    model.save_pretrained(tmp_path / "long")
+    tokenizer.save_pretrained(tmp_path / "long")
+    one, other = open_teacher(str(tmp_path / "long")).logits(*sides)
+    assert one != other
 
 
 def test_what_is_no_teacher_is_refused_by_name(tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ from dipair_index.teacher import open_teacher
 from dipair_index.teacher_training import train_teacher
 from dipair_index.trainer import Schedule
 from dipair_index.training import initialise_projections, train
+from dipair_index.training_run import check_out
 from dipair_index.training_settings import TrainingSettings
 
 QUERIES = {
@@ -93,6 +94,7 @@ def student(
     out: Path,
     *,
     resume: bool = False,
+    overwrite: bool = False,
     **changes: object,
 ) -> dict[str, float]:
     """Trains a student and returns its quality on the test split."""
@@ -121,6 +123,7 @@ def student(
         settings=TrainingSettings(**settings),  # type: ignore[arg-type]
         progress=quiet,
         resume=resume,
+        overwrite=overwrite,
     )
     quality: dict[str, float] = record["quality"]["test"]
     return quality
@@ -303,6 +306,23 @@ def test_a_model_that_exists_is_not_replaced(
     with pytest.raises(IndexDirectoryError, match="there exists: pass --overwrite"):
         student(dataset, labels, tiny_encoder_dir, tmp_path / "there")
     assert list((tmp_path / "there").iterdir()) == []
+
+
+def test_overwrite_replaces_a_model_and_nothing_else(
+    dataset: Path, labels: Path, tiny_encoder_dir: Path, tmp_path: Path
+) -> None:
+    model = tmp_path / "models" / "mine"
+    model.mkdir(parents=True)
+    for name in ("config.json", "training.json"):
+        (model / name).write_text("{}")
+    (tmp_path / "notes.txt").write_text("mine")
+    for other in (tmp_path / "models", tmp_path / "notes.txt", dataset):
+        with pytest.raises(IndexDirectoryError, match="holds no model that .* pass another --out"):
+            student(dataset, labels, tiny_encoder_dir, other, overwrite=True)
+    assert (model / "config.json").read_text() == "{}"
+    check_out(model, overwrite=True)
+    (tmp_path / "empty").mkdir()
+    check_out(tmp_path / "empty", overwrite=True)
 
 
 def test_projections_begin_where_cosines_survive(tiny_encoder_dir: Path) -> None:

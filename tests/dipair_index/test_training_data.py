@@ -6,15 +6,20 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
+from transformers import BertConfig, BertModel
 
+from dipair_index.cross_encoder_student import distil_cross_encoder
 from dipair_index.distillation import distil, settle
 from dipair_index.dual_encoder import DualEncoder
 from dipair_index.errors import DiPairError, FormatError, SettingsError
+from dipair_index.pair_scores import read_judged_pairs
 from dipair_index.tables import write_table
+from dipair_index.teacher import open_teacher
 from dipair_index.teacher_training import train_teacher
 from dipair_index.trainer import Schedule
 from dipair_index.training_data import TrainingData, quality
@@ -125,12 +130,30 @@ def test_pairs_without_a_text_or_a_label_are_refused(tmp_path: Path) -> None:
     labels = write_labels(tmp_path / "labels", {**PAIRS, "logit": [1.0, 2.0, 3.0]})
     names = {"query_id": ["bees"], "passage_id": ["sun"], "label": [1.0]}
     write_table(pa.table(names), dataset / "valid.parquet")
-    with pytest.raises(FormatError, match="valid.parquet names passage sun, and the dataset has"):
+    message = "valid.parquet names passage sun, and the dataset has no such passage: run"
+    with pytest.raises(FormatError, match=message):
         TrainingData.read(dataset, labels, TrainingSettings())
+    with pytest.raises(FormatError, match=message):
+        read_judged_pairs(dataset, "valid")
     names = {"query_id": ["bees"], "passage_id": ["tea"], "label": [float("nan")]}
     write_table(pa.table(names), dataset / "valid.parquet")
     with pytest.raises(FormatError, match="holds a label that is not a finite number"):
         TrainingData.read(dataset, labels, TrainingSettings())
+
+
+def test_labels_of_held_out_queries_are_refused(tmp_path: Path) -> None:
+    dataset = write_dataset(tmp_path / "dataset", {**PAIRS, "label": [1.0, 0.0, 0.0]})
+    labels = write_labels(tmp_path / "labels", {**PAIRS, "logit": [1.0, 2.0, 3.0]})
+    queries = {"query_id": ["bees", "lava"], "text": ["bees", "lava"]}
+    message = r"are of query lava, and .*dataset holds it out .*\(1 of 2 are held out\): label this"
+    for split in ("valid", "test"):
+        splits = pa.table({**queries, "split": ["train", split]})
+        write_table(splits, dataset / "queries.parquet")
+        with pytest.raises(FormatError, match=message):
+            TrainingData.read(dataset, labels, TrainingSettings())
+    splits = pa.table({**queries, "split": ["train", "unlabelled"]})
+    write_table(splits, dataset / "queries.parquet")
+    assert TrainingData.read(dataset, labels, TrainingSettings()).groups.ids["query"] == WORDS[:2]
 
 
 def test_only_the_splits_that_hold_something_are_measured(tmp_path: Path) -> None:
@@ -178,9 +201,18 @@ def test_quality_is_auc_of_two_labels_and_pearson_of_grades() -> None:
     assert quality(graded, scores) == {"Pearson": expected}
     assert quality(graded, np.ones(4, np.float32)) == {"Pearson": None}
     classes = np.float32([[3, 0, 0], [0, 3, 0], [0, 3, 0], [0, 0, 3]])
-    found = quality(np.array([0, 1, 2, 2]), classes)
+    found = quality(np.float32([0, 0.5, 1, 1]), classes)
     assert found["Accuracy"] == 0.75
     assert found["Pearson"] == pytest.approx(0.85, abs=0.05)
+
+
+def test_accuracy_is_of_grades_that_the_dataset_has_scaled() -> None:
+    # the highest of three classes, though 1 is also the number of the one in the middle
+    highest = np.float32([[0, 0, 3], [3, 0, 0], [0, 3, 0]])
+    assert quality(np.array([1, 0, 1]), highest)["Accuracy"] == round(2 / 3, 4)
+    four = np.eye(4, dtype=np.float32)
+    assert quality(np.float32([0, 1, 2, 3]) / np.float32(3), four)["Accuracy"] == 1
+    assert "Accuracy" not in quality(np.array([0, 0.3, 1]), highest)
 
 
 SETTINGS = {
@@ -217,7 +249,7 @@ def test_a_student_of_classes_learns_which(tmp_path: Path, tiny_encoder_dir: Pat
     query, passage = (list(column) for column in zip(*pairs, strict=True))
     grades = [["honey", "yeast", "ice"].index(name) for name in passage]
     sides = {"query": query, "passage": passage}
-    dataset = write_dataset(tmp_path / "dataset", {**sides, "label": np.float64(grades)})
+    dataset = write_dataset(tmp_path / "dataset", {**sides, "label": np.float64(grades) / 2})
     logits = several([[4.0 * (place == grade) for place in range(3)] for grade in grades])
     record = distil(
         dataset,
@@ -249,3 +281,67 @@ def test_a_teacher_learns_grades_of_tuples(tmp_path: Path, tiny_encoder_dir: Pat
     assert record["quality"]["test"]["Pearson"] > 0.8
     config = json.loads((tmp_path / "teacher" / "config.json").read_text())
     assert config["num_hidden_layers"] == 1
+    assert record["sides"] == ["query", "passage", "title"]
+
+
+@pytest.mark.parametrize("kind", ["distillation", "cross_encoder_student", "teacher_training"])
+def test_the_commit_is_taken_before_training(
+    tmp_path: Path, tiny_encoder_dir: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        f"dipair_index.{kind}.source_commit",
+        lambda: "late" if list(tmp_path.glob("*.training")) else "early",
+    )
+    dataset = write_dataset(tmp_path / "dataset", {**PAIRS, "label": [1.0, 0.0, 0.0]})
+    labels = write_labels(tmp_path / "labels", {**PAIRS, "logit": [1.0, 2.0, 3.0]})
+    out, encoder = tmp_path / "out", str(tiny_encoder_dir)
+    settings = TrainingSettings(loss="binary", stages="one", max_steps=1)
+    if kind == "distillation":
+        record = distil(
+            dataset, labels, out, encoder=encoder, layers=1, model_settings={"dim": 16},
+            settings=settings, progress=quiet,
+        )  # fmt: skip
+    elif kind == "cross_encoder_student":
+        record = distil_cross_encoder(
+            dataset, labels, out, encoder=encoder, layers=1, settings=settings, progress=quiet
+        )
+    else:
+        schedule = Schedule(epochs=1, learning_rate=1e-3, batch_size=2, max_steps=1)
+        record = train_teacher(dataset, out, encoder=encoder, schedule=schedule, progress=quiet)
+    assert record["commit"] == "early"
+
+
+def test_a_cross_encoder_of_tuples_reads_a_passage_s_length_of_each_further_side(
+    tmp_path: Path, tiny_tokenizer: Any
+) -> None:
+    tuples = {"query": WORDS[:2], "passage": ["ice", "sun"], "title": ["honey", "yeast"]}
+    dataset = write_dataset(tmp_path / "dataset", {**tuples, "label": [1.0, 0.0]})
+    config = BertConfig(
+        vocab_size=len(tiny_tokenizer), hidden_size=32, num_hidden_layers=1, num_attention_heads=2,
+        intermediate_size=64,
+    )  # fmt: skip
+    BertModel(config).save_pretrained(tmp_path / "encoder")
+    tiny_tokenizer.save_pretrained(tmp_path / "encoder")
+    of_student = distil_cross_encoder(
+        dataset,
+        write_labels(tmp_path / "labels", {**tuples, "logit": [1.0, 2.0]}),
+        tmp_path / "student",
+        encoder=str(tmp_path / "encoder"),
+        layers=None,
+        settings=TrainingSettings(loss="binary", group=1, max_steps=1),
+        query_length=64,
+        passage_length=128,
+        progress=quiet,
+    )
+    of_teacher = train_teacher(
+        dataset,
+        tmp_path / "teacher",
+        encoder=str(tmp_path / "encoder"),
+        schedule=Schedule(epochs=1, learning_rate=1e-3, batch_size=2, max_steps=1),
+        progress=quiet,
+    )
+    for name, record, tokens in (("student", of_student, 320), ("teacher", of_teacher, 288)):
+        assert record["max_tokens"] == tokens
+        texts = ["tea " * (tokens - 10) + end for end in ("moon", "ice")]
+        one, other = open_teacher(str(tmp_path / name)).logits(["lava"] * 2, texts)
+        assert one != other

@@ -12,7 +12,8 @@ from dipair_index.dual_encoder import DualEncoder
 from dipair_index.model import DiPairModel
 from dipair_index.records import FloatArray, Passage
 from dipair_index.rerank import fast_head
-from dipair_index.rerank.head import MICRO_BATCH, HeadScorer
+from dipair_index.rerank.head import HeadScorer
+from dipair_index.rerank.onnx_head import MICRO_BATCH
 from dipair_index.stores.codecs import open_codec
 from dipair_index.systems import RESIDUALS
 
@@ -104,8 +105,6 @@ def test_scores_are_those_of_the_models_head_whatever_its_sizes() -> None:
         one = np.broadcast_to(case.queries[0], case.queries.shape)
         logits = scorer.logits(case.queries[0], case.passages)
         np.testing.assert_allclose(logits, case.expected(one), rtol=0, atol=1e-4)
-        logits = scorer.pair_logits(case.queries, case.passages)
-        np.testing.assert_allclose(logits, case.expected(case.queries), rtol=0, atol=1e-4)
 
     check()
 
@@ -155,14 +154,6 @@ def test_many_queries_at_once_have_the_scores_each_has_alone(case: Case) -> None
     together = scorer.logits(case.queries[:3], case.passages)
     alone = [scorer.logits(query, case.passages) for query in case.queries[:3]]
     np.testing.assert_array_equal(together, alone)
-
-
-def test_a_pair_alone_has_the_score_it_has_among_others(case: Case) -> None:
-    scorer = HeadScorer(case.model)
-    logits = scorer.pair_logits(case.queries, case.passages)
-    for row in (0, MICRO_BATCH, len(logits) - 1):
-        pair = slice(row, row + 1)
-        assert scorer.pair_logits(case.queries[pair], case.passages[pair]).tolist() == [logits[row]]
 
 
 def test_scores_do_not_depend_on_the_number_of_threads(case: Case) -> None:
@@ -223,12 +214,10 @@ def test_a_scorer_keeps_the_weights_it_was_made_with(case: Case) -> None:
     np.testing.assert_array_equal(scorer.logits(case.queries[0], case.passages), logits)
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_no_passages_have_no_scores(case: Case) -> None:
     scorer = HeadScorer(case.model)
     assert scorer.logits(case.queries[0], case.passages[:0]).shape == (0,)
     assert scorer.logits(case.queries[:2], case.passages[:0]).shape == (2, 0)
-    assert scorer.pair_logits(case.queries[:0], case.passages[:0]).shape == (0,)
 
 
 def test_tokens_of_another_shape_are_refused(case: Case) -> None:
@@ -240,5 +229,3 @@ def test_tokens_of_another_shape_are_refused(case: Case) -> None:
     rows = np.empty((2, codec.bytes_per_passage), np.uint8)
     with pytest.raises(ValueError, match=refusal):
         scorer.encoded_logits(case.queries[0], rows, codec)
-    with pytest.raises(ValueError, match="both sides, got those of 2 queries and 3 passages"):
-        scorer.pair_logits(case.queries[:2], case.passages[:3])

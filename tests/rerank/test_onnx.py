@@ -1,6 +1,8 @@
 """ONNX Runtime against torch: the same tokens, vectors, scores and rankings."""
 
+import errno
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -101,7 +103,7 @@ def test_tokens_vectors_and_logits_are_torchs(
             np.testing.assert_allclose(ours, other, rtol=0, atol=1e-4)
         assert theirs.tokens.std() > 0.05
     assert made.truncated == expected.truncated == 2
-    query, passages = theirs.tokens[:1, :1], theirs.tokens
+    passages = theirs.tokens
     query = expected.encode_queries(TEXTS[3:4]).tokens[0]
     logits = HeadScorer(expected.model).logits(query, passages)
     np.testing.assert_allclose(open_scorer(made).logits(query, passages), logits, atol=1e-4)
@@ -146,7 +148,7 @@ def test_a_passage_has_the_score_it_has_among_others_whatever_their_number(
     rng = np.random.default_rng(0)
     passages = rng.standard_normal((2 * MICRO_BATCH + 7, 8, 16), np.float32)
     query = rng.standard_normal((4, 16), np.float32)
-    scorer = OnnxHeadScorer(made.folder, made.sizes, threads=2)
+    scorer = OnnxHeadScorer(made.graphs, threads=2)
     logits = scorer.logits(query, passages)
 
     np.testing.assert_allclose(
@@ -262,6 +264,32 @@ def test_auto_goes_back_to_torch_where_other_weights_came(
     export_onnx(now)
     assert open_encoder(folder).fingerprint == now.fingerprint
     assert isinstance(open_encoder(folder), OnnxEncoder)
+
+
+def test_a_model_that_was_replaced_after_it_was_opened_is_not_mixed_with_the_old_one(
+    folder: Path, exported: DualEncoder
+) -> None:
+    opened = OnnxEncoder.open(folder)
+    opened.encode_queries(["what is loaded stays"])
+    with torch.no_grad():
+        exported.model.head.output.bias += 1
+        exported.model.save_pretrained(folder)
+        exported.model.head.output.bias -= 1
+    for use in (lambda: opened.encode_passages(["a"]), lambda: open_scorer(opened)):
+        with pytest.raises(ModelError, match="was replaced since it was opened: open it again"):
+            use()
+    assert opened.encode_queries(["what is loaded stays"]).tokens.any()
+
+
+def test_a_folder_that_cannot_be_written_is_named(
+    folder: Path, exported: DualEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), "query.onnx")
+
+    monkeypatch.setattr("dipair_index.onnx_graph.put", refuse)
+    with pytest.raises(ModelError, match=f"{folder} cannot be written .Read-only .*copy the model"):
+        export_onnx(DualEncoder.load(folder))
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"format": 1}', '{"format": 99}'])
