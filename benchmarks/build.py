@@ -50,7 +50,11 @@ def sample(count: int) -> list[Passage]:
 
 
 def contenders(
-    passages: list[Passage], by_torch: DualEncoder, by_onnx: OnnxEncoder, batch_size: int
+    passages: list[Passage],
+    by_torch: DualEncoder,
+    by_onnx: OnnxEncoder,
+    in_int8: OnnxEncoder,
+    batch_size: int,
 ) -> dict[str, Contender]:
     texts = by_torch.tokenised("passage", [passage.full_text for passage in passages])
     batches = list(padded_batches(by_torch.tokenizer, texts, batch_size))
@@ -73,6 +77,8 @@ def contenders(
         "ONNX Runtime, forward alone": lambda: by_onnx.encode_tokenised(texts),
         "build, torch": build(by_torch),
         "build, ONNX Runtime": build(by_onnx),
+        "ONNX Runtime in int8, forward alone": lambda: in_int8.encode_tokenised(texts),
+        "build, ONNX Runtime in int8": build(in_int8),
     }
 
 
@@ -92,11 +98,17 @@ def compare(
         print(f"{name}\t{count / statistics.median(spent):,.1f}\t{ratio:.2f}", flush=True)
 
 
-def distance(by_torch: DualEncoder, by_onnx: OnnxEncoder, passages: list[Passage]) -> None:
+def distance(
+    by_torch: DualEncoder, by_onnx: OnnxEncoder, in_int8: OnnxEncoder, passages: list[Passage]
+) -> None:
     texts = [passage.full_text for passage in passages[:64]]
-    made, expected = (each.encode_passages(texts) for each in (by_onnx, by_torch))
+    made, rounded, expected = (e.encode_passages(texts) for e in (by_onnx, in_int8, by_torch))
     worst = max(float(np.abs(one - other).max()) for one, other in zip(made, expected, strict=True))
     print(f"the largest difference of a number, tokens and vectors: {worst:.1e}")
+    for name, one, other in zip(expected._fields, rounded, expected, strict=True):
+        lengths = np.linalg.norm(one, axis=-1) * np.linalg.norm(other, axis=-1)
+        cosines = (one * other).sum(-1)[lengths > 0] / lengths[lengths > 0]
+        print(f"in int8, cosines of {name}: least {cosines.min():.5f}, mean {cosines.mean():.5f}")
 
 
 def cold(model: str | None, passages: list[Passage], encoder: DualEncoder, rounds: int) -> None:
@@ -138,12 +150,13 @@ def main() -> None:
     clock = time.perf_counter if arguments.clock == "wall" else time.process_time
     by_torch = DualEncoder.load(arguments.model, batch_size=arguments.batch_size)
     by_onnx = OnnxEncoder.open(arguments.model, batch_size=arguments.batch_size)
+    in_int8 = OnnxEncoder.open(arguments.model, batch_size=arguments.batch_size, precision="int8")
     passages = sample(arguments.passages)
     print(f"load {os.getloadavg()[0]:.1f}, {arguments.threads} threads, {arguments.clock} clock")
     if arguments.cold:
         cold(arguments.model, passages, by_torch, 5)
-    distance(by_torch, by_onnx, passages)
-    runs = contenders(passages, by_torch, by_onnx, arguments.batch_size)
+    distance(by_torch, by_onnx, in_int8, passages)
+    runs = contenders(passages, by_torch, by_onnx, in_int8, arguments.batch_size)
     compare(runs, len(passages), arguments.rounds, clock)
 
 

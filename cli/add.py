@@ -12,7 +12,7 @@ from dipair_index.cli.encoding import describe, encoding, how_to_ask, load_encod
 from dipair_index.cli.options import all_of, encoding_options, index_dir_option
 
 if TYPE_CHECKING:
-    from dipair_index.encoders import Backend
+    from dipair_index.encoders import Backend, EncodingPrecision
 
 _options = all_of(
     click.option(
@@ -66,6 +66,7 @@ def _encode(
     batch_size: int | None,
     device: str,
     backend: Backend,
+    precision: EncodingPrecision,
     resume: bool,
     overwrite: bool,
 ) -> None:
@@ -74,7 +75,7 @@ def _encode(
     # says what is wrong with the index, or with the corpus, before torch takes its seconds
     manifest = Manifest.read(index_dir)
     passages = read_corpus(corpus)
-    encoder = load_encoder(model or manifest.model, device, backend, batch_size)
+    encoder = load_encoder(model or manifest.model, device, backend, batch_size, precision)
     from dipair_index.rerank.build import add_passages
 
     with encoding(index_dir, again="the same command with --resume") as report:

@@ -21,7 +21,7 @@ from dipair_index.cli.encoding import (
 from dipair_index.cli.options import encoding_options, index_dir_option
 
 if TYPE_CHECKING:
-    from dipair_index.encoders import Backend, TextEncoder
+    from dipair_index.encoders import Backend, EncodingPrecision, TextEncoder
     from dipair_index.records import Passage
 
 # written out here, since the modules that define them import numpy, which --help does without
@@ -89,6 +89,7 @@ def build(
     batch_size: int | None,
     device: str,
     backend: Backend,
+    precision: EncodingPrecision,
     overwrite: bool,
     **settings: Any,
 ) -> None:
@@ -118,7 +119,7 @@ def build(
     _build(
         read_corpus(corpus or _sample()),
         index_dir,
-        load_encoder(model, device, backend, batch_size),
+        load_encoder(model, device, backend, batch_size, precision),
         backend,
         again="the same command with --resume",
         store=store,

@@ -15,7 +15,7 @@ from dipair_index.cli.options import DEFAULT_INDEX
 from dipair_index.cli.torch_device import prepare_torch
 
 if TYPE_CHECKING:
-    from dipair_index.encoders import Backend, TextEncoder
+    from dipair_index.encoders import Backend, EncodingPrecision, TextEncoder
     from dipair_index.records import Passage
     from dipair_index.rerank.part_builder import BuildSummary
 
@@ -29,15 +29,20 @@ def read_corpus(corpus: str | Path) -> Iterator[Passage]:
 
 
 def load_encoder(
-    model: str | None, device: str, backend: Backend, batch_size: int | None = None
+    model: str | None,
+    device: str,
+    backend: Backend,
+    batch_size: int | None = None,
+    precision: EncodingPrecision = "float32",
 ) -> TextEncoder:
     """The DiPair model called `model`, None being the bundled one."""
     from dipair_index.encoders import open_onnx_encoder
 
-    if backend != "torch":
-        found = open_onnx_encoder(model, backend=backend, device=device, batch_size=batch_size)
-        if found is not None:
-            return found
+    found = open_onnx_encoder(
+        model, backend=backend, device=device, batch_size=batch_size, precision=precision
+    )
+    if found is not None:
+        return found
     prepare_torch(device)
     from dipair_index.dual_encoder import DualEncoder
 

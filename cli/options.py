@@ -89,6 +89,14 @@ def encoding_options(work: str, overwrite: str) -> Callable[[Command], Command]:
         ),
         compute_options("Encode"),
         backend_option(),
+        click.option(
+            "--precision",
+            type=click.Choice(["float32", "int8"]),
+            default="float32",
+            show_default=True,
+            help="Encode passages so: int8, by ONNX Runtime, is about twice as fast, and moves a "
+            "token by a cosine of about 0.999",
+        ),
         click.option("--resume", is_flag=True, help=f"Go on with an interrupted {work}"),
         click.option("--overwrite", is_flag=True, help=overwrite),
     )

@@ -24,6 +24,10 @@ Precision = Literal["float32", "bfloat16"]
 """What the head computes in; bfloat16 trades about 0.01 of a logit for speed."""
 
 
+EncodingPrecision = Literal["float32", "int8"]
+"""What passages are encoded in; int8 is about twice as fast, at a cosine of 0.999."""
+
+
 class EncodedTexts(NamedTuple):
     """Token embeddings and pooled vectors of some texts."""
 
@@ -88,16 +92,19 @@ def open_encoder(
     backend: Backend = "auto",
     device: str = "cpu",
     batch_size: int | None = None,
+    precision: EncodingPrecision = "float32",
 ) -> TextEncoder:
     """Opens a DiPair model by folder or hub name; None is the one in the package.
 
     "auto" is ONNX Runtime where the model's folder holds graphs that fit its weights, and torch
-    elsewhere. Raises `ModelError` where there is no such model, or, with "onnx", no such graphs.
+    elsewhere; the precision "int8" is ONNX Runtime's alone. Raises `ModelError` where there is no
+    such model, or, with "onnx" or "int8", no such graphs.
     """
-    if backend != "torch":
-        found = open_onnx_encoder(name, backend=backend, device=device, batch_size=batch_size)
-        if found is not None:
-            return found
+    found = open_onnx_encoder(
+        name, backend=backend, device=device, batch_size=batch_size, precision=precision
+    )
+    if found is not None:
+        return found
     from dipair_index.dual_encoder import DualEncoder
 
     return DualEncoder.load(name, device=device, batch_size=batch_size)
@@ -109,8 +116,15 @@ def open_onnx_encoder(
     backend: Backend,
     device: str = "cpu",
     batch_size: int | None = None,
+    precision: EncodingPrecision = "float32",
 ) -> TextEncoder | None:
-    """As `open_encoder`, but None where "auto" means torch."""
+    """As `open_encoder`, but None where torch is to compute."""
+    if precision == "int8":
+        if backend == "torch":
+            raise SettingsError("torch encodes in float32 here: use --backend onnx for int8")
+        backend = "onnx"
+    if backend == "torch":
+        return None
     if device != "cpu":
         if backend == "auto":
             return None
@@ -118,7 +132,7 @@ def open_onnx_encoder(
     from dipair_index.onnx_encoder import OnnxEncoder
 
     try:
-        return OnnxEncoder.open(name, batch_size=batch_size)
+        return OnnxEncoder.open(name, batch_size=batch_size, precision=precision)
     except ModelError:
         if backend == "onnx":
             raise

@@ -8,13 +8,18 @@ from typing import Any, cast
 from onnx import TensorProto
 from torch import nn
 
+from dipair_index.encoders import EncodingPrecision
 from dipair_index.errors import ModelError
 from dipair_index.model import DiPairModel
 from dipair_index.onnx_graph import Graph, StoredTensor
 
 
 def export_encoder(
-    model: DiPairModel, side: str, stored: dict[str, StoredTensor], path: Path
+    model: DiPairModel,
+    side: str,
+    stored: dict[str, StoredTensor],
+    path: Path,
+    precision: EncodingPrecision = "float32",
 ) -> None:
     """Writes a graph from `ids` (texts, tokens) and `lengths` (texts,), to `tokens` and `vectors`.
 
@@ -29,7 +34,7 @@ def export_encoder(
             f"only BERT encoders with GELU can be exported, not {encoder.config.model_type} with "
             f"{encoder.config.hidden_act}: use --backend torch"
         )
-    graph = Graph(model, stored)
+    graph = Graph(model, stored, precision)
     ids = graph.input("ids", TensorProto.INT64, ["texts", "tokens"])
     lengths = graph.input("lengths", TensorProto.INT32, ["texts"])
     count = graph("Shape", ids, start=1, end=2)
@@ -70,7 +75,7 @@ def _layer(graph: Graph, layer: Any, asking: str, hidden: str, lengths: str, siz
     attention = layer.attention.self
     projections = [attention.query, attention.key, attention.value]
     products = [
-        graph("FusedMatMul", inputs, graph.weight(each.weight), transB=1)
+        graph.product(inputs, each.weight)
         for inputs, each in zip((asking, hidden, hidden), projections, strict=True)
     ]
     bias = graph("Concat", *(graph.weight(each.bias) for each in projections), axis=0)
@@ -78,7 +83,7 @@ def _layer(graph: Graph, layer: Any, asking: str, hidden: str, lengths: str, siz
         "MultiHeadAttention", *products, bias, lengths, num_heads=sizes.num_attention_heads
     )
     output = layer.attention.output
-    mixed = graph("FusedMatMul", mixed, graph.weight(output.dense.weight), transB=1)
+    mixed = graph.product(mixed, output.dense.weight)
     bias = graph.weight(output.dense.bias)
     middle = graph.norm_of_sum(mixed, asking, output.LayerNorm, bias)
     up, down = layer.intermediate.dense, layer.output.dense

@@ -1,6 +1,7 @@
 """The ONNX graphs in a model's folder, and the record of what they were made from.
 
     query.onnx, passage.onnx, head.onnx   graphs; their weights are the model's own files
+    passage.int8.onnx                     where these are int8: the same, multiplying in int8
     onnx.json                             sizes, the model's fingerprint, a digest of every file
 
 The graphs say where in the safetensors files a weight lies, so weights are stored once. They are
@@ -23,6 +24,7 @@ from dipair_index.errors import ModelError
 
 RECORD = "onnx.json"
 QUERY, PASSAGE, HEAD = "query.onnx", "passage.onnx", "head.onnx"
+PASSAGE_INT8 = "passage.int8.onnx"
 FORMAT = 1
 
 

@@ -10,7 +10,16 @@ import numpy as np
 from dipair_index.encoders import model_folder
 from dipair_index.errors import ModelError
 from dipair_index.onnx_encoder import OnnxEncoder
-from dipair_index.onnx_model import HEAD, PASSAGE, QUERY, RECORD, Graphs, OnnxRecord, digests
+from dipair_index.onnx_model import (
+    HEAD,
+    PASSAGE,
+    PASSAGE_INT8,
+    QUERY,
+    RECORD,
+    Graphs,
+    OnnxRecord,
+    digests,
+)
 from dipair_index.rerank.onnx_head import OnnxHeadScorer
 
 if TYPE_CHECKING:
@@ -19,6 +28,9 @@ if TYPE_CHECKING:
 
 TOLERANCE = 1e-4
 """How far a number may be from torch's: the graphs promise no more, and no less."""
+
+INT8_COSINE = 0.995
+"""How near what is encoded in int8 must be to be offered."""
 
 SAMPLES = (
     "a",
@@ -56,7 +68,11 @@ def export_onnx(encoder: DualEncoder) -> Path:
             f"{folder} cannot be written ({error.strerror or error}): copy the model to a folder "
             "that can and export it there, or choose --backend torch"
         ) from error
-    _refuse_difference(encoder, OnnxEncoder(Graphs.of(folder, record), name=encoder.name))
+    graphs, truncated = Graphs.of(folder, record), encoder.truncated
+    _refuse_difference(encoder, OnnxEncoder(graphs, name=encoder.name))
+    if PASSAGE_INT8 in record.files and not _is_near_in_int8(encoder, graphs):
+        del record.files[PASSAGE_INT8]
+    encoder.truncated = truncated  # what was encoded here is none of its user's texts
     record.write(folder)
     return folder
 
@@ -71,8 +87,11 @@ def _written(encoder: DualEncoder, stored: dict[str, StoredTensor], folder: Path
     for side, name in (("query", QUERY), ("passage", PASSAGE)):
         export_encoder(model, side, stored, folder / name)
     export_head(model, stored, folder / HEAD)
-    weights = {place.file for place in stored.values()}
-    files = sorted({"config.json", "tokenizer.json", QUERY, PASSAGE, HEAD} | weights)
+    files = {place.file for place in stored.values()}
+    files |= {"config.json", "tokenizer.json", QUERY, PASSAGE, HEAD}
+    if any(name.endswith(".scale") for name in stored):
+        export_encoder(model, "passage", stored, folder / PASSAGE_INT8, "int8")
+        files.add(PASSAGE_INT8)
     return OnnxRecord(
         fingerprint=encoder.fingerprint,
         sizes=encoder.sizes,
@@ -81,7 +100,7 @@ def _written(encoder: DualEncoder, stored: dict[str, StoredTensor], folder: Path
         query_prefix=config.query_prefix,
         passage_prefix=config.passage_prefix,
         padding=encoder.tokenizer.pad_token_id or 0,
-        files=digests(folder, files),
+        files=digests(folder, sorted(files)),
     )
 
 
@@ -89,8 +108,7 @@ def _refuse_difference(expected: DualEncoder, made: OnnxEncoder) -> None:
     """Encodes and scores a few texts by both."""
     from dipair_index.rerank.head import HeadScorer
 
-    folder, truncated = made.graphs.folder, expected.truncated
-    tokens = {}
+    folder, tokens = made.graphs.folder, {}
     for side in ("query", "passage"):
         ours, theirs = made.tokenised(side, SAMPLES), expected.tokenised(side, SAMPLES)
         if ours != theirs:
@@ -102,11 +120,23 @@ def _refuse_difference(expected: DualEncoder, made: OnnxEncoder) -> None:
         _refuse_distance(folder, "vectors", *(each.vectors for each in encoded))
         _refuse_distance(folder, "tokens", *(each.tokens for each in encoded))
         tokens[side] = encoded[1].tokens
-    expected.truncated = truncated  # what is encoded here is none of its user's texts
     scorers = OnnxHeadScorer(made.graphs), HeadScorer(expected.model)
     for query in tokens["query"]:
         logits = [scorer.logits(query, tokens["passage"]) for scorer in scorers]
         _refuse_distance(folder, "logits", *logits)
+
+
+def _is_near_in_int8(expected: DualEncoder, graphs: Graphs) -> bool:
+    """Whether passages encoded in int8 have the promised cosines with torch's."""
+    made = OnnxEncoder(graphs, name=expected.name, precision="int8")
+    texts = made.tokenised("passage", SAMPLES)
+    ours, theirs = (encoder.encode_tokenised(texts) for encoder in (made, expected))
+    for one, other in ((ours.vectors, theirs.vectors), (ours.tokens, theirs.tokens)):
+        lengths = np.linalg.norm(one, axis=-1) * np.linalg.norm(other, axis=-1)
+        cosines = (one * other).sum(-1)[lengths > 0] / lengths[lengths > 0]
+        if not cosines.min() >= INT8_COSINE:
+            return False
+    return True
 
 
 def _refuse_distance(folder: Path, what: str, made: np.ndarray, expected: np.ndarray) -> None:

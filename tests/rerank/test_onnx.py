@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,6 +26,7 @@ from dipair_index.rerank.head import HeadScorer
 from dipair_index.rerank.index import DiPairIndex
 from dipair_index.rerank.onnx_export import export_onnx
 from dipair_index.rerank.onnx_head import MICRO_BATCH, OnnxHeadScorer, open_scorer
+from dipair_index.weights import save_weights
 
 TEXTS = [
     "",
@@ -110,23 +112,48 @@ def test_tokens_vectors_and_logits_are_torchs(
     assert logits.std() > 0.01
 
 
-def test_int8_weights_with_scales_give_what_they_give_in_torch(
-    make_model: Callable[..., DualEncoder], tiny_tokenizer: object, tmp_path: Path
-) -> None:
-    from dipair_index.weights import save_weights
-
+@pytest.fixture
+def int8_model(make_model: Callable[..., DualEncoder], tiny_tokenizer: Any, tmp_path: Path) -> Path:
+    """A model whose weights are stored in int8, without graphs."""
     save_weights(make_model().model, tmp_path, codec="int8")
     tiny_tokenizer.save_pretrained(tmp_path)
-    expected = DualEncoder.load(tmp_path)
+    return tmp_path
+
+
+def test_int8_weights_with_scales_give_what_they_give_in_torch(int8_model: Path) -> None:
+    expected = DualEncoder.load(int8_model)
     export_onnx(expected)
-    made = OnnxEncoder.open(tmp_path)
+    made = OnnxEncoder.open(int8_model)
 
     np.testing.assert_allclose(
         made.encode_passages(TEXTS).tokens, expected.encode_passages(TEXTS).tokens, atol=1e-4
     )
     # weights are stored once: what is added is small even beside a model as small as this
-    graphs = sum(path.stat().st_size for path in tmp_path.glob("*.onnx"))
-    assert graphs < 60_000
+    graphs = sum(path.stat().st_size for path in int8_model.glob("*.onnx"))
+    assert graphs < 80_000
+
+    rounded = OnnxEncoder.open(int8_model, precision="int8")
+    near, exact = rounded.encode_passages(TEXTS), made.encode_passages(TEXTS)
+    for one, other in zip(near, exact, strict=True):
+        lengths = np.linalg.norm(one, axis=-1) * np.linalg.norm(other, axis=-1)
+        cosines = (one * other).sum(-1)[lengths > 0] / lengths[lengths > 0]
+        assert 0.995 < cosines.min() < 0.99999
+    # what a text gives does not depend on the texts beside it
+    for row, text in enumerate(TEXTS):
+        np.testing.assert_array_equal(rounded.encode_passages([text]).tokens[0], near.tokens[row])
+    np.testing.assert_array_equal(
+        rounded.encode_queries(TEXTS).tokens, made.encode_queries(TEXTS).tokens
+    )
+
+
+def test_int8_is_not_offered_where_it_is_not_near(
+    int8_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dipair_index.rerank.onnx_export.INT8_COSINE", 1.1)
+    export_onnx(DualEncoder.load(int8_model))
+    assert isinstance(open_encoder(int8_model), OnnxEncoder)
+    with pytest.raises(ModelError, match="holds no graph that encodes in int8"):
+        open_encoder(int8_model, precision="int8")
 
 
 def test_a_text_has_the_same_tokens_whatever_the_number_of_threads(
@@ -290,6 +317,13 @@ def test_a_folder_that_cannot_be_written_is_named(
     monkeypatch.setattr("dipair_index.onnx_graph.put", refuse)
     with pytest.raises(ModelError, match=f"{folder} cannot be written .Read-only .*copy the model"):
         export_onnx(DualEncoder.load(folder))
+
+
+def test_int8_takes_weights_in_int8_and_onnx_runtime(folder: Path) -> None:
+    with pytest.raises(ModelError, match=r"holds no graph .* train --weights int8"):
+        open_encoder(folder, precision="int8")
+    with pytest.raises(SettingsError, match="use --backend onnx for int8"):
+        open_encoder(folder, precision="int8", backend="torch")
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"format": 1}', '{"format": 99}'])
