@@ -1,32 +1,23 @@
 """ONNX Runtime against torch: the same tokens, vectors, scores and rankings."""
 
-import errno
-import json
-import os
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from dipair_index.dual_encoder import DualEncoder
-from dipair_index.encoders import open_encoder
-from dipair_index.errors import ModelError, SettingsError
-from dipair_index.model import DiPairModel
+from dipair_index.errors import SettingsError
 from dipair_index.onnx_encoder import OnnxEncoder
-from dipair_index.onnx_model import HEAD, PASSAGE, RECORD
 from dipair_index.records import Passage
 from dipair_index.rerank.build import build_index
 from dipair_index.rerank.head import HeadScorer
 from dipair_index.rerank.index import DiPairIndex
 from dipair_index.rerank.onnx_export import export_onnx
 from dipair_index.rerank.onnx_head import MICRO_BATCH, OnnxHeadScorer, open_scorer
-from dipair_index.weights import save_weights
 
 TEXTS = [
     "",
@@ -36,42 +27,6 @@ TEXTS = [
     "why does dough rise: yeast and heat",
     "how bees dance in the winter " * 40,
 ]
-
-
-@pytest.fixture(scope="session")
-def make_model(
-    tmp_path_factory: pytest.TempPathFactory, tiny_encoder_dir: Path, tiny_tokenizer: object
-) -> Callable[..., DualEncoder]:
-    """Saves a model of random weights, none of them zero or one, without graphs."""
-
-    def make(half: bool = False, **settings: object) -> DualEncoder:
-        torch.manual_seed(3)
-        settings = {"dim": 16, "head_intermediate": 32, **settings}
-        model = DiPairModel.from_encoder(str(tiny_encoder_dir), **settings)
-        with torch.no_grad():
-            for parameter in model.head.parameters():
-                spread = parameter.shape[-1] ** -0.5 if parameter.ndim > 1 else 0.3
-                parameter.add_(torch.randn_like(parameter) * spread)
-        folder = tmp_path_factory.mktemp("model")
-        (model.half() if half else model).save_pretrained(folder)
-        tiny_tokenizer.save_pretrained(folder)
-        return DualEncoder.load(folder)
-
-    return make
-
-
-@pytest.fixture(scope="session")
-def exported(make_model: Callable[..., DualEncoder]) -> DualEncoder:
-    """A model in half precision, with its graphs."""
-    encoder = make_model(half=True, similarity_residual="maxsim", pooling="mean")
-    export_onnx(encoder)
-    return encoder
-
-
-@pytest.fixture
-def folder(exported: DualEncoder, tmp_path: Path) -> Path:
-    """A copy of that model's folder, to be spoilt."""
-    return shutil.copytree(exported.name, tmp_path / "model")
 
 
 @pytest.mark.parametrize(
@@ -112,14 +67,6 @@ def test_tokens_vectors_and_logits_are_torchs(
     assert logits.std() > 0.01
 
 
-@pytest.fixture
-def int8_model(make_model: Callable[..., DualEncoder], tiny_tokenizer: Any, tmp_path: Path) -> Path:
-    """A model whose weights are stored in int8, without graphs."""
-    save_weights(make_model().model, tmp_path, codec="int8")
-    tiny_tokenizer.save_pretrained(tmp_path)
-    return tmp_path
-
-
 def test_int8_weights_with_scales_give_what_they_give_in_torch(int8_model: Path) -> None:
     expected = DualEncoder.load(int8_model)
     export_onnx(expected)
@@ -144,16 +91,6 @@ def test_int8_weights_with_scales_give_what_they_give_in_torch(int8_model: Path)
     np.testing.assert_array_equal(
         rounded.encode_queries(TEXTS).tokens, made.encode_queries(TEXTS).tokens
     )
-
-
-def test_int8_is_not_offered_where_it_is_not_near(
-    int8_model: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("dipair_index.rerank.onnx_export.INT8_COSINE", 1.1)
-    export_onnx(DualEncoder.load(int8_model))
-    assert isinstance(open_encoder(int8_model), OnnxEncoder)
-    with pytest.raises(ModelError, match="holds no graph that encodes in int8"):
-        open_encoder(int8_model, precision="int8")
 
 
 def test_a_text_has_the_same_tokens_whatever_the_number_of_threads(
@@ -248,140 +185,3 @@ def test_neither_torch_nor_transformers_is_imported(answers: Path, tmp_path: Pat
     command = [sys.executable, "-c", PROGRAM, str(index)]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-
-
-def test_without_graphs_auto_is_torch_and_onnx_says_what_to_run(
-    make_model: Callable[..., DualEncoder],
-) -> None:
-    model = make_model().name
-    assert isinstance(open_encoder(model), DualEncoder)
-    with pytest.raises(ModelError, match="holds no ONNX graphs: run `dipair-index export onnx "):
-        open_encoder(model, backend="onnx")
-    with pytest.raises(ModelError, match="no DiPair model could be loaded from .*/nowhere"):
-        open_encoder(f"{model}/nowhere")
-
-
-def changed(path: Path) -> None:
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 1
-    path.write_bytes(data)
-
-
-@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.json", PASSAGE])
-def test_graphs_of_other_files_are_never_used(folder: Path, name: str) -> None:
-    assert isinstance(open_encoder(folder), OnnxEncoder)
-    changed(folder / name)
-    with pytest.raises(ModelError, match=f"were made from another {name}: run `dipair-index exp"):
-        OnnxEncoder.open(folder)
-    (folder / name).unlink()
-    with pytest.raises(ModelError, match=f"were made from another {name}"):
-        OnnxEncoder.open(folder)
-
-
-def test_auto_goes_back_to_torch_where_other_weights_came(
-    folder: Path, exported: DualEncoder
-) -> None:
-    with torch.no_grad():
-        exported.model.head.output.bias += 1
-        exported.model.save_pretrained(folder)
-        exported.model.head.output.bias -= 1
-    now = open_encoder(folder)
-    assert isinstance(now, DualEncoder)
-    assert now.fingerprint != exported.fingerprint
-    export_onnx(now)
-    assert open_encoder(folder).fingerprint == now.fingerprint
-    assert isinstance(open_encoder(folder), OnnxEncoder)
-
-
-def test_a_model_that_was_replaced_after_it_was_opened_is_not_mixed_with_the_old_one(
-    folder: Path, exported: DualEncoder
-) -> None:
-    opened = OnnxEncoder.open(folder)
-    opened.encode_queries(["what is loaded stays"])
-    with torch.no_grad():
-        exported.model.head.output.bias += 1
-        exported.model.save_pretrained(folder)
-        exported.model.head.output.bias -= 1
-    for use in (lambda: opened.encode_passages(["a"]), lambda: open_scorer(opened)):
-        with pytest.raises(ModelError, match="was replaced since it was opened: open it again"):
-            use()
-    assert opened.encode_queries(["what is loaded stays"]).tokens.any()
-
-
-def test_a_folder_that_cannot_be_written_is_named(
-    folder: Path, exported: DualEncoder, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def refuse(*_: object) -> None:
-        raise OSError(errno.EROFS, os.strerror(errno.EROFS), "query.onnx")
-
-    monkeypatch.setattr("dipair_index.onnx_graph.put", refuse)
-    with pytest.raises(ModelError, match=f"{folder} cannot be written .Read-only .*copy the model"):
-        export_onnx(DualEncoder.load(folder))
-
-
-def test_int8_takes_weights_in_int8_and_onnx_runtime(folder: Path) -> None:
-    with pytest.raises(ModelError, match=r"holds no graph .* train --weights int8"):
-        open_encoder(folder, precision="int8")
-    with pytest.raises(SettingsError, match="use --backend onnx for int8"):
-        open_encoder(folder, precision="int8", backend="torch")
-
-
-@pytest.mark.parametrize("content", ["", "[]", '{"format": 1}', '{"format": 99}'])
-def test_a_record_that_cannot_be_read_is_as_good_as_none(folder: Path, content: str) -> None:
-    (folder / RECORD).write_text(content)
-    assert isinstance(open_encoder(folder), DualEncoder)
-    with pytest.raises(ModelError, match=r"onnx.json cannot be read .* export onnx"):
-        open_encoder(folder, backend="onnx")
-
-
-def test_a_graph_that_onnx_runtime_does_not_know_is_told(folder: Path) -> None:
-    from dipair_index.onnx_model import digests
-
-    (folder / HEAD).write_bytes(b"nonsense")
-    record = json.loads((folder / RECORD).read_text())
-    record["files"] = digests(folder, record["files"])
-    (folder / RECORD).write_text(json.dumps(record))
-    with pytest.raises(ModelError, match=r"cannot load .*head.onnx .*or choose --backend torch"):
-        open_scorer(OnnxEncoder.open(folder))
-
-
-def test_only_what_has_graphs_is_exported(
-    make_model: Callable[..., DualEncoder], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with pytest.raises(ModelError, match="only tsf heads .* not de-ffnn"):
-        export_onnx(make_model(system="de-ffnn"))
-    encoder = make_model()
-    encoder.model.encoder.config.model_type = "roberta"
-    with pytest.raises(ModelError, match="only BERT encoders with GELU .* not roberta"):
-        export_onnx(encoder)
-    encoder.name = "some/hub-name"
-    with pytest.raises(ModelError, match="some/hub-name is no folder"):
-        export_onnx(encoder)
-
-
-def test_graphs_that_do_not_compute_what_torch_does_are_not_kept(
-    make_model: Callable[..., DualEncoder],
-) -> None:
-    encoder = make_model()
-    with torch.no_grad():
-        encoder.model.head.output.bias += 1  # what is in the file is another
-    with pytest.raises(ModelError, match="give logits that differ from torch's by 1"):
-        export_onnx(encoder)
-    assert isinstance(open_encoder(encoder.name), DualEncoder)
-
-
-def test_onnx_computes_on_the_processor_alone(exported: DualEncoder) -> None:
-    with pytest.raises(SettingsError, match="ONNX Runtime computes on the cpu here, not on 'cuda'"):
-        open_encoder(exported.name, backend="onnx", device="cuda")
-
-
-@pytest.fixture
-def _without_onnxruntime(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "onnxruntime", None)
-
-
-@pytest.mark.usefixtures("_without_onnxruntime")
-def test_without_onnx_runtime_auto_is_torch(exported: DualEncoder) -> None:
-    assert isinstance(open_encoder(exported.name), DualEncoder)
-    with pytest.raises(ModelError, match="ONNX Runtime is not installed: run `pip install"):
-        open_encoder(exported.name, backend="onnx")
