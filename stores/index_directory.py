@@ -138,14 +138,8 @@ def refuse_target(target: str | Path, *, overwrite: bool) -> None:
     """
     target = Path(target)
     layout = Layout(target)
-    try:
-        empty = not os.listdir(target)
-    except OSError:
-        # no directory, or one that was removed at this moment
-        empty = not os.path.lexists(target)
-    if empty:
-        return
-    if not layout.is_ours():
+    # asked more than once: another process may make or remove the directory between the questions
+    if not any(_is_free(target) or layout.is_ours() for _ in range(3)):
         raise IndexDirectoryError(
             f"{target} exists and is not an index, so it will not be overwritten: "
             "choose another --index-dir"
@@ -155,6 +149,14 @@ def refuse_target(target: str | Path, *, overwrite: bool) -> None:
             f"there is an index at {target} already: pass --overwrite to replace it, or choose "
             "another --index-dir"
         )
+
+
+def _is_free(target: Path) -> bool:
+    """Whether nothing is there, or an empty directory."""
+    try:
+        return not os.listdir(target)
+    except OSError:
+        return not os.path.lexists(target)
 
 
 class WriterLock:
@@ -178,10 +180,12 @@ class WriterLock:
             os.truncate(self._handle, 0)
             os.write(self._handle, f"{_signature()}\n".encode(errors="backslashreplace"))
         except BlockingIOError as error:
-            first = file.read_text("utf-8", "replace").strip() or "another process"
+            # not by its name, which may be gone already
+            first = os.pread(self._handle, 1000, 0).decode(errors="replace").strip()
             self.release()
             raise IndexDirectoryError(
-                f"{root} is being changed by {first}: let it end, then run this again"
+                f"{root} is being changed by {first or 'another process'}: let it end, then run "
+                "this again"
             ) from error
         except OSError as error:
             self.release()
