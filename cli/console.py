@@ -25,11 +25,16 @@ def progress(what: str, unit: str) -> Iterator[Callable[[int], None]]:
 
     A line that moves on a terminal, and a plain line every ten seconds where stderr is a file.
     """
-    started = time.monotonic()
-    first: list[int] = []  # the count at the first call: a resumed job does not start at nought
+    # the first call, when and with what count: a resumed job does not start at nought
+    first: tuple[float, int] | None = None
 
     def line(count: int) -> str:
-        rate = (count - first[0]) / max(time.monotonic() - started, 1e-9)
+        nonlocal first
+        now = time.monotonic()
+        first = since, before = first or (now, count)
+        if count == before:
+            return f"{what}: {count:,} {unit}"
+        rate = (count - before) / max(now - since, 1e-9)
         speed = f"{rate:,.0f}" if rate >= 10 else f"{rate:.1f}"
         return f"{what}: {count:,} {unit}, {speed} a second"
 
@@ -50,19 +55,18 @@ def progress(what: str, unit: str) -> Iterator[Callable[[int], None]]:
             task = bar.add_task(what)
 
             def show(count: int) -> None:
-                first.append(count)
                 bar.update(task, description=line(count))
 
             yield show
     else:
-        said = started
+        said = time.monotonic()
 
         def say(count: int) -> None:
             nonlocal said
-            first.append(count)
+            shown = line(count)
             if time.monotonic() - said >= SECONDS_BETWEEN_LINES:
                 said = time.monotonic()
-                remark(line(count))
+                remark(shown)
 
         yield say
 
