@@ -23,6 +23,8 @@ NAMES = {
 }  # fmt: skip
 PAIR = ("query", "passage")
 """The sides of a dataset of pairs."""
+REPLACED = ".dipair-replaced"
+"""Ends the name of what a new folder is about to replace; nobody's own folder is called so."""
 KEPT = ("query_vectors", "neighbours", "positive_scores")
 """What another run over the same texts takes over."""
 
@@ -127,7 +129,7 @@ def sides_of(record: Mapping[str, Any]) -> tuple[str, ...]:
 
 def check_target(out: Path, *, overwrite: bool) -> None:
     """Raises `IndexDirectoryError` where something is in the way of a new dataset at `out`."""
-    old = _beside(out, ".old")
+    old = _beside(out, REPLACED)
     if not out.exists() and (old / "dataset.json").is_file():
         os.replace(old, out)  # a run was stopped just before it put the new one there
     if out.exists() or out.is_symlink():
@@ -191,7 +193,7 @@ def finish(building: DatasetLayout, out: Path) -> None:
 
 def move_into_place(folder: Path, target: Path) -> None:
     """Renames `folder` to `target`; what was there is kept until the new one is in its place."""
-    place, old = Path(os.path.realpath(target)), _beside(target, ".old")
+    place, old = Path(os.path.realpath(target)), _beside(target, REPLACED)
     if place.exists():
         shutil.rmtree(old, ignore_errors=True)
         os.replace(place, old)

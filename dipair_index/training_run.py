@@ -61,13 +61,13 @@ def begin_run(out: Path, record: Mapping[str, Any], *, resume: bool, overwrite: 
 def finish_run(
     out: Path, working: Path, record: Mapping[str, Any], save: Callable[[Path], None]
 ) -> None:
-    """Saves the model beside `out` with `training.json` and a card, and moves it into place.
+    """Saves the model in `working` with `training.json` and a card, and moves it into place.
 
     The checkpoints are removed.
     """
-    unfinished = out.with_name(f"{out.name}.unfinished")
+    unfinished = working / "model"
     shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.mkdir(parents=True)
+    unfinished.mkdir()
     save(unfinished)
     text = json.dumps(record, indent=2) + "\n"
     (unfinished / "training.json").write_text(text, encoding="utf-8")

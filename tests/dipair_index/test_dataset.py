@@ -349,7 +349,7 @@ def test_an_existing_or_foreign_directory_is_left_alone(folder: Path, tmp_path: 
 def test_a_dataset_whose_replacement_was_stopped_midway_is_put_back(folder, tmp_path) -> None:
     make(folder, tmp_path / "out")
     before = content(tmp_path / "out")
-    (tmp_path / "out").rename(tmp_path / "out.old")
+    (tmp_path / "out").rename(tmp_path / "out.dipair-replaced")
     with pytest.raises(IndexDirectoryError, match=r"out exists: pass --overwrite"):
         begin(tmp_path / "out", overwrite=False)
     assert content(tmp_path / "out") == before
@@ -357,9 +357,11 @@ def test_a_dataset_whose_replacement_was_stopped_midway_is_put_back(folder, tmp_
 
 def test_a_link_to_a_dataset_stays_a_link(folder: Path, tmp_path: Path) -> None:
     make(folder, tmp_path / "disk" / "out")
+    (tmp_path / "disk" / "out.old").mkdir()  # somebody's own
     (tmp_path / "link").symlink_to(tmp_path / "disk" / "out")
     make(folder, tmp_path / "link", DatasetSettings(max_score=0.5), overwrite=True)
     assert (tmp_path / "link").is_symlink()
+    assert sorted(path.name for path in (tmp_path / "disk").iterdir()) == ["out", "out.old"]
     assert read_record(tmp_path / "disk" / "out")["parameters"]["max_score"] == 0.5
 
 
