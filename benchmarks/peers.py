@@ -187,7 +187,7 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
     figure = Figure(figsize=(8, 5), layout="constrained")
     axes = figure.subplots()
     # labels of neighbours at different heights
-    heights = cycle((5, -12, 17))
+    heights = cycle((14, -18, 30, -32))
     for row in sorted(rows, key=lambda row: float(row["ms_100"])):
         quality = row.get("ndcg") or row["published"]
         if not quality:
@@ -206,9 +206,11 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
         axes.annotate(
             label,
             (row["ms_100"], quality),
-            xytext=(6, next(heights)),
+            xytext=(0, next(heights)),
             textcoords="offset points",
             fontsize=8,
+            ha="center",
+            arrowprops={"arrowstyle": "-", "lw": 0.4},
         )
     axes.set_xscale("log")
     axes.set_xlabel(
