@@ -38,7 +38,7 @@ from dipair_index.model import DiPairModel
 from dipair_index.records import FloatArray
 from dipair_index.rerank.fast_head import _Form, _has_onednn, _Product
 from dipair_index.rerank.head import HeadScorer, _compute_alone
-from dipair_index.rerank.onnx_head import MICRO_BATCH
+from dipair_index.rerank.scorer import MICRO_BATCH
 from dipair_index.stores.codecs import Codec, Rows, open_codec
 from dipair_index.threads import limit_openmp
 

@@ -21,15 +21,17 @@ from dipair_index.encoders import Precision
 from dipair_index.model import DiPairModel
 from dipair_index.records import FloatArray
 from dipair_index.rerank.fast_systems import fast_system
-from dipair_index.rerank.onnx_head import MICRO_BATCH
-from dipair_index.stores.codecs import Codec, Rows
+from dipair_index.rerank.scorer import MICRO_BATCH, Scorer
 from dipair_index.threads import limit_openmp
 
 _GPU_MICRO_BATCH = 4096
 
 
-class HeadScorer:
+class HeadScorer(Scorer):
     """The head of a model of any system, with the weights that it has now, over numpy arrays.
+
+    Many queries at once, (queries, N, dim), give (queries, passages); what a passage needs of the
+    work whatever the query is done once.
 
     `threads` are as many as torch has where they are not given. In float32 logits are within 1e-4
     of the model's own, those of a model with several classes of `served_logits` of its own;
@@ -47,23 +49,6 @@ class HeadScorer:
         self._threads = threads
         self._query_shape = (config.max_query_tokens, config.token_dim)
         self._passage_shape = (config.max_passage_tokens, config.token_dim)
-
-    def logits(self, query_tokens: FloatArray, passage_tokens: FloatArray) -> FloatArray:
-        """Returns one logit a passage from (N, dim) and (passages, M, dim), in the order given.
-
-        Many queries, (queries, N, dim), give (queries, passages); what a passage needs of the work
-        whatever the query is done once. Raises `ValueError` for other shapes.
-        """
-        shape = passage_tokens.shape[1:]
-        return self._logits(query_tokens, shape, len(passage_tokens), passage_tokens.__getitem__)
-
-    def encoded_logits(self, query_tokens: FloatArray, rows: Rows, codec: Codec) -> FloatArray:
-        """As `logits`, from passages as `codec` encoded them: (passages, bytes_per_passage).
-
-        They are decoded a micro-batch at a time: all of them never are in memory as float32.
-        """
-        shape = (codec.tokens_per_passage, codec.dim)
-        return self._logits(query_tokens, shape, len(rows), lambda part: codec.decode(rows[part]))
 
     def _logits(
         self,

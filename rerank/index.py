@@ -20,7 +20,6 @@ from dipair_index.encoders import (
 from dipair_index.errors import MissingPassagesError, SettingsError
 from dipair_index.records import FloatArray, Passage, Query, Run
 from dipair_index.rerank.build import add_passages, open_fitting
-from dipair_index.rerank.onnx_head import Scorer, open_scorer
 from dipair_index.rerank.part_builder import BuildSummary
 from dipair_index.rerank.ranking import (
     RankedPassage,
@@ -29,6 +28,7 @@ from dipair_index.rerank.ranking import (
     best_first,
     probability,
 )
+from dipair_index.rerank.scorer import Scorer, open_scorer
 from dipair_index.sentence_vectors import SentenceEmbedder
 from dipair_index.stores.index_writer import IndexWriter
 from dipair_index.stores.manifest import Manifest

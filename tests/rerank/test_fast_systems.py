@@ -23,7 +23,7 @@ from dipair_index.records import FloatArray, Passage
 from dipair_index.rerank.build import build_index
 from dipair_index.rerank.head import HeadScorer
 from dipair_index.rerank.index import DiPairIndex
-from dipair_index.rerank.onnx_head import MICRO_BATCH
+from dipair_index.rerank.scorer import MICRO_BATCH
 from dipair_index.systems import CLASS_SYSTEMS, RESIDUALS, SYSTEMS
 
 ENCODER = {

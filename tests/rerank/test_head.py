@@ -13,7 +13,7 @@ from dipair_index.model import DiPairModel
 from dipair_index.records import FloatArray, Passage
 from dipair_index.rerank import fast_head
 from dipair_index.rerank.head import HeadScorer
-from dipair_index.rerank.onnx_head import MICRO_BATCH
+from dipair_index.rerank.scorer import MICRO_BATCH
 from dipair_index.stores.codecs import open_codec
 from dipair_index.systems import RESIDUALS
 

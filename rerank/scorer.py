@@ -1,0 +1,63 @@
+"""What scores a query's tokens against passages' tokens, whichever library computes it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+
+from dipair_index.encoders import Precision, TextEncoder
+from dipair_index.errors import SettingsError
+from dipair_index.onnx_encoder import OnnxEncoder
+from dipair_index.records import FloatArray
+from dipair_index.stores.codecs import Codec, Rows
+
+MICRO_BATCH = 50
+"""Pairs that go through the head at once: 100 and 1,000 candidates leave no row empty."""
+
+
+class Scorer(ABC):
+    """The head over numpy arrays."""
+
+    def logits(self, query_tokens: FloatArray, passage_tokens: FloatArray) -> FloatArray:
+        """Returns one logit a passage from (N, dim) and (passages, M, dim), in the order given.
+
+        Raises `ValueError` for other shapes.
+        """
+        shape = passage_tokens.shape[1:]
+        return self._logits(query_tokens, shape, len(passage_tokens), passage_tokens.__getitem__)
+
+    def encoded_logits(self, query_tokens: FloatArray, rows: Rows, codec: Codec) -> FloatArray:
+        """As `logits`, from passages as `codec` encoded them: (passages, bytes_per_passage).
+
+        They are decoded a micro-batch at a time: all of them never are in memory as float32.
+        """
+        shape = (codec.tokens_per_passage, codec.dim)
+        return self._logits(query_tokens, shape, len(rows), lambda part: codec.decode(rows[part]))
+
+    @abstractmethod
+    def _logits(
+        self,
+        query_tokens: FloatArray,
+        passage_shape: tuple[int, ...],
+        count: int,
+        read: Callable[[slice], FloatArray],
+    ) -> FloatArray: ...
+
+
+def open_scorer(encoder: TextEncoder, precision: Precision = "float32") -> Scorer:
+    """Returns what scores the tokens of `encoder`, by the library that it computes with.
+
+    Raises `SettingsError` where that library has no such precision.
+    """
+    if isinstance(encoder, OnnxEncoder):
+        if precision != "float32":
+            raise SettingsError(f"ONNX Runtime has no head in {precision}: use --backend torch")
+        from dipair_index.rerank.onnx_head import OnnxHeadScorer
+
+        return OnnxHeadScorer(encoder.graphs)
+    from dipair_index.dual_encoder import DualEncoder
+    from dipair_index.rerank.head import HeadScorer
+
+    if not isinstance(encoder, DualEncoder):
+        raise TypeError(f"expected an OnnxEncoder or a DualEncoder, got {type(encoder).__name__}")
+    return HeadScorer(encoder.model, precision=precision)
