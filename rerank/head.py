@@ -21,7 +21,7 @@ from dipair_index.encoders import Precision
 from dipair_index.model import DiPairModel
 from dipair_index.records import FloatArray
 from dipair_index.rerank.fast_systems import fast_system
-from dipair_index.rerank.scorer import MICRO_BATCH, Scorer
+from dipair_index.rerank.scorer import MICRO_BATCH, Scorer, micro_batches, work_through
 from dipair_index.threads import limit_openmp
 
 _GPU_MICRO_BATCH = 4096
@@ -71,9 +71,12 @@ class HeadScorer(Scorer):
             for query, row in zip(prepared, logits, strict=True):
                 _keep(self._head.score(query, passages), row[part])
 
-        with self._workers() as pool:
+        on_gpu = self._device.type != "cpu"
+        threads = 1 if on_gpu else self._threads or torch.get_num_threads()
+        # threads that live for one call, so that nothing is left behind for a fork to break
+        with ThreadPoolExecutor(threads, initializer=_compute_alone) as pool:
             prepared = list(pool.map(prepare, queries))
-            list(pool.map(score, self._parts(count)))
+            work_through(micro_batches(count, self._size), score, pool, threads)
         return logits if query_tokens.ndim == 3 else logits[0]
 
     def _check(self, query_shape: tuple[int, ...], passage_shape: tuple[int, ...]) -> None:
@@ -82,15 +85,6 @@ class HeadScorer(Scorer):
                 f"tokens must be {self._query_shape} for the query and {self._passage_shape} a "
                 f"passage, got {query_shape} and {passage_shape}"
             )
-
-    def _workers(self) -> ThreadPoolExecutor:
-        """Threads that live for one call, so that nothing is left behind for a fork to break."""
-        on_gpu = self._device.type != "cpu"
-        threads = 1 if on_gpu else self._threads or torch.get_num_threads()
-        return ThreadPoolExecutor(threads, initializer=_compute_alone)
-
-    def _parts(self, count: int) -> list[slice]:
-        return [slice(at, min(at + self._size, count)) for at in range(0, count, self._size)]
 
     def _micro_batch(self, tokens: FloatArray) -> Tensor:
         """Tokens, filled up with zeros to a whole micro-batch."""

@@ -13,7 +13,7 @@ import numpy as np
 
 from dipair_index.onnx_model import HEAD, Graphs
 from dipair_index.records import FloatArray
-from dipair_index.rerank.scorer import MICRO_BATCH, Scorer
+from dipair_index.rerank.scorer import MICRO_BATCH, Scorer, micro_batches, work_through
 from dipair_index.threads import thread_count
 
 
@@ -45,13 +45,13 @@ class OnnxHeadScorer(Scorer):
         query = np.ascontiguousarray(query_tokens[np.newaxis], np.float32)
         logits = np.empty(count, np.float32)
 
-        def score(start: int) -> None:
-            part = slice(start, min(start + MICRO_BATCH, count))
+        def score(part: slice) -> None:
             passages = np.zeros((MICRO_BATCH, *self._passage_shape), np.float32)
-            passages[: part.stop - start] = read(part)
+            passages[: part.stop - part.start] = read(part)
             (scored,) = self._session.run(None, {"query": query, "passages": passages})
-            logits[part] = scored[: part.stop - start]
+            logits[part] = scored[: part.stop - part.start]
 
-        with ThreadPoolExecutor(self._threads or thread_count()) as pool:
-            list(pool.map(score, range(0, count, MICRO_BATCH)))
+        threads = self._threads or thread_count()
+        with ThreadPoolExecutor(threads) as pool:
+            work_through(micro_batches(count), score, pool, threads)
         return logits

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor
+from threading import Lock
 
 from dipair_index.encoders import Precision, TextEncoder
 from dipair_index.errors import SettingsError
@@ -13,6 +15,11 @@ from dipair_index.stores.codecs import Codec, Rows
 
 MICRO_BATCH = 50
 """Pairs that go through the head at once: 100 and 1,000 candidates leave no row empty."""
+
+
+def micro_batches(count: int, size: int = MICRO_BATCH) -> Iterator[slice]:
+    """The parts of so many pairs."""
+    return (slice(at, min(at + size, count)) for at in range(0, count, size))
 
 
 class Scorer(ABC):
@@ -42,6 +49,26 @@ class Scorer(ABC):
         count: int,
         read: Callable[[slice], FloatArray],
     ) -> FloatArray: ...
+
+
+def work_through(
+    parts: Iterable[slice], work: Callable[[slice], None], pool: Executor, threads: int
+) -> None:
+    """Does the work on each part, a thread one at a time.
+
+    Unlike those of `pool.map`, a million pairs that wait take no memory.
+    """
+    waiting, lock = iter(parts), Lock()
+
+    def worker(_: int) -> None:
+        while True:
+            with lock:
+                part = next(waiting, None)
+            if part is None:
+                return
+            work(part)
+
+    list(pool.map(worker, range(threads)))
 
 
 def open_scorer(encoder: TextEncoder, precision: Precision = "float32") -> Scorer:
