@@ -35,6 +35,7 @@ from dipair_index.msmarco import sample_folder
 from dipair_index.onnx_encoder import OnnxEncoder
 from dipair_index.records import Passage
 from dipair_index.rerank.build import build_index
+from dipair_index.rerank.onnx_export import cosines
 from dipair_index.threads import limit_threads, thread_count
 
 Contender = Callable[[], object]
@@ -106,9 +107,8 @@ def distance(
     worst = max(float(np.abs(one - other).max()) for one, other in zip(made, expected, strict=True))
     print(f"the largest difference of a number, tokens and vectors: {worst:.1e}")
     for name, one, other in zip(expected._fields, rounded, expected, strict=True):
-        lengths = np.linalg.norm(one, axis=-1) * np.linalg.norm(other, axis=-1)
-        cosines = (one * other).sum(-1)[lengths > 0] / lengths[lengths > 0]
-        print(f"in int8, cosines of {name}: least {cosines.min():.5f}, mean {cosines.mean():.5f}")
+        found = cosines(one, other)
+        print(f"in int8, cosines of {name}: least {found.min():.5f}, mean {found.mean():.5f}")
 
 
 def cold(model: str | None, passages: list[Passage], encoder: DualEncoder, rounds: int) -> None:

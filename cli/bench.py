@@ -96,7 +96,9 @@ def bench(
       dipair-index bench --index-dir passages.index --queries queries.tsv --candidates 100
     """
     from dipair_index.encoders import backend_for
-    from dipair_index.rerank.bench import forget_peak_memory, peak_memory
+    from dipair_index.rerank.bench import forget_peak_memory, measure_searches, peak_memory
+    from dipair_index.rerank.index import DiPairIndex
+    from dipair_index.stores.index_info import IndexInfo
     from dipair_index.stores.manifest import MANIFEST, Manifest
 
     texts = _queries(queries)
@@ -110,10 +112,6 @@ def bench(
         manifest = Manifest.read(index_dir)
         started = time.perf_counter()
         encoder = load_encoder(model or manifest.model, device, backend_for(precision, backend))
-        from dipair_index.rerank.bench import measure_searches
-        from dipair_index.rerank.index import DiPairIndex
-        from dipair_index.stores.index_info import IndexInfo
-
         index = stack.enter_context(DiPairIndex.open(index_dir, encoder, precision=precision))
         loaded = time.perf_counter() - started
         measured = []

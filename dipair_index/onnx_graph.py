@@ -117,9 +117,10 @@ class Graph:
         return name
 
     def constant(self, value: Any) -> str:
-        """A small array of int64 or float32."""
+        """A small array of int64, float32 or, where it is of that already, uint8."""
         array = np.asarray(value)
-        array = array.astype(np.int64 if array.dtype.kind == "i" else np.float32)
+        if array.dtype != np.uint8:
+            array = array.astype(np.int64 if array.dtype.kind == "i" else np.float32)
         name = f"{array.dtype}{array.tolist()}"
         self._initializers[name] = numpy_helper.from_array(array, name)
         return name
@@ -146,7 +147,7 @@ class Graph:
             return self("FusedMatMul", inputs, self.weight(weight), transB=1)
         rounded, scale = self._round(inputs)
         columns = self("Transpose", self._external(name), perm=[1, 0])
-        product = self("MatMulInteger", rounded, columns, self._uint8(ZERO_POINT))
+        product = self("MatMulInteger", rounded, columns, self.constant(np.uint8(ZERO_POINT)))
         product = self("Mul", self("Cast", product, to=TensorProto.FLOAT), scale)
         return self("Mul", product, self._float32(f"{name}.scale"))
 
@@ -213,11 +214,6 @@ class Graph:
             whole = self("Add", whole, self.constant(float(ZERO_POINT)))
             self._rounded[inputs] = self("Cast", whole, to=TensorProto.UINT8), scale
         return self._rounded[inputs]
-
-    def _uint8(self, value: int) -> str:
-        name = f"uint8{value}"
-        self._initializers[name] = numpy_helper.from_array(np.array(value, np.uint8), name)
-        return name
 
     def _name(self, tensor: Tensor) -> str:
         try:

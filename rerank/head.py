@@ -9,7 +9,6 @@ whatever else is scored with it, by however many threads.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -21,7 +20,7 @@ from dipair_index.encoders import Precision
 from dipair_index.model import DiPairModel
 from dipair_index.records import FloatArray
 from dipair_index.rerank.fast_systems import fast_system
-from dipair_index.rerank.scorer import MICRO_BATCH, Scorer, micro_batches, work_through
+from dipair_index.rerank.scorer import MICRO_BATCH, Passages, Scorer, micro_batches, work_through
 from dipair_index.threads import limit_openmp
 
 _GPU_MICRO_BATCH = 4096
@@ -43,23 +42,17 @@ class HeadScorer(Scorer):
         self, model: DiPairModel, *, threads: int | None = None, precision: Precision = "float32"
     ) -> None:
         config = model.config
+        dim = config.token_dim
+        super().__init__((config.max_query_tokens, dim), (config.max_passage_tokens, dim))
         self._head = fast_system(model, getattr(torch, precision))
         self._device = model.device
         self._size = MICRO_BATCH if self._device.type == "cpu" else _GPU_MICRO_BATCH
         self._threads = threads
-        self._query_shape = (config.max_query_tokens, config.token_dim)
-        self._passage_shape = (config.max_passage_tokens, config.token_dim)
 
-    def _logits(
-        self,
-        query_tokens: FloatArray,
-        passage_shape: tuple[int, ...],
-        count: int,
-        read: Callable[[slice], FloatArray],
-    ) -> FloatArray:
+    def _logits(self, query_tokens: FloatArray, passages: Passages) -> FloatArray:
         queries = query_tokens if query_tokens.ndim == 3 else query_tokens[np.newaxis]
-        self._check(queries.shape[1:], passage_shape)
-        logits = np.empty((len(queries), count), np.float32)
+        self._check(queries.shape[1:], passages)
+        logits = np.empty((len(queries), passages.count), np.float32)
 
         @torch.inference_mode()
         def prepare(tokens: FloatArray) -> Any:
@@ -67,24 +60,18 @@ class HeadScorer(Scorer):
 
         @torch.inference_mode()
         def score(part: slice) -> None:
-            passages = self._head.prepare("passage", self._micro_batch(read(part)))
+            tokens = self._micro_batch(passages.read(part))
+            side = self._head.prepare("passage", tokens)
             for query, row in zip(prepared, logits, strict=True):
-                _keep(self._head.score(query, passages), row[part])
+                _keep(self._head.score(query, side), row[part])
 
         on_gpu = self._device.type != "cpu"
         threads = 1 if on_gpu else self._threads or torch.get_num_threads()
         # threads that live for one call, so that nothing is left behind for a fork to break
         with ThreadPoolExecutor(threads, initializer=_compute_alone) as pool:
             prepared = list(pool.map(prepare, queries))
-            work_through(micro_batches(count, self._size), score, pool, threads)
+            work_through(micro_batches(passages.count, self._size), score, pool, threads)
         return logits if query_tokens.ndim == 3 else logits[0]
-
-    def _check(self, query_shape: tuple[int, ...], passage_shape: tuple[int, ...]) -> None:
-        if (query_shape, passage_shape) != (self._query_shape, self._passage_shape):
-            raise ValueError(
-                f"tokens must be {self._query_shape} for the query and {self._passage_shape} a "
-                f"passage, got {query_shape} and {passage_shape}"
-            )
 
     def _micro_batch(self, tokens: FloatArray) -> Tensor:
         """Tokens, filled up with zeros to a whole micro-batch."""

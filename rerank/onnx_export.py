@@ -20,6 +20,7 @@ from dipair_index.onnx_model import (
     OnnxRecord,
     digests,
 )
+from dipair_index.records import FloatArray
 from dipair_index.rerank.onnx_head import OnnxHeadScorer
 
 if TYPE_CHECKING:
@@ -131,12 +132,17 @@ def _is_near_in_int8(expected: DualEncoder, graphs: Graphs) -> bool:
     made = OnnxEncoder(graphs, name=expected.name, precision="int8")
     texts = made.tokenised("passage", SAMPLES)
     ours, theirs = (encoder.encode_tokenised(texts) for encoder in (made, expected))
-    for one, other in ((ours.vectors, theirs.vectors), (ours.tokens, theirs.tokens)):
-        lengths = np.linalg.norm(one, axis=-1) * np.linalg.norm(other, axis=-1)
-        cosines = (one * other).sum(-1)[lengths > 0] / lengths[lengths > 0]
-        if not cosines.min() >= INT8_COSINE:
-            return False
-    return True
+    return all(
+        cosines(one, other).min() >= INT8_COSINE for one, other in zip(ours, theirs, strict=True)
+    )
+
+
+def cosines(one: FloatArray, other: FloatArray) -> FloatArray:
+    """Those of the rows, (..., dim) each, that neither holds as zeros, in one line."""
+    lengths = np.linalg.norm(one, axis=-1) * np.linalg.norm(other, axis=-1)
+    there = lengths > 0
+    found: FloatArray = (one * other).sum(-1)[there] / lengths[there]
+    return found
 
 
 def _refuse_distance(folder: Path, what: str, made: np.ndarray, expected: np.ndarray) -> None:

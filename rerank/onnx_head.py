@@ -6,14 +6,13 @@ the work of one thread.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
 from dipair_index.onnx_model import HEAD, Graphs
 from dipair_index.records import FloatArray
-from dipair_index.rerank.scorer import MICRO_BATCH, Scorer, micro_batches, work_through
+from dipair_index.rerank.scorer import MICRO_BATCH, Passages, Scorer, micro_batches, work_through
 from dipair_index.threads import thread_count
 
 
@@ -24,34 +23,23 @@ class OnnxHeadScorer(Scorer):
     """
 
     def __init__(self, graphs: Graphs, *, threads: int | None = None) -> None:
-        self._session = graphs.session(HEAD)
         sizes = graphs.record.sizes
-        self._query_shape = (sizes.max_query_tokens, sizes.dim)
-        self._passage_shape = (sizes.max_passage_tokens, sizes.dim)
+        super().__init__((sizes.max_query_tokens, sizes.dim), (sizes.max_passage_tokens, sizes.dim))
+        self._session = graphs.session(HEAD)
         self._threads = threads
 
-    def _logits(
-        self,
-        query_tokens: FloatArray,
-        passage_shape: tuple[int, ...],
-        count: int,
-        read: Callable[[slice], FloatArray],
-    ) -> FloatArray:
-        if (query_tokens.shape, passage_shape) != (self._query_shape, self._passage_shape):
-            raise ValueError(
-                f"tokens must be {self._query_shape} for the query and {self._passage_shape} a "
-                f"passage, got {query_tokens.shape} and {passage_shape}"
-            )
+    def _logits(self, query_tokens: FloatArray, passages: Passages) -> FloatArray:
+        self._check(query_tokens.shape, passages)
         query = np.ascontiguousarray(query_tokens[np.newaxis], np.float32)
-        logits = np.empty(count, np.float32)
+        logits = np.empty(passages.count, np.float32)
 
         def score(part: slice) -> None:
-            passages = np.zeros((MICRO_BATCH, *self._passage_shape), np.float32)
-            passages[: part.stop - part.start] = read(part)
-            (scored,) = self._session.run(None, {"query": query, "passages": passages})
+            tokens = np.zeros((MICRO_BATCH, *self._passage_shape), np.float32)
+            tokens[: part.stop - part.start] = passages.read(part)
+            (scored,) = self._session.run(None, {"query": query, "passages": tokens})
             logits[part] = scored[: part.stop - part.start]
 
         threads = self._threads or thread_count()
         with ThreadPoolExecutor(threads) as pool:
-            work_through(micro_batches(count), score, pool, threads)
+            work_through(micro_batches(passages.count), score, pool, threads)
         return logits
