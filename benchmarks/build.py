@@ -30,8 +30,8 @@ import torch
 
 from dipair_index.batches import padded_batches
 from dipair_index.dual_encoder import DualEncoder
-from dipair_index.formats import read_passages
-from dipair_index.msmarco import sample_folder
+from dipair_index.formats.msmarco import sample_folder
+from dipair_index.formats.records_io import read_passages
 from dipair_index.onnx_encoder import OnnxEncoder
 from dipair_index.records import Passage
 from dipair_index.rerank.build import build_index

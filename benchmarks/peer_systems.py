@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dipair_index.encoders import Backend, Precision
+from dipair_index.formats.row_files import fill_rows
 from dipair_index.records import FloatArray
-from dipair_index.row_files import fill_rows
 
 Score = Callable[[str, Sequence[int]], FloatArray]
 MAX_TOKENS = 160

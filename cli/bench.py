@@ -147,8 +147,8 @@ def _computing(encoder: TextEncoder) -> dict[str, Any]:
 
 
 def _queries(file: str | None) -> list[str]:
-    from dipair_index.formats import read_queries
-    from dipair_index.msmarco import sample_folder
+    from dipair_index.formats.msmarco import sample_folder
+    from dipair_index.formats.records_io import read_queries
 
     return [query.text for query in read_queries(file or sample_folder() / "queries.dev.tsv")]
 

@@ -156,7 +156,7 @@ def is_sample_index(index_dir: Path) -> bool:
     if not Layout(index_dir).is_finished():
         return False
     from dipair_index.digests import TextsDigest
-    from dipair_index.formats import read_passages
+    from dipair_index.formats.records_io import read_passages
     from dipair_index.stores.manifest import Manifest
 
     manifest, digest = Manifest.read(index_dir), TextsDigest()
@@ -180,7 +180,7 @@ def _refuse_url(store: str, url: str | None) -> None:
 
 
 def _sample() -> Path:
-    from dipair_index.msmarco import sample_folder
+    from dipair_index.formats.msmarco import sample_folder
 
     return sample_folder() / "collection.tsv"
 

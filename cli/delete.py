@@ -33,8 +33,8 @@ def delete(
     if not passage_ids and ids is None:
         raise click.UsageError("say which passages: give ids, or --ids FILE")
     from dipair_index.errors import MissingPassagesError
+    from dipair_index.formats.lines import iter_lines
     from dipair_index.stores.index_writer import IndexWriter
-    from dipair_index.text_files import iter_lines
 
     asked = dict.fromkeys(passage_ids)
     if ids is not None:

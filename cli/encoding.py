@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 def read_corpus(corpus: str | Path) -> Iterator[Passage]:
     """The passages of a file; the first is read at once, so that a wrong path is said early."""
-    from dipair_index.formats import read_passages
+    from dipair_index.formats.records_io import read_passages
 
     passages = read_passages(corpus)
     return chain([next(passages)], passages)

@@ -25,6 +25,6 @@ def beir(folder: Path, **mining: Any) -> None:
     Example:
       dipair-index make-dataset beir ~/beir/scifact --vectors model
     """
-    from dipair_index.beir import BeirFiles
+    from dipair_index.formats.beir import BeirFiles
 
     make_mined(lambda: BeirFiles.find(folder), **mining)

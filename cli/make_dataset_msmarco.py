@@ -11,7 +11,7 @@ from dipair_index.cli.console import progress
 from dipair_index.cli.mined_dataset import make_mined, mining_options
 
 if TYPE_CHECKING:
-    from dipair_index.msmarco import MsMarcoFiles
+    from dipair_index.formats.msmarco import MsMarcoFiles
 
 
 @click.command()
@@ -50,7 +50,7 @@ def msmarco(from_dir: Path | None, sample: bool, download_dir: Path, **mining: A
 
 
 def _files(from_dir: Path | None, sample: bool, download_dir: Path) -> MsMarcoFiles:
-    from dipair_index.msmarco import MsMarcoFiles, download_msmarco, sample_folder
+    from dipair_index.formats.msmarco import MsMarcoFiles, download_msmarco, sample_folder
 
     if sample:
         return MsMarcoFiles.find(sample_folder())

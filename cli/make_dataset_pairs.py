@@ -77,8 +77,8 @@ def pairs(
       dipair-index make-dataset pairs shop.jsonl --columns query,passage=title,description,label
     """
     from dipair_index.dataset_directory import begin, finish
+    from dipair_index.formats.tuples import Columns
     from dipair_index.pair_dataset import SplitSettings, build_pair_dataset
-    from dipair_index.pair_files import Columns
 
     named = Columns.parse(columns)
     settings = SplitSettings(valid_share, test_share, max_label, duplicates, seed)

@@ -44,7 +44,7 @@ def of_files(
     """Reads runs and qrels, and lets indexes answer; says what is in some of them only."""
     from dipair_index.errors import FormatError
     from dipair_index.evaluation import JudgedRuns
-    from dipair_index.formats import read_qrels, read_queries, read_run
+    from dipair_index.formats.records_io import read_qrels, read_queries, read_run
     from dipair_index.metrics import PAIR_MEASURES
 
     names, qrels = names_of([*run_files, *indexes]), read_qrels(qrels_file)
@@ -106,8 +106,8 @@ def of_sample(models: Sequence[str], device: str) -> JudgedRuns:
     """Answers the bundled sample's dev queries by each model's vector search, and reranked."""
     from dipair_index.dual_encoder import DualEncoder
     from dipair_index.evaluation import JudgedRuns
-    from dipair_index.formats import read_passages, read_qrels, read_queries
-    from dipair_index.msmarco import sample_folder
+    from dipair_index.formats.msmarco import sample_folder
+    from dipair_index.formats.records_io import read_passages, read_qrels, read_queries
     from dipair_index.rerank.build import build_index
     from dipair_index.rerank.index import DiPairIndex
 

@@ -148,7 +148,7 @@ def rerank(
 
 def _queries(text: str | None, file: str | None) -> list[Query]:
     """Returns the queries to answer; refuses empty ones before anything is loaded."""
-    from dipair_index.formats import read_queries
+    from dipair_index.formats.records_io import read_queries
     from dipair_index.records import Query
 
     if file is not None:
@@ -168,7 +168,7 @@ def _run(file: str | None, asked: list[Query]) -> tuple[Run | None, list[Query]]
     if file is None:
         return None, asked
     from dipair_index.errors import FormatError
-    from dipair_index.formats import read_run
+    from dipair_index.formats.records_io import read_run
 
     run = read_run(file)
     unknown = sorted(set(run) - {query.query_id for query in asked})
@@ -234,7 +234,7 @@ def _spent(timings: Timings, queries: int) -> str:
 
 
 def _print_trec(ranked: Rankings) -> None:
-    from dipair_index.formats import write_run
+    from dipair_index.formats.records_io import write_run
     from dipair_index.records import ScoredPassage
 
     for query, passages in ranked:

@@ -66,7 +66,7 @@ def score(
       dipair-index score pairs.tsv > scored.tsv
       dipair-index score shop.jsonl --columns query,passage=title,description --model shop.model
     """
-    from dipair_index.pair_files import Columns, read_tuples
+    from dipair_index.formats.tuples import Columns, read_tuples
 
     named = Columns.parse(columns).unlabelled
     rows = read_tuples(file, named)

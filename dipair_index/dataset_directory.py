@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from dipair_index.errors import IndexDirectoryError, StoreError
-from dipair_index.text_files import writing
+from dipair_index.formats.lines import writing
 
 NAMES = {
     "dataset.json", "queries.parquet", "passages.parquet", "train.parquet", "valid.parquet",
@@ -217,7 +217,7 @@ def _beside(out: Path, suffix: str) -> Path:
 
 
 def _same_pairs_to_label(old: DatasetLayout, new: DatasetLayout) -> bool:
-    from dipair_index.tables import read_table
+    from dipair_index.formats.tables import read_table
 
     def positives(layout: DatasetLayout) -> list[Any]:
         pairs = read_table(layout.pairs("train"))

@@ -21,11 +21,11 @@ import pyarrow as pa
 
 from dipair_index.dataset_directory import DatasetLayout, fingerprint_of, read_record, sides_of
 from dipair_index.errors import FormatError, SettingsError
+from dipair_index.formats.lines import iter_lines, source_name
+from dipair_index.formats.tables import read_table
+from dipair_index.formats.tuples import iter_rows
 from dipair_index.labels import LabelSettings, claim, held_out_queries, id_columns, write_shards
-from dipair_index.pair_files import iter_rows
 from dipair_index.records import FloatArray
-from dipair_index.tables import read_table
-from dipair_index.text_files import iter_lines, source_name
 
 CLIP = 1e-4
 """A logit of 9.2, about as far as cross-encoders go."""

@@ -13,9 +13,9 @@ import pyarrow as pa
 
 from dipair_index.dataset_directory import DatasetLayout, fingerprint_of, read_record, sides_of
 from dipair_index.errors import FormatError, IndexDirectoryError, SettingsError
+from dipair_index.formats.tables import read_table, write_table
 from dipair_index.query_splits import HELD_OUT
 from dipair_index.records import FloatArray
-from dipair_index.tables import read_table, write_table
 
 if TYPE_CHECKING:
     from dipair_index.teacher import Teacher

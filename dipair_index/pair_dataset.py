@@ -19,12 +19,12 @@ import pyarrow as pa
 from dipair_index.dataset_directory import DatasetLayout, write_record
 from dipair_index.digests import TextsDigest
 from dipair_index.errors import FormatError, SettingsError
+from dipair_index.formats.lines import source_name
+from dipair_index.formats.tables import write_table
+from dipair_index.formats.tuples import Columns, TupleRow, read_tuples
 from dipair_index.labels import id_columns
 from dipair_index.neighbours import Progress
-from dipair_index.pair_files import Columns, TupleRow, read_tuples
 from dipair_index.query_splits import plain_text
-from dipair_index.tables import write_table
-from dipair_index.text_files import source_name
 
 Ids: TypeAlias = tuple[str, ...]
 """The items of a tuple, one a side."""

@@ -10,7 +10,7 @@ import numpy as np
 
 from dipair_index.digests import TextsDigest
 from dipair_index.errors import FormatError
-from dipair_index.formats import read_queries
+from dipair_index.formats.records_io import read_queries
 from dipair_index.records import Passage, Qrels, Query
 
 HELD_OUT = ("valid", "test")

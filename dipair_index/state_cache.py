@@ -14,10 +14,10 @@ from dipair_index.batches import TokenisedBatches
 from dipair_index.config import Side
 from dipair_index.digests import TextsDigest
 from dipair_index.dual_encoder import fingerprint
+from dipair_index.formats.row_files import fill_rows
 from dipair_index.labelled_groups import stacked_labels
 from dipair_index.model import DiPairModel
 from dipair_index.neighbours import Progress
-from dipair_index.row_files import fill_rows
 
 CHUNK = 4096
 """Texts encoded between two notes of the progress."""

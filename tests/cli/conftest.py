@@ -67,7 +67,7 @@ def tiny_package(
     sample = tmp_path_factory.mktemp("sample")
     (sample / "collection.tsv").write_text(CORPUS)
     monkeypatch.setattr("dipair_index.encoders.default_model_folder", lambda: tiny_model_dir)
-    monkeypatch.setattr("dipair_index.msmarco.sample_folder", lambda: sample)
+    monkeypatch.setattr("dipair_index.formats.msmarco.sample_folder", lambda: sample)
 
 
 @pytest.fixture(scope="session")

@@ -18,8 +18,8 @@ from dipair_index.cli import Pipeline
 from dipair_index.cli.evaluate import evaluate
 from dipair_index.dataset_directory import DatasetLayout
 from dipair_index.dual_encoder import DualEncoder
+from dipair_index.formats.tables import write_table
 from dipair_index.pair_scores import score_tuples
-from dipair_index.tables import write_table
 from dipair_index.teacher import TransformersTeacher
 
 QRELS = "q1 0 p1 2\nq1 0 p2 0\nq1 0 p3 1\nq2 0 p4 1\nq2 0 p5 0\n"
@@ -317,7 +317,7 @@ def test_with_nothing_added_the_sample_is_reranked(
     for name, texts in (("collection.tsv", PASSAGES), ("queries.dev.tsv", QUERIES)):
         (sample / name).write_text("".join(f"{key}\t{text}\n" for key, text in texts.items()))
     (sample / "qrels.dev.tsv").write_text("q1\t0\tp1\t1\nq2\t0\tp3\t1\nq3\t0\tp4\t1\n")
-    monkeypatch.setattr("dipair_index.msmarco.sample_folder", lambda: sample)
+    monkeypatch.setattr("dipair_index.formats.msmarco.sample_folder", lambda: sample)
     monkeypatch.setattr("dipair_index.encoders.default_model_folder", lambda: tiny_model_dir)
     before = sorted(folder.rglob("*"))
 

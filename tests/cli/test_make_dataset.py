@@ -7,8 +7,8 @@ from click.testing import CliRunner, Result
 from dipair_index.cli.make_dataset import make_dataset
 from dipair_index.dataset_directory import read_record
 from dipair_index.errors import DownloadError, FormatError, IndexDirectoryError, SettingsError
+from dipair_index.formats.tables import read_table
 from dipair_index.sentence_vectors import UniversalSentenceEncoder
-from dipair_index.tables import read_table
 
 TOPICS = {
     "tea": ["Green tea is brewed below boiling.", "Black tea wants boiling water."],

@@ -13,7 +13,7 @@ import pytest
 from click.testing import Result
 
 from dipair_index.cli.train_options import MODEL_SETTINGS
-from dipair_index.tables import write_table
+from dipair_index.formats.tables import write_table
 from dipair_index.training_settings import TrainingSettings
 
 Run = Callable[..., Result]

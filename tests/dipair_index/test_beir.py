@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from dipair_index.beir import BeirFiles
 from dipair_index.errors import FormatError
+from dipair_index.formats.beir import BeirFiles
 from dipair_index.query_splits import SplitQueries, split_queries
 
 

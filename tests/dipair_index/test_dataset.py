@@ -14,6 +14,9 @@ from sklearn.metrics import roc_auc_score
 from dipair_index.dataset import DatasetSettings, build_dataset
 from dipair_index.dataset_directory import begin, finish, read_record
 from dipair_index.errors import FormatError, IndexDirectoryError, SettingsError, StoreError
+from dipair_index.formats.msmarco import MsMarcoFiles
+from dipair_index.formats.row_files import fill_rows
+from dipair_index.formats.tables import iter_tables, read_table, write_table, write_tables
 from dipair_index.metrics import area_under_curve
 from dipair_index.mining import (
     NEIGHBOUR,
@@ -21,11 +24,8 @@ from dipair_index.mining import (
     candidates_of,
     sample_negatives,
 )
-from dipair_index.msmarco import MsMarcoFiles
 from dipair_index.query_splits import split_queries
 from dipair_index.records import FloatArray, Query
-from dipair_index.row_files import fill_rows
-from dipair_index.tables import iter_tables, read_table, write_table, write_tables
 
 TOPICS = ["tea", "ice", "bread", "rope", "moss", "lamp", "coal", "fern"]
 WORDS = ["hot", "cold", "old", "new", "wet", "dry", "red", "blue", "thin", "wide"]

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dipair_index.errors import FormatError, StoreError
-from dipair_index.formats import (
+from dipair_index.formats.records_io import (
     iter_qrels,
     read_passages,
     read_qrels,

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from dipair_index.downloads import RemoteFile, fetch
 from dipair_index.errors import DownloadError, FormatError, StoreError
-from dipair_index.msmarco import ARCHIVE, MsMarcoFiles, download_msmarco, sample_folder
+from dipair_index.formats.downloads import RemoteFile, fetch
+from dipair_index.formats.msmarco import ARCHIVE, MsMarcoFiles, download_msmarco, sample_folder
 
 FILES = {
     "collection.tsv": "p1\tTea is hot.\np2\tIce is cold.\n",

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dipair_index.errors import FormatError, SettingsError
-from dipair_index.pair_files import Columns, read_tuples
+from dipair_index.formats.tuples import Columns, read_tuples
 
 PAIRS = Columns.parse("query=term,passage=title,label=relevance")
 TUPLES = Columns.parse("query,passage=title,label,description,split,passage_id=sku")

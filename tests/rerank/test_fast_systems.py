@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from dipair_index.config import DiPairConfig
 from dipair_index.dual_encoder import DualEncoder
 from dipair_index.errors import SettingsError
-from dipair_index.formats import read_passages
+from dipair_index.formats.msmarco import sample_folder
+from dipair_index.formats.records_io import read_passages
 from dipair_index.heads import served_logits
 from dipair_index.model import DiPairModel
-from dipair_index.msmarco import sample_folder
 from dipair_index.records import FloatArray, Passage
 from dipair_index.rerank.build import build_index
 from dipair_index.rerank.head import HeadScorer

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
 from dipair_index.errors import FormatError
+from dipair_index.formats.lines import iter_lines, source_name, writing
 from dipair_index.records import Passage, Qrels, Query, Run, ScoredPassage
-from dipair_index.text_files import iter_lines, source_name, writing
 
 BEIR_QRELS_HEADER = ["query-id", "corpus-id", "score"]
 

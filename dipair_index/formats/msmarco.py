@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
-from dipair_index.downloads import RemoteFile, fetch
 from dipair_index.errors import DownloadError, FormatError
-from dipair_index.formats import (
+from dipair_index.formats.downloads import RemoteFile, fetch
+from dipair_index.formats.lines import replacing
+from dipair_index.formats.records_io import (
     Judgement,
     collect_qrels,
     iter_qrels,
@@ -19,7 +20,6 @@ from dipair_index.formats import (
     read_queries,
 )
 from dipair_index.records import Passage, Qrels, Query
-from dipair_index.text_files import replacing
 
 # Address, size and MD5 as in ir_datasets' definition of msmarco-passage; the second is the
 # official address of before 2024, the third stands in Pyserini's guide to MS MARCO.

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dipair_index.errors import FormatError
-from dipair_index.formats import iter_qrels, read_passages, read_queries
-from dipair_index.msmarco import find_file, read_known_qrels
+from dipair_index.formats.msmarco import find_file, read_known_qrels
+from dipair_index.formats.records_io import iter_qrels, read_passages, read_queries
 from dipair_index.records import Passage, Qrels, Query
 
 SPLITS = ("train", "dev", "test")

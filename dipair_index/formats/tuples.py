@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 
 from dipair_index.dataset_directory import PAIR
 from dipair_index.errors import FormatError, SettingsError
-from dipair_index.formats import is_jsonl, json_object
-from dipair_index.text_files import iter_lines, source_name
+from dipair_index.formats.lines import iter_lines, source_name
+from dipair_index.formats.records_io import is_jsonl, json_object
 
 TAKEN = {"queries", "passages", "train", "valid", "test", "transfer"}
 """What other tables of a dataset are called."""

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dipair_index.errors import StoreError
-from dipair_index.text_files import writing
+from dipair_index.formats.lines import writing
 
 
 class Chunk(Protocol):
