@@ -26,7 +26,7 @@ from dipair_index.cli.console import progress
 from dipair_index.digests import TextsDigest
 from dipair_index.dual_encoder import DualEncoder
 from dipair_index.encoders import EncodedTexts
-from dipair_index.evaluation import Bootstrap, JudgedRuns, evaluate
+from dipair_index.evaluation.bootstrap import Bootstrap, JudgedRuns, evaluate
 from dipair_index.formats.records_io import read_passages, read_qrels, read_queries, read_run
 from dipair_index.formats.row_files import fill_rows
 from dipair_index.pair_scores import read_judged_pairs

@@ -13,7 +13,7 @@ import numpy as np
 from paper_rows import ROWS, TABLES, Line
 from scipy.stats import spearmanr
 
-from dipair_index.evaluation import Bootstrap, JudgedPairs, Measured, evaluate
+from dipair_index.evaluation.bootstrap import Bootstrap, JudgedPairs, Measured, evaluate
 
 RESAMPLES = 2000
 REFERENCES = {"table3": "tsf 4/12/128 terms", "table7": "tsf 6/6/256", "figure3a": "two-stage",

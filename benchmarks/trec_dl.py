@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dipair_index.evaluation import Bootstrap, JudgedRuns, evaluate
+from dipair_index.evaluation.bootstrap import Bootstrap, JudgedRuns, evaluate
 from dipair_index.formats.records_io import read_qrels, read_queries, read_run
 from dipair_index.records import Query, Run
 from dipair_index.rerank.index import DiPairIndex

@@ -17,7 +17,7 @@ from dipair_index.cli.measured_systems import names_of, of_dataset, of_files, of
 from dipair_index.cli.options import compute_options, json_option
 
 if TYPE_CHECKING:
-    from dipair_index.evaluation import JudgedPairs, JudgedRuns, Measured
+    from dipair_index.evaluation.bootstrap import JudgedPairs, JudgedRuns, Measured
 
 
 @click.command()
@@ -114,9 +114,9 @@ def evaluate(
       dipair-index evaluate --qrels qrels.txt bm25.run dipair.run --measure "RR(rel=2)@10"
       dipair-index evaluate --qrels qrels.txt --queries queries.tsv --index-dir dipair.index
     """
-    from dipair_index.evaluation import Bootstrap, check_labels
-    from dipair_index.evaluation import evaluate as evaluated
-    from dipair_index.metrics import check_measures
+    from dipair_index.evaluation.bootstrap import Bootstrap, check_labels
+    from dipair_index.evaluation.bootstrap import evaluate as evaluated
+    from dipair_index.evaluation.measures import check_measures
 
     measures = check_measures(measure)
     if bool(indexes) != bool(queries):

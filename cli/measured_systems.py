@@ -13,7 +13,7 @@ from dipair_index.cli.console import progress, remark
 from dipair_index.cli.torch_device import prepare_torch
 
 if TYPE_CHECKING:
-    from dipair_index.evaluation import JudgedPairs, JudgedRuns
+    from dipair_index.evaluation.bootstrap import JudgedPairs, JudgedRuns
     from dipair_index.pair_scores import Texts
     from dipair_index.records import Query, Run
     from dipair_index.rerank.index import DiPairIndex
@@ -43,9 +43,9 @@ def of_files(
 ) -> JudgedRuns:
     """Reads runs and qrels, and lets indexes answer; says what is in some of them only."""
     from dipair_index.errors import FormatError
-    from dipair_index.evaluation import JudgedRuns
+    from dipair_index.evaluation.bootstrap import JudgedRuns
+    from dipair_index.evaluation.measures import PAIR_MEASURES
     from dipair_index.formats.records_io import read_qrels, read_queries, read_run
-    from dipair_index.metrics import PAIR_MEASURES
 
     names, qrels = names_of([*run_files, *indexes]), read_qrels(qrels_file)
     runs = {name: read_run(file) for name, file in zip(names, run_files, strict=False)}
@@ -105,7 +105,7 @@ def scored(pairs: JudgedPairs, texts: Texts, models: Mapping[str, str], device: 
 def of_sample(models: Sequence[str], device: str) -> JudgedRuns:
     """Answers the bundled sample's dev queries by each model's vector search, and reranked."""
     from dipair_index.dual_encoder import DualEncoder
-    from dipair_index.evaluation import JudgedRuns
+    from dipair_index.evaluation.bootstrap import JudgedRuns
     from dipair_index.formats.msmarco import sample_folder
     from dipair_index.formats.records_io import read_passages, read_qrels, read_queries
     from dipair_index.rerank.build import build_index

@@ -15,7 +15,7 @@ from dipair_index.dataset_directory import DatasetLayout, read_record, sides_of
 from dipair_index.dual_encoder import DualEncoder
 from dipair_index.encoders import DEFAULT_MODEL
 from dipair_index.errors import FormatError, ModelError
-from dipair_index.evaluation import JudgedPairs
+from dipair_index.evaluation.bootstrap import JudgedPairs
 from dipair_index.formats.tables import read_table
 from dipair_index.heads import served_logits
 from dipair_index.labels import read_texts

@@ -14,10 +14,10 @@ from sklearn.metrics import roc_auc_score
 from dipair_index.dataset import DatasetSettings, build_dataset
 from dipair_index.dataset_directory import begin, finish, read_record
 from dipair_index.errors import FormatError, IndexDirectoryError, SettingsError, StoreError
+from dipair_index.evaluation.measures import area_under_curve
 from dipair_index.formats.msmarco import MsMarcoFiles
 from dipair_index.formats.row_files import fill_rows
 from dipair_index.formats.tables import iter_tables, read_table, write_table, write_tables
-from dipair_index.metrics import area_under_curve
 from dipair_index.mining import (
     NEIGHBOUR,
     Pairs,

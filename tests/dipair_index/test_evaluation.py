@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from scipy import stats
 from sklearn.metrics import roc_auc_score
 
-from dipair_index import evaluation
 from dipair_index.errors import FormatError, SettingsError
-from dipair_index.evaluation import (
+from dipair_index.evaluation import bootstrap as evaluation
+from dipair_index.evaluation.bootstrap import (
     Bootstrap,
     JudgedPairs,
     JudgedRuns,
@@ -23,7 +23,7 @@ from dipair_index.evaluation import (
     check_labels,
     evaluate,
 )
-from dipair_index.metrics import check_measures, relevant_pairs
+from dipair_index.evaluation.measures import check_measures, relevant_pairs
 from dipair_index.records import Qrels, Run
 
 NO_RESAMPLES = Bootstrap("one", resamples=0)

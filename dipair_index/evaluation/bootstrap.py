@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 
 from dipair_index.errors import FormatError, SettingsError
-from dipair_index.metrics import (
+from dipair_index.evaluation.measures import (
     PAIR_MEASURES,
     Floats,
     Statistic,

@@ -1,0 +1,1 @@
+"""Ranking and pair measures, and the paired bootstrap of their differences."""
