@@ -44,7 +44,7 @@ def make_model(folder: Path) -> None:
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
     from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
-    from dipair_index.model import DiPairModel
+    from dipair_index.models.dipair import DiPairModel
 
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     vocabulary = {piece: row for row, piece in enumerate(special + WORDS)}

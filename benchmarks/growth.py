@@ -55,7 +55,7 @@ def measure(folder: Path, pairs: int, rounds: int, clock_name: str) -> dict[str,
     import numpy as np
     import torch
 
-    from dipair_index.model import DiPairConfig, DiPairModel
+    from dipair_index.models.dipair import DiPairConfig, DiPairModel
     from dipair_index.rerank.head import HeadScorer
     from dipair_index.stores.codecs import open_codec
 

@@ -33,8 +33,8 @@ import numpy as np
 import torch
 from transformers import BertConfig, BertModel
 
-from dipair_index.config import DiPairConfig
-from dipair_index.model import DiPairModel
+from dipair_index.models.config import DiPairConfig
+from dipair_index.models.dipair import DiPairModel
 from dipair_index.records import FloatArray
 from dipair_index.rerank.fast_head import _Form, _has_onednn, _Product
 from dipair_index.rerank.head import HeadScorer, _compute_alone

@@ -46,10 +46,10 @@ from dipair_index.calibration import fit_similarity
 from dipair_index.cli.console import progress, remark
 from dipair_index.labels import read_labels
 from dipair_index.losses import binary
-from dipair_index.model import DiPairModel
+from dipair_index.models.dipair import DiPairModel
+from dipair_index.models.systems import RESIDUALS
 from dipair_index.provenance import library_versions
 from dipair_index.state_cache import StateCache
-from dipair_index.systems import RESIDUALS
 from dipair_index.trainer import Schedule, run_training
 from dipair_index.training import SAMPLE, initialise_projections
 from dipair_index.training_data import quality

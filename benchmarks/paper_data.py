@@ -16,7 +16,7 @@ from dipair_index.dataset_directory import DatasetLayout
 from dipair_index.distillation import load_tokenizer
 from dipair_index.formats.tables import read_table
 from dipair_index.labels import read_texts
-from dipair_index.model import DiPairModel
+from dipair_index.models.dipair import DiPairModel
 from dipair_index.sentence_vectors import encoder_source
 from dipair_index.state_cache import StateCache
 

@@ -19,9 +19,9 @@ import torch
 from paper_rows import ROWS
 from transformers import BertConfig
 
-from dipair_index.config import DiPairConfig
 from dipair_index.cross_encoder import random_bert_tiny
-from dipair_index.model import DiPairModel
+from dipair_index.models.config import DiPairConfig
+from dipair_index.models.dipair import DiPairModel
 from dipair_index.rerank.head import HeadScorer
 
 ROUNDS, PASSAGES, BATCH = 5, 1000, 4

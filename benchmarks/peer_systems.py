@@ -263,7 +263,7 @@ def system(name: str) -> Callable[[Setting], Stored]:
     """Another head of DiPair's sizes with random weights: for its time alone."""
 
     def opened(setting: Setting) -> Stored:
-        from dipair_index.model import DiPairConfig, DiPairModel
+        from dipair_index.models.dipair import DiPairConfig, DiPairModel
         from dipair_index.rerank.head import HeadScorer
         from dipair_index.stores.codecs import open_codec
 

@@ -12,11 +12,11 @@ import torch
 from transformers import AutoTokenizer
 
 from dipair_index.batches import Tokenised, best_batch_size, padded_batches, tokenise
-from dipair_index.config import Side
 from dipair_index.encoders import DEFAULT_MODEL, EncodedTexts, Sizes, model_folder
 from dipair_index.errors import ModelError, SettingsError
-from dipair_index.model import DiPairModel
-from dipair_index.weights import load_model
+from dipair_index.models.config import Side
+from dipair_index.models.dipair import DiPairModel
+from dipair_index.models.weights import load_model
 
 
 class DualEncoder:

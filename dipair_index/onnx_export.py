@@ -10,7 +10,7 @@ from torch import nn
 
 from dipair_index.encoders import EncodingPrecision
 from dipair_index.errors import ModelError
-from dipair_index.model import DiPairModel
+from dipair_index.models.dipair import DiPairModel
 from dipair_index.onnx_graph import Graph, StoredTensor
 
 

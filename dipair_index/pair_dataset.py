@@ -75,7 +75,7 @@ def build_pair_dataset(
     if columns.label is None:
         raise SettingsError("--columns names no label: add label=COLUMN")
     if further := columns.sides[2:]:
-        from dipair_index.config import check_side_name  # takes the seconds of torch
+        from dipair_index.models.config import check_side_name
 
         for side in further:
             check_side_name(side)

@@ -17,8 +17,8 @@ from dipair_index.encoders import DEFAULT_MODEL
 from dipair_index.errors import FormatError, ModelError
 from dipair_index.evaluation.bootstrap import JudgedPairs
 from dipair_index.formats.tables import read_table
-from dipair_index.heads import served_logits
 from dipair_index.labels import read_texts
+from dipair_index.models.heads import served_logits
 from dipair_index.records import FloatArray
 from dipair_index.teacher import open_teacher
 

@@ -11,12 +11,12 @@ import numpy.typing as npt
 import torch
 
 from dipair_index.batches import TokenisedBatches
-from dipair_index.config import Side
 from dipair_index.digests import TextsDigest
 from dipair_index.dual_encoder import fingerprint
 from dipair_index.formats.row_files import fill_rows
 from dipair_index.labelled_groups import stacked_labels
-from dipair_index.model import DiPairModel
+from dipair_index.models.config import Side
+from dipair_index.models.dipair import DiPairModel
 from dipair_index.neighbours import Progress
 
 CHUNK = 4096

@@ -13,11 +13,11 @@ GROUP_LOSSES = ("margin-mse", "listwise", "both")
 """Those that compare the passages of one query."""
 
 BERT_TINY = "bert-tiny"
-"""The name of the cross-encoder student; all others are `dipair_index.systems.SYSTEMS`."""
+"""The name of the cross-encoder student; all others are `dipair_index.models.systems.SYSTEMS`."""
 
 
 WeightCodec = Literal["float16", "int8"]
-"""How a trained model is saved; `dipair_index.weights` says more."""
+"""How a trained model is saved; `dipair_index.models.weights` says more."""
 
 
 @dataclass(frozen=True)

@@ -23,8 +23,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dipair_index.config import Side
-from dipair_index.heads import ClassHead, Head, largest_cosines, served_logits
+from dipair_index.models.config import Side
+from dipair_index.models.heads import ClassHead, Head, largest_cosines, served_logits
 
 
 class Prepared(NamedTuple):

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dipair_index.config import Side
 from dipair_index.encoders import refuse_tuples
-from dipair_index.heads import DenseHead, DistilledSentenceHead, Head, SimilarityHead
-from dipair_index.model import DiPairModel
+from dipair_index.models.config import Side
+from dipair_index.models.dipair import DiPairModel
+from dipair_index.models.heads import DenseHead, DistilledSentenceHead, Head, SimilarityHead
 from dipair_index.rerank.fast_head import FastHead, ServedOutput
 
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from dipair_index.encoders import Precision
-from dipair_index.model import DiPairModel
+from dipair_index.models.dipair import DiPairModel
 from dipair_index.records import FloatArray
 from dipair_index.rerank.fast_systems import fast_system
 from dipair_index.rerank.scorer import MICRO_BATCH, Passages, Scorer, micro_batches, work_through

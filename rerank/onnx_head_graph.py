@@ -13,8 +13,8 @@ from typing import cast
 from onnx import TensorProto
 from torch import Tensor, nn
 
-from dipair_index.heads import Head
-from dipair_index.model import DiPairModel
+from dipair_index.models.dipair import DiPairModel
+from dipair_index.models.heads import Head
 from dipair_index.onnx_graph import Graph, StoredTensor
 
 

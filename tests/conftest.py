@@ -135,7 +135,7 @@ def tiny_model_dir(
     """A random DiPair model (N=4, M=8, D=16), saved with its tokenizer."""
     import torch
 
-    from dipair_index.model import DiPairModel
+    from dipair_index.models.dipair import DiPairModel
 
     torch.manual_seed(1)
     model = DiPairModel.from_encoder(str(tiny_encoder_dir), dim=16, head_intermediate=32)

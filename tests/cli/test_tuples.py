@@ -68,7 +68,7 @@ def model(
     """A random model of queries, passages and what they are about."""
     import torch
 
-    from dipair_index.model import DiPairModel
+    from dipair_index.models.dipair import DiPairModel
 
     torch.manual_seed(1)
     sizes = {"dim": 16, "head_intermediate": 32, "extra_sides": {"about": [3, 16]}}

@@ -8,7 +8,7 @@ import torch
 
 from dipair_index.calibration import fit_similarity
 from dipair_index.losses import LOSSES
-from dipair_index.model import DiPairModel
+from dipair_index.models.dipair import DiPairModel
 
 
 def batches(model: DiPairModel, scale: float, bias: float) -> list[dict[str, Any]]:

@@ -14,11 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from dipair_index.config import DiPairConfig
 from dipair_index.dual_encoder import DualEncoder
-from dipair_index.heads import TupleHead, make_head, served_logits
-from dipair_index.model import DiPairModel
-from dipair_index.systems import CLASS_SYSTEMS, SYSTEMS, TUPLE_SYSTEMS
+from dipair_index.models.config import DiPairConfig
+from dipair_index.models.dipair import DiPairModel
+from dipair_index.models.heads import TupleHead, make_head, served_logits
+from dipair_index.models.systems import CLASS_SYSTEMS, SYSTEMS, TUPLE_SYSTEMS
 
 Array = np.ndarray[Any, Any]
 Weights = dict[str, Array]

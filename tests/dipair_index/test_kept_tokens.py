@@ -6,8 +6,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dipair_index.kept_tokens import keep_tokens
-from dipair_index.systems import KEEP
+from dipair_index.models.systems import KEEP
+from dipair_index.models.truncation import keep_tokens
 
 
 def slowly_kept(tokens: np.ndarray, count: int, keep: str) -> np.ndarray:

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from dipair_index.config import DiPairConfig
 from dipair_index.dual_encoder import DualEncoder
 from dipair_index.errors import ModelError, SettingsError
-from dipair_index.model import DiPairModel
-from dipair_index.weights import save_weights
+from dipair_index.models.config import DiPairConfig
+from dipair_index.models.dipair import DiPairModel
+from dipair_index.models.weights import save_weights
 
 Array = np.ndarray[Any, Any]
 

@@ -19,10 +19,10 @@ from dipair_index.errors import FormatError, IndexDirectoryError, SettingsError
 from dipair_index.formats.tables import write_table
 from dipair_index.labelled_groups import GroupDataset, LabelledGroups
 from dipair_index.labels import label_pairs
-from dipair_index.model import DiPairModel
+from dipair_index.models.dipair import DiPairModel
+from dipair_index.models.systems import SYSTEMS
 from dipair_index.pair_scores import score_tuples
 from dipair_index.records import FloatArray
-from dipair_index.systems import SYSTEMS
 from dipair_index.teacher import open_teacher
 from dipair_index.teacher_training import train_teacher
 from dipair_index.trainer import Schedule

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from dipair_index.dual_encoder import DualEncoder
 from dipair_index.errors import ModelError
-from dipair_index.weights import load_model, quantised, round_weights, save_weights
+from dipair_index.models.weights import load_model, quantised, round_weights, save_weights
 
 
 def test_int8_rows_are_within_half_a_step_of_their_matrix() -> None:

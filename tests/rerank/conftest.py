@@ -9,11 +9,11 @@ import torch
 from dipair_index.batches import Tokenised
 from dipair_index.dual_encoder import DualEncoder
 from dipair_index.encoders import EncodedTexts
-from dipair_index.model import DiPairModel
+from dipair_index.models.dipair import DiPairModel
+from dipair_index.models.weights import save_weights
 from dipair_index.records import Passage
 from dipair_index.rerank.build import build_index
 from dipair_index.rerank.onnx_export import export_onnx
-from dipair_index.weights import save_weights
 
 SUBJECTS = ("bees", "volcano", "tea", "moon", "bread", "piano", "solar panels", "glacier")
 SENTENCES = (

@@ -12,19 +12,19 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dipair_index.config import DiPairConfig
 from dipair_index.dual_encoder import DualEncoder
 from dipair_index.errors import SettingsError
 from dipair_index.formats.msmarco import sample_folder
 from dipair_index.formats.records_io import read_passages
-from dipair_index.heads import served_logits
-from dipair_index.model import DiPairModel
+from dipair_index.models.config import DiPairConfig
+from dipair_index.models.dipair import DiPairModel
+from dipair_index.models.heads import served_logits
+from dipair_index.models.systems import CLASS_SYSTEMS, RESIDUALS, SYSTEMS
 from dipair_index.records import FloatArray, Passage
 from dipair_index.rerank.build import build_index
 from dipair_index.rerank.head import HeadScorer
 from dipair_index.rerank.index import DiPairIndex
 from dipair_index.rerank.scorer import MICRO_BATCH
-from dipair_index.systems import CLASS_SYSTEMS, RESIDUALS, SYSTEMS
 
 ENCODER = {
     "model_type": "bert", "hidden_size": 24, "num_hidden_layers": 1, "num_attention_heads": 1,

@@ -7,15 +7,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dipair_index.config import DiPairConfig
 from dipair_index.dual_encoder import DualEncoder
-from dipair_index.model import DiPairModel
+from dipair_index.models.config import DiPairConfig
+from dipair_index.models.dipair import DiPairModel
+from dipair_index.models.systems import RESIDUALS
 from dipair_index.records import FloatArray, Passage
 from dipair_index.rerank import fast_head
 from dipair_index.rerank.head import HeadScorer
 from dipair_index.rerank.scorer import MICRO_BATCH
 from dipair_index.stores.codecs import open_codec
-from dipair_index.systems import RESIDUALS
 
 TINY_ENCODER = {
     "model_type": "bert",

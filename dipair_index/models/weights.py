@@ -20,9 +20,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers.utils.hub import cached_file
 
-from dipair_index.config import DiPairConfig
 from dipair_index.errors import ModelError
-from dipair_index.model import DiPairModel
+from dipair_index.models.config import DiPairConfig
+from dipair_index.models.dipair import DiPairModel
 from dipair_index.training_settings import WeightCodec
 
 INDEX_FILE = "model.safetensors.index.json"

@@ -11,7 +11,7 @@ Deviations from the paper:
   encoders whose sentence vector is that mean. The paper keeps the first token ("cls").
 - A text with fewer tokens than are kept is filled with zero vectors, which the head reads like any
   others: the score of a pair never depends on what shares its batch.
-Those of the heads stand in `dipair_index.heads`.
+Those of the heads stand in `dipair_index.models.heads`.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from torch.nn import functional
 from transformers import AutoConfig, AutoModel, PreTrainedModel
 from transformers.utils.generic import ModelOutput
 
-from dipair_index.config import DiPairConfig, Side
 from dipair_index.errors import ModelError, SettingsError
-from dipair_index.heads import TupleHead, make_head
-from dipair_index.kept_tokens import keep_tokens
+from dipair_index.models.config import DiPairConfig, Side
+from dipair_index.models.heads import TupleHead, make_head
+from dipair_index.models.truncation import keep_tokens
 
 
 class Encoded(NamedTuple):

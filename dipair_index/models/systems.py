@@ -24,4 +24,4 @@ RESIDUALS = ("none", "cosine", "maxsim")
 the largest cosine with a passage's."""
 
 KEEP = ("first", "last", "spans")
-"""Which tokens of a text are kept; `dipair_index.kept_tokens` says how."""
+"""Which tokens of a text are kept; `dipair_index.models.truncation` says how."""

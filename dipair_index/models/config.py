@@ -10,7 +10,7 @@ from torch.nn import ModuleDict
 from transformers import AutoConfig, PretrainedConfig
 
 from dipair_index.errors import SettingsError
-from dipair_index.systems import (
+from dipair_index.models.systems import (
     CLASS_SYSTEMS,
     FIRST_TOKEN_SIDES,
     KEEP,

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dipair_index.config import DiPairConfig
+from dipair_index.models.config import DiPairConfig
 
 FIRST_SCALE, FIRST_BIAS = 20.0, -10.0
 """Where a similarity begins: the mean of a teacher's logits is near zero, where that of a cosine

@@ -1,0 +1,1 @@
+"""The DiPair model as the paper describes it: configuration, encoder, truncation, heads."""
