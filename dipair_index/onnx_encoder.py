@@ -19,7 +19,7 @@ from dipair_index.encoders import (
     model_folder,
 )
 from dipair_index.errors import ModelError
-from dipair_index.onnx_model import PASSAGE, PASSAGE_INT8, QUERY, Graphs, open_graphs
+from dipair_index.onnx.graphs import PASSAGE, PASSAGE_INT8, QUERY, Graphs, open_graphs
 from dipair_index.threads import thread_count
 
 

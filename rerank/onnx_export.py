@@ -9,8 +9,7 @@ import numpy as np
 
 from dipair_index.encoders import model_folder
 from dipair_index.errors import ModelError
-from dipair_index.onnx_encoder import OnnxEncoder
-from dipair_index.onnx_model import (
+from dipair_index.onnx.graphs import (
     HEAD,
     PASSAGE,
     PASSAGE_INT8,
@@ -20,12 +19,13 @@ from dipair_index.onnx_model import (
     OnnxRecord,
     digests,
 )
+from dipair_index.onnx_encoder import OnnxEncoder
 from dipair_index.records import FloatArray
 from dipair_index.rerank.onnx_head import OnnxHeadScorer
 
 if TYPE_CHECKING:
     from dipair_index.dual_encoder import DualEncoder
-    from dipair_index.onnx_graph import StoredTensor
+    from dipair_index.onnx.writer import StoredTensor
 
 TOLERANCE = 1e-4
 """How far a number may be from torch's: the graphs promise no more, and no less."""
@@ -50,7 +50,7 @@ def export_onnx(encoder: DualEncoder) -> Path:
     a kind that has no graphs, and where the graphs do not compute what torch does.
     """
     try:
-        from dipair_index.onnx_graph import stored_tensors
+        from dipair_index.onnx.writer import stored_tensors
     except ModuleNotFoundError as error:
         raise ModelError(f"{error.name} is not installed: run `pip install onnx`") from error
     folder, config = model_folder(encoder.name), encoder.model.config
@@ -80,8 +80,8 @@ def export_onnx(encoder: DualEncoder) -> Path:
 
 def _written(encoder: DualEncoder, stored: dict[str, StoredTensor], folder: Path) -> OnnxRecord:
     """Writes the graphs; returns the record of them, with which they are not yet used."""
-    from dipair_index.onnx_export import export_encoder
-    from dipair_index.rerank.onnx_head_graph import export_head
+    from dipair_index.onnx.encoder_graph import export_encoder
+    from dipair_index.onnx.head_graph import export_head
 
     model, config = encoder.model, encoder.model.config
     (folder / RECORD).unlink(missing_ok=True)

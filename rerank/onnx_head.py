@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from dipair_index.onnx_model import HEAD, Graphs
+from dipair_index.onnx.graphs import HEAD, Graphs
 from dipair_index.records import FloatArray
 from dipair_index.rerank.scorer import MICRO_BATCH, Passages, Scorer, micro_batches, work_through
 from dipair_index.threads import thread_count

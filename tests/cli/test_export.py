@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from click.testing import Result
 
-from dipair_index.onnx_model import RECORD
+from dipair_index.onnx.graphs import RECORD
 
 Run = Callable[..., Result]
 QUERY = "how bees dance"

@@ -14,8 +14,8 @@ import torch
 from dipair_index.dual_encoder import DualEncoder
 from dipair_index.encoders import open_encoder
 from dipair_index.errors import ModelError, SettingsError
+from dipair_index.onnx.graphs import HEAD, PASSAGE, RECORD
 from dipair_index.onnx_encoder import OnnxEncoder
-from dipair_index.onnx_model import HEAD, PASSAGE, RECORD
 from dipair_index.rerank.onnx_export import export_onnx
 from dipair_index.rerank.scorer import open_scorer
 
@@ -90,7 +90,7 @@ def test_a_folder_that_cannot_be_written_is_named(
     def refuse(*_: object) -> None:
         raise OSError(errno.EROFS, os.strerror(errno.EROFS), "query.onnx")
 
-    monkeypatch.setattr("dipair_index.onnx_graph.put", refuse)
+    monkeypatch.setattr("dipair_index.onnx.writer.put", refuse)
     with pytest.raises(ModelError, match=f"{folder} cannot be written .Read-only .*copy the model"):
         export_onnx(DualEncoder.load(folder))
 
@@ -111,7 +111,7 @@ def test_a_record_that_cannot_be_read_is_as_good_as_none(folder: Path, content: 
 
 
 def test_a_graph_that_onnx_runtime_does_not_know_is_told(folder: Path) -> None:
-    from dipair_index.onnx_model import digests
+    from dipair_index.onnx.graphs import digests
 
     (folder / HEAD).write_bytes(b"nonsense")
     record = json.loads((folder / RECORD).read_text())

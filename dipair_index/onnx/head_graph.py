@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from dipair_index.models.dipair import DiPairModel
 from dipair_index.models.heads import Head
-from dipair_index.onnx_graph import Graph, StoredTensor
+from dipair_index.onnx.writer import Graph, StoredTensor
 
 
 def export_head(model: DiPairModel, stored: dict[str, StoredTensor], path: Path) -> None:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from dipair_index.encoders import EncodingPrecision
 from dipair_index.errors import ModelError
-from dipair_index.onnx_model import put
+from dipair_index.onnx.graphs import put
 
 ELEMENTS = {"F32": TensorProto.FLOAT, "F16": TensorProto.FLOAT16, "BF16": TensorProto.BFLOAT16,
             "I8": TensorProto.INT8}  # fmt: skip

@@ -11,7 +11,7 @@ from torch import nn
 from dipair_index.encoders import EncodingPrecision
 from dipair_index.errors import ModelError
 from dipair_index.models.dipair import DiPairModel
-from dipair_index.onnx_graph import Graph, StoredTensor
+from dipair_index.onnx.writer import Graph, StoredTensor
 
 
 def export_encoder(
