@@ -103,7 +103,7 @@ def resident() -> dict[str, int]:
 
 def measure(folder: Path, count: int, store: str) -> dict[str, object]:
     """Builds an index of `count` passages in this process."""
-    from dipair_index.dual_encoder import DualEncoder
+    from dipair_index.encoders.dual_encoder import DualEncoder
     from dipair_index.rerank.build import build_index
 
     encoder = DualEncoder.load(folder / "model")

@@ -12,9 +12,9 @@ from paper_data import QUERY_LENGTH, Data, Scores, tokenizer_of
 
 from dipair_index.cli.console import progress
 from dipair_index.cross_encoder import fit, random_bert_tiny
+from dipair_index.encoders.cross_encoders import TRUNCATION, TransformersTeacher, open_teacher
 from dipair_index.labelled_groups import LabelledGroups
 from dipair_index.losses import binary
-from dipair_index.teacher import TRUNCATION, TransformersTeacher, open_teacher
 from dipair_index.trainer import Schedule
 
 BATCH = 64

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dipair_index.encoders import Backend, Precision
+from dipair_index.encoders.base import Backend, Precision
 from dipair_index.formats.row_files import fill_rows
 from dipair_index.records import FloatArray
 
@@ -74,7 +74,7 @@ def flashrank(setting: Setting) -> Stored:
 
 def teacher(setting: Setting) -> Stored:
     """The same file, in batches of eight pairs of like length."""
-    from dipair_index.teacher import open_teacher
+    from dipair_index.encoders.cross_encoders import open_teacher
 
     opened = open_teacher(str(setting.teacher))
     texts = setting.passages
@@ -88,7 +88,7 @@ def cross_encoder(layers: int, width: int, heads: int, inner: int) -> Callable[[
         from sentence_transformers import CrossEncoder
         from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification
 
-        from dipair_index.encoders import model_folder
+        from dipair_index.encoders.base import model_folder
 
         folder = setting.folder / f"bert-{layers}-{width}"
         if not folder.exists():
@@ -197,7 +197,7 @@ def pylate(setting: Setting) -> Stored:
 
 
 def _encoder(setting: Setting, backend: Backend) -> Any:
-    from dipair_index.encoders import open_encoder
+    from dipair_index.encoders.base import open_encoder
 
     return open_encoder(setting.model, backend=backend)
 

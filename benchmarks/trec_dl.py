@@ -15,12 +15,12 @@ from pathlib import Path
 
 import numpy as np
 
+from dipair_index.encoders.cross_encoders import open_teacher
 from dipair_index.evaluation.bootstrap import Bootstrap, JudgedRuns, evaluate
 from dipair_index.formats.records_io import read_qrels, read_queries, read_run
 from dipair_index.records import Query, Run
 from dipair_index.rerank.index import DiPairIndex
 from dipair_index.rerank.ranking import RankedPassage
-from dipair_index.teacher import open_teacher
 
 MEASURES = ["nDCG@10", "RR(rel=2)@10", "R(rel=2)@100"]
 

@@ -26,9 +26,9 @@ import torch
 from torch._C._profiler import _ExperimentalConfig
 from torch.profiler import ProfilerActivity, profile
 
-from dipair_index.batches import Tokenised
-from dipair_index.dual_encoder import DualEncoder
-from dipair_index.encoders import EncodedTexts
+from dipair_index.encoders.base import EncodedTexts
+from dipair_index.encoders.batches import Tokenised
+from dipair_index.encoders.dual_encoder import DualEncoder
 from dipair_index.formats.records_io import read_passages, read_queries
 from dipair_index.records import Passage
 from dipair_index.rerank.bench import PARTS, measure_searches, peak_memory

@@ -12,7 +12,7 @@ from dipair_index.cli.encoding import describe, encoding, how_to_ask, load_encod
 from dipair_index.cli.options import all_of, encoding_options, index_dir_option
 
 if TYPE_CHECKING:
-    from dipair_index.encoders import Backend, EncodingPrecision
+    from dipair_index.encoders.base import Backend, EncodingPrecision
 
 _options = all_of(
     click.option(

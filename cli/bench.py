@@ -24,7 +24,7 @@ from dipair_index.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from dipair_index.encoders import Backend, Precision, TextEncoder
+    from dipair_index.encoders.base import Backend, Precision, TextEncoder
     from dipair_index.rerank.bench import Measured
     from dipair_index.stores.index_info import IndexInfo
 
@@ -95,7 +95,7 @@ def bench(
       dipair-index bench
       dipair-index bench --index-dir passages.index --queries queries.tsv --candidates 100
     """
-    from dipair_index.encoders import backend_for
+    from dipair_index.encoders.base import backend_for
     from dipair_index.rerank.bench import forget_peak_memory, measure_searches, peak_memory
     from dipair_index.rerank.index import DiPairIndex
     from dipair_index.stores.index_info import IndexInfo
@@ -136,7 +136,7 @@ def bench(
 
 def _computing(encoder: TextEncoder) -> dict[str, Any]:
     """By which library, and in how many threads."""
-    from dipair_index.onnx_encoder import OnnxEncoder
+    from dipair_index.encoders.onnx_encoder import OnnxEncoder
     from dipair_index.threads import thread_count
 
     if isinstance(encoder, OnnxEncoder):

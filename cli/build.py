@@ -21,7 +21,7 @@ from dipair_index.cli.encoding import (
 from dipair_index.cli.options import encoding_options, index_dir_option
 
 if TYPE_CHECKING:
-    from dipair_index.encoders import Backend, EncodingPrecision, TextEncoder
+    from dipair_index.encoders.base import Backend, EncodingPrecision, TextEncoder
     from dipair_index.records import Passage
 
 # written out here, since the modules that define them import numpy, which --help does without

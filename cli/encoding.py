@@ -15,7 +15,7 @@ from dipair_index.cli.options import DEFAULT_INDEX
 from dipair_index.cli.torch_device import prepare_torch
 
 if TYPE_CHECKING:
-    from dipair_index.encoders import Backend, EncodingPrecision, TextEncoder
+    from dipair_index.encoders.base import Backend, EncodingPrecision, TextEncoder
     from dipair_index.records import Passage
     from dipair_index.rerank.part_builder import BuildSummary
 
@@ -36,7 +36,7 @@ def load_encoder(
     precision: EncodingPrecision = "float32",
 ) -> TextEncoder:
     """The DiPair model called `model`, None being the bundled one."""
-    from dipair_index.encoders import open_onnx_encoder
+    from dipair_index.encoders.base import open_onnx_encoder
 
     found = open_onnx_encoder(
         model, backend=backend, device=device, batch_size=batch_size, precision=precision
@@ -44,7 +44,7 @@ def load_encoder(
     if found is not None:
         return found
     prepare_torch(device)
-    from dipair_index.dual_encoder import DualEncoder
+    from dipair_index.encoders.dual_encoder import DualEncoder
 
     return DualEncoder.load(model, device=device, batch_size=batch_size)
 
@@ -54,12 +54,12 @@ def write_graphs(encoder: TextEncoder) -> None:
 
     Says nothing: a model that has none works as well, but starts later.
     """
-    from dipair_index.onnx_encoder import OnnxEncoder
+    from dipair_index.encoders.onnx_encoder import OnnxEncoder
 
     if isinstance(encoder, OnnxEncoder) or encoder.device != "cpu":
         return
-    from dipair_index.dual_encoder import DualEncoder
-    from dipair_index.encoders import model_folder
+    from dipair_index.encoders.base import model_folder
+    from dipair_index.encoders.dual_encoder import DualEncoder
     from dipair_index.errors import ModelError
     from dipair_index.rerank.onnx_export import export_onnx
 

@@ -30,7 +30,7 @@ def onnx(model: str | None) -> None:
       dipair-index export onnx --model models/mine
     """
     from dipair_index.cli.torch_device import prepare_torch
-    from dipair_index.dual_encoder import DualEncoder
+    from dipair_index.encoders.dual_encoder import DualEncoder
     from dipair_index.rerank.onnx_export import export_onnx
 
     prepare_torch("cpu")

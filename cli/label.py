@@ -114,8 +114,8 @@ def label(
     from dipair_index.labels import label_pairs
 
     prepare_torch(device)
-    from dipair_index.pair_scores import order_of_sides
-    from dipair_index.teacher import open_teacher
+    from dipair_index.encoders.cross_encoders import open_teacher
+    from dipair_index.encoders.scorers import order_of_sides
 
     sides = order_of_sides(teacher, sides_of(record))
     model = open_teacher(teacher, device=device, batch_size=batch_size)

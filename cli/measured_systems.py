@@ -13,8 +13,8 @@ from dipair_index.cli.console import progress, remark
 from dipair_index.cli.torch_device import prepare_torch
 
 if TYPE_CHECKING:
+    from dipair_index.encoders.scorers import Texts
     from dipair_index.evaluation.bootstrap import JudgedPairs, JudgedRuns
-    from dipair_index.pair_scores import Texts
     from dipair_index.records import Query, Run
     from dipair_index.rerank.index import DiPairIndex
 
@@ -83,7 +83,7 @@ def of_dataset(dataset: Path, split: str, device: str) -> tuple[JudgedPairs, Tex
     from dipair_index.dataset_directory import read_record
 
     read_record(dataset)  # says what is wrong with it before torch takes its seconds
-    from dipair_index.pair_scores import read_judged_pairs
+    from dipair_index.encoders.scorers import read_judged_pairs
 
     prepare_torch(device)
     pairs, texts = read_judged_pairs(dataset, split)
@@ -93,7 +93,7 @@ def of_dataset(dataset: Path, split: str, device: str) -> tuple[JudgedPairs, Tex
 
 def scored(pairs: JudgedPairs, texts: Texts, models: Mapping[str, str], device: str) -> JudgedPairs:
     """Lets every model score the pairs; the miner stands last."""
-    from dipair_index.pair_scores import scores_of_model
+    from dipair_index.encoders.scorers import scores_of_model
 
     scores = {}
     for name, model in models.items():
@@ -104,7 +104,7 @@ def scored(pairs: JudgedPairs, texts: Texts, models: Mapping[str, str], device: 
 
 def of_sample(models: Sequence[str], device: str) -> JudgedRuns:
     """Answers the bundled sample's dev queries by each model's vector search, and reranked."""
-    from dipair_index.dual_encoder import DualEncoder
+    from dipair_index.encoders.dual_encoder import DualEncoder
     from dipair_index.evaluation.bootstrap import JudgedRuns
     from dipair_index.formats.msmarco import sample_folder
     from dipair_index.formats.records_io import read_passages, read_qrels, read_queries

@@ -103,7 +103,7 @@ def make_mined(
     """Makes the dataset of `mining_options` from judged files, which are looked for in time."""
     from dipair_index.dataset import DatasetSettings, build_dataset
     from dipair_index.dataset_directory import begin, check_target, finish
-    from dipair_index.sentence_vectors import open_embedder
+    from dipair_index.encoders.sentence_embedders import open_embedder
 
     settings = DatasetSettings(
         max_score, max_score_percentile, top_k_negatives, transfer_top_k, seed

@@ -25,7 +25,7 @@ from dipair_index.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from dipair_index.encoders import Backend, Precision
+    from dipair_index.encoders.base import Backend, Precision
     from dipair_index.records import Query, Run
     from dipair_index.rerank.index import DiPairIndex
     from dipair_index.rerank.ranking import RankedPassage, Timings
@@ -114,7 +114,7 @@ def rerank(
             f"--candidates {candidates} is fewer than --top-k {top_k}: retrieve at least as many "
             "as are printed"
         )
-    from dipair_index.encoders import backend_for
+    from dipair_index.encoders.base import backend_for
     from dipair_index.stores.manifest import MANIFEST, Manifest
 
     run, asked = _run(run_file, _queries(query, queries))

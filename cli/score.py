@@ -75,7 +75,7 @@ def score(
         raise click.UsageError(f"{file} has a column {taken[0]} already: rename or remove it")
     header = list(batch[0].fields)
     prepare_torch(device)
-    from dipair_index.pair_scores import open_scorer
+    from dipair_index.encoders.scorers import open_scorer
 
     scorer = open_scorer(model, named.sides, device=device)
     done = 0

@@ -132,7 +132,7 @@ def _train_dipair(
     common: dict[str, Any],
 ) -> dict[str, Any]:
     from dipair_index.distillation import distil
-    from dipair_index.sentence_vectors import reads_first_token
+    from dipair_index.encoders.sentence_embedders import reads_first_token
 
     if options["pooling"] == "auto":
         options["pooling"] = "cls" if reads_first_token(common["encoder"]) else "mean"

@@ -11,16 +11,16 @@ from transformers import set_seed
 
 from dipair_index.cross_encoder import fit, pretrained_cross_encoder, random_bert_tiny, saver
 from dipair_index.distillation import load_tokenizer
-from dipair_index.losses import LOSSES
-from dipair_index.neighbours import Progress
-from dipair_index.provenance import library_versions, source_commit
-from dipair_index.sentence_vectors import encoder_source
-from dipair_index.teacher import (
+from dipair_index.encoders.cross_encoders import (
     PASSAGE_TOKENS,
     QUERY_TOKENS,
     TransformersTeacher,
     set_longest_input,
 )
+from dipair_index.encoders.sentence_embedders import encoder_source
+from dipair_index.losses import LOSSES
+from dipair_index.neighbours import Progress
+from dipair_index.provenance import library_versions, source_commit
 from dipair_index.training import group_schedule
 from dipair_index.training_data import TrainingData, measure
 from dipair_index.training_run import begin_run, check_out, finish_run

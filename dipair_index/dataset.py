@@ -20,6 +20,7 @@ import pyarrow as pa
 
 from dipair_index.dataset_directory import DatasetLayout, write_record
 from dipair_index.digests import TextsDigest
+from dipair_index.encoders.sentence_embedders import SentenceEmbedder
 from dipair_index.errors import FormatError, SettingsError
 from dipair_index.evaluation.measures import area_under_curve
 from dipair_index.formats.tables import ROWS_PER_GROUP, write_table, write_tables
@@ -27,7 +28,6 @@ from dipair_index.mining import Pairs, candidates_of, sample_negatives
 from dipair_index.neighbours import KeptIndex, KeptVectors, Progress
 from dipair_index.query_splits import JudgedFiles, SplitQueries, split_queries
 from dipair_index.records import FloatArray, Passage, Qrels
-from dipair_index.sentence_vectors import SentenceEmbedder
 
 SPLITS = ("train", "valid", "test")
 MAX_SCORE_OF_USE = 0.53

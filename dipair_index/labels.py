@@ -18,7 +18,7 @@ from dipair_index.query_splits import HELD_OUT
 from dipair_index.records import FloatArray
 
 if TYPE_CHECKING:
-    from dipair_index.teacher import Teacher
+    from dipair_index.encoders.cross_encoders import Teacher
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,11 @@ import numpy as np
 import numpy.typing as npt
 
 from dipair_index.dataset_directory import DatasetLayout
+from dipair_index.encoders.sentence_embedders import SentenceEmbedder
 from dipair_index.formats.row_files import fill_rows
 from dipair_index.formats.tables import iter_tables
 from dipair_index.mining import NEIGHBOUR, Pairs
 from dipair_index.records import FloatArray
-from dipair_index.sentence_vectors import SentenceEmbedder
 
 TEXTS_PER_CHUNK = 4096
 QUERIES_PER_SEARCH = 1024

@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from dipair_index.batches import TokenisedBatches
 from dipair_index.digests import TextsDigest
-from dipair_index.dual_encoder import fingerprint
+from dipair_index.encoders.batches import TokenisedBatches
+from dipair_index.encoders.dual_encoder import fingerprint
 from dipair_index.formats.row_files import fill_rows
 from dipair_index.labelled_groups import stacked_labels
 from dipair_index.models.config import Side

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers import set_seed
 
 from dipair_index.calibration import fit_similarity
-from dipair_index.dual_encoder import DualEncoder
+from dipair_index.encoders.dual_encoder import DualEncoder
 from dipair_index.errors import SettingsError
 from dipair_index.formats.lines import replacing
 from dipair_index.labelled_groups import GroupDataset, LabelledGroups, stacked_labels

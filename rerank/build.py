@@ -13,11 +13,11 @@ from pathlib import Path
 import numpy as np
 
 from dipair_index import __version__
-from dipair_index.encoders import DEFAULT_MODEL, TextEncoder, refuse_tuples
+from dipair_index.encoders.base import DEFAULT_MODEL, TextEncoder, refuse_tuples
+from dipair_index.encoders.sentence_embedders import SentenceEmbedder, open_embedder
 from dipair_index.errors import IndexDirectoryError, SettingsError
 from dipair_index.records import Passage
 from dipair_index.rerank.part_builder import BuildSummary, PartBuilder
-from dipair_index.sentence_vectors import SentenceEmbedder, open_embedder
 from dipair_index.stores.ann import AnnInfo
 from dipair_index.stores.index_directory import Layout, refuse_target
 from dipair_index.stores.index_writer import IndexWriter

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dipair_index.encoders import refuse_tuples
+from dipair_index.encoders.base import refuse_tuples
 from dipair_index.models.config import Side
 from dipair_index.models.dipair import DiPairModel
 from dipair_index.models.heads import DenseHead, DistilledSentenceHead, Head, SimilarityHead

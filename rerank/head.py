@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dipair_index.encoders import Precision
+from dipair_index.encoders.base import Precision
 from dipair_index.models.dipair import DiPairModel
 from dipair_index.records import FloatArray
 from dipair_index.rerank.fast_systems import fast_system

@@ -9,7 +9,7 @@ from typing import overload
 import numpy as np
 
 from dipair_index.closing import Closing
-from dipair_index.encoders import (
+from dipair_index.encoders.base import (
     Backend,
     EncodedTexts,
     Precision,
@@ -17,6 +17,7 @@ from dipair_index.encoders import (
     backend_for,
     open_encoder,
 )
+from dipair_index.encoders.sentence_embedders import SentenceEmbedder
 from dipair_index.errors import MissingPassagesError, SettingsError
 from dipair_index.records import FloatArray, Passage, Query, Run
 from dipair_index.rerank.build import add_passages, open_fitting
@@ -29,7 +30,6 @@ from dipair_index.rerank.ranking import (
     probability,
 )
 from dipair_index.rerank.scorer import Scorer, open_scorer
-from dipair_index.sentence_vectors import SentenceEmbedder
 from dipair_index.stores.index_writer import IndexWriter
 from dipair_index.stores.manifest import Manifest
 from dipair_index.stores.snapshot import Snapshot

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dipair_index.encoders import model_folder
+from dipair_index.encoders.base import model_folder
+from dipair_index.encoders.onnx_encoder import OnnxEncoder
 from dipair_index.errors import ModelError
 from dipair_index.onnx.graphs import (
     HEAD,
@@ -19,12 +20,11 @@ from dipair_index.onnx.graphs import (
     OnnxRecord,
     digests,
 )
-from dipair_index.onnx_encoder import OnnxEncoder
 from dipair_index.records import FloatArray
 from dipair_index.rerank.onnx_head import OnnxHeadScorer
 
 if TYPE_CHECKING:
-    from dipair_index.dual_encoder import DualEncoder
+    from dipair_index.encoders.dual_encoder import DualEncoder
     from dipair_index.onnx.writer import StoredTensor
 
 TOLERANCE = 1e-4

@@ -21,13 +21,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dipair_index.batches import Tokenised
 from dipair_index.dataset_directory import link
-from dipair_index.encoders import EncodedTexts, TextEncoder
+from dipair_index.encoders.base import EncodedTexts, TextEncoder
+from dipair_index.encoders.batches import Tokenised
+from dipair_index.encoders.sentence_embedders import SentenceEmbedder
 from dipair_index.errors import IndexDirectoryError, SettingsError, StoreError
 from dipair_index.records import FloatArray, Passage
 from dipair_index.rerank.unfinished import UnfinishedPart
-from dipair_index.sentence_vectors import SentenceEmbedder
 from dipair_index.stores.ann import AnnInfo, FaissIndex, VectorSource
 from dipair_index.stores.backends import open_token_store
 from dipair_index.stores.index_writer import IndexWriter, ann_of

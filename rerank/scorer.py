@@ -8,9 +8,9 @@ from concurrent.futures import Executor
 from dataclasses import dataclass
 from threading import Lock
 
-from dipair_index.encoders import Precision, TextEncoder
+from dipair_index.encoders.base import Precision, TextEncoder
+from dipair_index.encoders.onnx_encoder import OnnxEncoder
 from dipair_index.errors import SettingsError
-from dipair_index.onnx_encoder import OnnxEncoder
 from dipair_index.records import FloatArray
 from dipair_index.stores.codecs import Codec, Rows
 
@@ -97,7 +97,7 @@ def open_scorer(encoder: TextEncoder, precision: Precision = "float32") -> Score
         from dipair_index.rerank.onnx_head import OnnxHeadScorer
 
         return OnnxHeadScorer(encoder.graphs)
-    from dipair_index.dual_encoder import DualEncoder
+    from dipair_index.encoders.dual_encoder import DualEncoder
     from dipair_index.rerank.head import HeadScorer
 
     if not isinstance(encoder, DualEncoder):

@@ -19,7 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from dipair_index.encoders import Sizes
+from dipair_index.encoders.base import Sizes
 from dipair_index.errors import ModelError
 
 RECORD = "onnx.json"

@@ -18,7 +18,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
-from dipair_index.encoders import EncodingPrecision
+from dipair_index.encoders.base import EncodingPrecision
 from dipair_index.errors import ModelError
 from dipair_index.onnx.graphs import put
 

@@ -189,7 +189,7 @@ def test_an_index_built_by_another_model_is_refused_by_name(
 ) -> None:
     import torch
 
-    from dipair_index.dual_encoder import DualEncoder
+    from dipair_index.encoders.dual_encoder import DualEncoder
 
     other = tmp_path_factory.mktemp("other")
     encoder = DualEncoder.load(tiny_model_dir)

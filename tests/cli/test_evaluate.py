@@ -17,10 +17,10 @@ from sklearn.metrics import roc_auc_score
 from dipair_index.cli import Pipeline
 from dipair_index.cli.evaluate import evaluate
 from dipair_index.dataset_directory import DatasetLayout
-from dipair_index.dual_encoder import DualEncoder
+from dipair_index.encoders.cross_encoders import TransformersTeacher
+from dipair_index.encoders.dual_encoder import DualEncoder
+from dipair_index.encoders.scorers import score_tuples
 from dipair_index.formats.tables import write_table
-from dipair_index.pair_scores import score_tuples
-from dipair_index.teacher import TransformersTeacher
 
 QRELS = "q1 0 p1 2\nq1 0 p2 0\nq1 0 p3 1\nq2 0 p4 1\nq2 0 p5 0\n"
 # the first run is right about q1, and has not answered q2; the second is wrong about q1
@@ -285,7 +285,7 @@ def test_what_a_dataset_cannot_give_is_said_before_a_model_is_loaded(
     def load(*arguments: object, **settings: object) -> None:
         raise AssertionError("a model was loaded")
 
-    monkeypatch.setattr("dipair_index.pair_scores.scores_of_model", load)
+    monkeypatch.setattr("dipair_index.encoders.scorers.scores_of_model", load)
     graded = make_dataset(folder / "graded", [(*PAIRS[0][:2], label, 0.0) for label in (0.1, 0.2)])
     for arguments, message in (
         (("--split", "valid"), "the valid split of dipair.dataset is empty"),
@@ -318,7 +318,7 @@ def test_with_nothing_added_the_sample_is_reranked(
         (sample / name).write_text("".join(f"{key}\t{text}\n" for key, text in texts.items()))
     (sample / "qrels.dev.tsv").write_text("q1\t0\tp1\t1\nq2\t0\tp3\t1\nq3\t0\tp4\t1\n")
     monkeypatch.setattr("dipair_index.formats.msmarco.sample_folder", lambda: sample)
-    monkeypatch.setattr("dipair_index.encoders.default_model_folder", lambda: tiny_model_dir)
+    monkeypatch.setattr("dipair_index.encoders.base.default_model_folder", lambda: tiny_model_dir)
     before = sorted(folder.rglob("*"))
 
     result = run()

@@ -6,9 +6,9 @@ from click.testing import CliRunner, Result
 
 from dipair_index.cli.make_dataset import make_dataset
 from dipair_index.dataset_directory import read_record
+from dipair_index.encoders.sentence_embedders import UniversalSentenceEncoder
 from dipair_index.errors import DownloadError, FormatError, IndexDirectoryError, SettingsError
 from dipair_index.formats.tables import read_table
-from dipair_index.sentence_vectors import UniversalSentenceEncoder
 
 TOPICS = {
     "tea": ["Green tea is brewed below boiling.", "Black tea wants boiling water."],
@@ -25,7 +25,9 @@ def use() -> UniversalSentenceEncoder:
 
 @pytest.fixture(autouse=True)
 def _load_use_once(use: UniversalSentenceEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dipair_index.sentence_vectors.UniversalSentenceEncoder", lambda: use)
+    monkeypatch.setattr(
+        "dipair_index.encoders.sentence_embedders.UniversalSentenceEncoder", lambda: use
+    )
 
 
 @pytest.fixture

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from click.testing import Result
 
-from dipair_index.dual_encoder import DualEncoder
-from dipair_index.pair_scores import score_tuples
-from dipair_index.teacher import open_teacher
+from dipair_index.encoders.cross_encoders import open_teacher
+from dipair_index.encoders.dual_encoder import DualEncoder
+from dipair_index.encoders.scorers import score_tuples
 
 Run = Callable[..., Result]
 

@@ -13,10 +13,10 @@ import pytest
 
 from dipair_index.cross_encoder import pretrained_cross_encoder
 from dipair_index.cross_encoder_student import distil_cross_encoder
+from dipair_index.encoders.cross_encoders import open_teacher
+from dipair_index.encoders.scorers import scores_of_model
 from dipair_index.errors import SettingsError
 from dipair_index.formats.tables import write_table
-from dipair_index.pair_scores import scores_of_model
-from dipair_index.teacher import open_teacher
 from dipair_index.training_settings import TrainingSettings
 
 WORDS = ("bees", "lava", "tea", "moon")

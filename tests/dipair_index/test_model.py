@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from dipair_index.dual_encoder import DualEncoder
+from dipair_index.encoders.dual_encoder import DualEncoder
 from dipair_index.errors import ModelError, SettingsError
 from dipair_index.models.config import DiPairConfig
 from dipair_index.models.dipair import DiPairModel

@@ -6,12 +6,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from dipair_index.errors import ModelError
-from dipair_index.sentence_vectors import (
+from dipair_index.encoders.sentence_embedders import (
     TransformersEmbedder,
     UniversalSentenceEncoder,
     open_embedder,
 )
+from dipair_index.errors import ModelError
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "tea", "ice", "is", "hot", "cold", "query"]
 

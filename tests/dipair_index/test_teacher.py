@@ -11,8 +11,12 @@ import pytest
 import torch
 
 from dipair_index.cross_encoder import pretrained_cross_encoder
+from dipair_index.encoders.cross_encoders import (
+    TransformersTeacher,
+    open_teacher,
+    set_longest_input,
+)
 from dipair_index.errors import ModelError
-from dipair_index.teacher import TransformersTeacher, open_teacher, set_longest_input
 
 QUERIES = ["why do bees dance", "lava", "green tea", "lava"]
 PASSAGES = ["the honey bees dance " * 60, "lava ash erupts", "tea leaves", "moon"]

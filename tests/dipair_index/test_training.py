@@ -14,16 +14,16 @@ import pytest
 import torch
 
 from dipair_index.distillation import distil
-from dipair_index.dual_encoder import DualEncoder
+from dipair_index.encoders.cross_encoders import open_teacher
+from dipair_index.encoders.dual_encoder import DualEncoder
+from dipair_index.encoders.scorers import score_tuples
 from dipair_index.errors import FormatError, IndexDirectoryError, SettingsError
 from dipair_index.formats.tables import write_table
 from dipair_index.labelled_groups import GroupDataset, LabelledGroups
 from dipair_index.labels import label_pairs
 from dipair_index.models.dipair import DiPairModel
 from dipair_index.models.systems import SYSTEMS
-from dipair_index.pair_scores import score_tuples
 from dipair_index.records import FloatArray
-from dipair_index.teacher import open_teacher
 from dipair_index.teacher_training import train_teacher
 from dipair_index.trainer import Schedule
 from dipair_index.training import initialise_projections, train

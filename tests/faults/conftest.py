@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from dipair_index.dual_encoder import DualEncoder
+from dipair_index.encoders.dual_encoder import DualEncoder
 from dipair_index.stores import file_digests
 
 # the processes import what they do by name, and asserts show their values

@@ -25,7 +25,7 @@ import numpy as np
 import pytest
 import tqdm
 
-from dipair_index.dual_encoder import DualEncoder
+from dipair_index.encoders.dual_encoder import DualEncoder
 from dipair_index.errors import DiPairError
 from dipair_index.records import Passage
 from dipair_index.rerank import part_builder

@@ -30,7 +30,7 @@ from soak_workers import (
     passages_of,
 )
 
-from dipair_index.dual_encoder import DualEncoder
+from dipair_index.encoders.dual_encoder import DualEncoder
 from dipair_index.errors import IndexDirectoryError
 from dipair_index.records import Passage
 from dipair_index.rerank.build import build_index

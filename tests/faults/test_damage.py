@@ -23,7 +23,7 @@ from fault_workers import (
 )
 from held_index import held
 
-from dipair_index.dual_encoder import DualEncoder
+from dipair_index.encoders.dual_encoder import DualEncoder
 from dipair_index.errors import IndexDirectoryError, StoreError
 from dipair_index.stores.index_writer import IndexWriter
 from dipair_index.stores.manifest import Manifest

@@ -16,7 +16,7 @@ import pytest
 from fault_workers import BEFORE, CHANGES, Change, Outcome, Worker, perform, some_passages
 from held_index import Held, answers, assert_nothing_is_left_over, found, held
 
-from dipair_index.dual_encoder import DualEncoder
+from dipair_index.encoders.dual_encoder import DualEncoder
 from dipair_index.records import Passage
 from dipair_index.stores.backends import STORE_NAMES
 

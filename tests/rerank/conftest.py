@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from dipair_index.batches import Tokenised
-from dipair_index.dual_encoder import DualEncoder
-from dipair_index.encoders import EncodedTexts
+from dipair_index.encoders.base import EncodedTexts
+from dipair_index.encoders.batches import Tokenised
+from dipair_index.encoders.dual_encoder import DualEncoder
 from dipair_index.models.dipair import DiPairModel
 from dipair_index.models.weights import save_weights
 from dipair_index.records import Passage

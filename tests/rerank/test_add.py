@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dipair_index.batches import Tokenised
-from dipair_index.dual_encoder import DualEncoder
-from dipair_index.encoders import EncodedTexts
+from dipair_index.encoders.base import EncodedTexts
+from dipair_index.encoders.batches import Tokenised
+from dipair_index.encoders.dual_encoder import DualEncoder
 from dipair_index.errors import DiPairError, IndexDirectoryError, SettingsError, StoreError
 from dipair_index.records import Passage
 from dipair_index.rerank import part_builder

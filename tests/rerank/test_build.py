@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from dipair_index.dual_encoder import DualEncoder
+from dipair_index.encoders.dual_encoder import DualEncoder
 from dipair_index.errors import IndexDirectoryError, SettingsError
 from dipair_index.records import Passage
 from dipair_index.rerank import build, part_builder
@@ -124,7 +124,7 @@ def fail_at_ten(patch: pytest.MonkeyPatch) -> None:
 
 KILLED = """
 import os, signal, sys
-from dipair_index.dual_encoder import DualEncoder
+from dipair_index.encoders.dual_encoder import DualEncoder
 from dipair_index.formats.records_io import read_passages
 from dipair_index.rerank import build, part_builder
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dipair_index.dual_encoder import DualEncoder
+from dipair_index.encoders.dual_encoder import DualEncoder
 from dipair_index.errors import IndexDirectoryError
 from dipair_index.records import Passage
 from dipair_index.rerank.build import build_index
@@ -35,7 +35,7 @@ def test_the_vectors_of_another_index_are_taken_over(
     name = str(tiny_encoder_dir)
     build_index(passages, tmp_path / "first", encoder, vectors=name)
     monkeypatch.setattr(
-        "dipair_index.sentence_vectors.TransformersEmbedder.embed_passages", _not_again
+        "dipair_index.encoders.sentence_embedders.TransformersEmbedder.embed_passages", _not_again
     )
     build_index(
         passages, tmp_path / "same", encoder, vectors=name, codec="float32",

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from dipair_index.dual_encoder import DualEncoder
+from dipair_index.encoders.dual_encoder import DualEncoder
 from dipair_index.errors import DiPairError, IndexDirectoryError, MissingPassagesError
 from dipair_index.records import Passage
 from dipair_index.rerank import part_builder

@@ -12,7 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dipair_index.dual_encoder import DualEncoder
+from dipair_index.encoders.dual_encoder import DualEncoder
 from dipair_index.errors import SettingsError
 from dipair_index.formats.msmarco import sample_folder
 from dipair_index.formats.records_io import read_passages

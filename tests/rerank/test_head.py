@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dipair_index.dual_encoder import DualEncoder
+from dipair_index.encoders.dual_encoder import DualEncoder
 from dipair_index.models.config import DiPairConfig
 from dipair_index.models.dipair import DiPairModel
 from dipair_index.models.systems import RESIDUALS

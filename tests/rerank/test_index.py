@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dipair_index.dual_encoder import DualEncoder
+from dipair_index.encoders.dual_encoder import DualEncoder
 from dipair_index.errors import IndexDirectoryError, MissingPassagesError, SettingsError
 from dipair_index.records import Passage, Query
 from dipair_index.rerank.build import build_index

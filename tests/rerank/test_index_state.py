@@ -25,7 +25,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from dipair_index.dual_encoder import DualEncoder
+from dipair_index.encoders.dual_encoder import DualEncoder
 from dipair_index.errors import IndexDirectoryError, MissingPassagesError
 from dipair_index.records import Passage
 from dipair_index.rerank.build import build_index

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dipair_index.dual_encoder import DualEncoder
+from dipair_index.encoders.dual_encoder import DualEncoder
 from dipair_index.errors import IndexDirectoryError, MissingPassagesError
 from dipair_index.records import Passage
 from dipair_index.rerank import part_builder

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dipair_index.dual_encoder import DualEncoder
+from dipair_index.encoders.dual_encoder import DualEncoder
+from dipair_index.encoders.onnx_encoder import OnnxEncoder
 from dipair_index.errors import SettingsError
-from dipair_index.onnx_encoder import OnnxEncoder
 from dipair_index.records import Passage
 from dipair_index.rerank.build import build_index
 from dipair_index.rerank.head import HeadScorer

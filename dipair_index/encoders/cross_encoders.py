@@ -10,8 +10,8 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from dipair_index.batches import length_sorted_batches
-from dipair_index.dual_encoder import fingerprint
+from dipair_index.encoders.batches import length_sorted_batches
+from dipair_index.encoders.dual_encoder import fingerprint
 from dipair_index.errors import ModelError
 from dipair_index.records import FloatArray
 

@@ -11,7 +11,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Literal, NamedTuple, Protocol
 
-from dipair_index.batches import Tokenised
+from dipair_index.encoders.batches import Tokenised
 from dipair_index.errors import ModelError, SettingsError
 from dipair_index.records import FloatArray
 
@@ -105,7 +105,7 @@ def open_encoder(
     )
     if found is not None:
         return found
-    from dipair_index.dual_encoder import DualEncoder
+    from dipair_index.encoders.dual_encoder import DualEncoder
 
     return DualEncoder.load(name, device=device, batch_size=batch_size)
 
@@ -129,7 +129,7 @@ def open_onnx_encoder(
         if backend == "auto":
             return None
         raise SettingsError(f"ONNX Runtime computes on the cpu here, not on {device!r}: choose one")
-    from dipair_index.onnx_encoder import OnnxEncoder
+    from dipair_index.encoders.onnx_encoder import OnnxEncoder
 
     try:
         return OnnxEncoder.open(name, batch_size=batch_size, precision=precision)

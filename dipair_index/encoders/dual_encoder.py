@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from transformers import AutoTokenizer
 
-from dipair_index.batches import Tokenised, best_batch_size, padded_batches, tokenise
-from dipair_index.encoders import DEFAULT_MODEL, EncodedTexts, Sizes, model_folder
+from dipair_index.encoders.base import DEFAULT_MODEL, EncodedTexts, Sizes, model_folder
+from dipair_index.encoders.batches import Tokenised, best_batch_size, padded_batches, tokenise
 from dipair_index.errors import ModelError, SettingsError
 from dipair_index.models.config import Side
 from dipair_index.models.dipair import DiPairModel

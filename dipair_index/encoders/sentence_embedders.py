@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from dipair_index.batches import TokenisedBatches
+from dipair_index.encoders.batches import TokenisedBatches
 from dipair_index.errors import ModelError
 from dipair_index.records import FloatArray
 
 if TYPE_CHECKING:
-    from dipair_index.encoders import TextEncoder
+    from dipair_index.encoders.base import TextEncoder
 
 MAX_TOKENS = 128
 """How much of a text a transformers encoder reads, unless it says otherwise (DiPair, section 4)."""
@@ -60,7 +60,7 @@ def open_embedder(
     if name != "model":
         return TransformersEmbedder(name, device=device)
     if dual_encoder is None:
-        from dipair_index.dual_encoder import DualEncoder
+        from dipair_index.encoders.dual_encoder import DualEncoder
 
         dual_encoder = DualEncoder.load(device=device)
     return ModelVectors(dual_encoder)
@@ -122,7 +122,7 @@ class TransformersEmbedder:
         import torch
         from transformers import AutoModel, AutoTokenizer
 
-        from dipair_index.dual_encoder import fingerprint
+        from dipair_index.encoders.dual_encoder import fingerprint
 
         source = encoder_source(name)
         self._first_token = reads_first_token(name)
