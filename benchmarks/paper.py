@@ -44,7 +44,7 @@ from transformers import set_seed
 
 from dipair_index.calibration import fit_similarity
 from dipair_index.cli.console import progress, remark
-from dipair_index.labels import read_labels
+from dipair_index.data.labels import read_labels
 from dipair_index.losses import binary
 from dipair_index.models.dipair import DiPairModel
 from dipair_index.models.systems import RESIDUALS

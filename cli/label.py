@@ -102,7 +102,7 @@ def label(
             if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE:
                 option = f"--{name.replace('_', '-')}"
                 raise click.UsageError(f"{option} is for a teacher's labels: drop it")
-    from dipair_index.dataset_directory import DatasetLayout, read_record, sides_of
+    from dipair_index.data.directory import DatasetLayout, read_record, sides_of
 
     record = read_record(dataset)
     target = labels or DatasetLayout(dataset).labels
@@ -111,7 +111,7 @@ def label(
         return
     if per_query is None and record.get("dataset") != "pairs":
         per_query = PER_QUERY
-    from dipair_index.labels import label_pairs
+    from dipair_index.data.labels import label_pairs
 
     prepare_torch(device)
     from dipair_index.encoders.cross_encoders import open_teacher
@@ -138,7 +138,7 @@ def label(
 
 def _import(dataset: Path, target: Path, scores: str | None, scale: str, shard_size: int) -> None:
     """Takes over scores, or the dataset's judgements where there are none."""
-    from dipair_index.label_imports import CLIP, import_judgements, import_scores
+    from dipair_index.data.label_imports import CLIP, import_judgements, import_scores
 
     if scores is None:
         done = import_judgements(dataset, target, shard_size=shard_size)

@@ -76,9 +76,9 @@ def pairs(
       dipair-index make-dataset pairs pairs.tsv --columns query=term,passage=title,label=relevance
       dipair-index make-dataset pairs shop.jsonl --columns query,passage=title,description,label
     """
-    from dipair_index.dataset_directory import begin, finish
+    from dipair_index.data.directory import begin, finish
+    from dipair_index.data.pair_dataset import SplitSettings, build_pair_dataset
     from dipair_index.formats.tuples import Columns
-    from dipair_index.pair_dataset import SplitSettings, build_pair_dataset
 
     named = Columns.parse(columns)
     settings = SplitSettings(valid_share, test_share, max_label, duplicates, seed)

@@ -80,7 +80,7 @@ def of_files(
 
 def of_dataset(dataset: Path, split: str, device: str) -> tuple[JudgedPairs, Texts]:
     """Reads the pairs of a split, with the miner's scores."""
-    from dipair_index.dataset_directory import read_record
+    from dipair_index.data.directory import read_record
 
     read_record(dataset)  # says what is wrong with it before torch takes its seconds
     from dipair_index.encoders.scorers import read_judged_pairs

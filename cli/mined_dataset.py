@@ -16,8 +16,8 @@ from dipair_index.cli.options import Command, all_of, compute_options
 from dipair_index.cli.torch_device import prepare_torch
 
 if TYPE_CHECKING:
-    from dipair_index.neighbours import Key
-    from dipair_index.query_splits import JudgedFiles
+    from dipair_index.data.neighbours import Key
+    from dipair_index.data.splits import JudgedFiles
     from dipair_index.records import FloatArray
     from dipair_index.stores.ann import FaissIndex
 
@@ -101,8 +101,8 @@ def make_mined(
     as_json: bool,
 ) -> None:
     """Makes the dataset of `mining_options` from judged files, which are looked for in time."""
-    from dipair_index.dataset import DatasetSettings, build_dataset
-    from dipair_index.dataset_directory import begin, check_target, finish
+    from dipair_index.data.directory import begin, check_target, finish
+    from dipair_index.data.mined_dataset import DatasetSettings, build_dataset
     from dipair_index.encoders.sentence_embedders import open_embedder
 
     settings = DatasetSettings(
@@ -149,7 +149,7 @@ class FaissFolder:
 
         Raises `IndexDirectoryError` where the one of --ann-from is not.
         """
-        from dipair_index.dataset_directory import link
+        from dipair_index.data.directory import link
         from dipair_index.errors import IndexDirectoryError
 
         for folder in (self._folder, self._taken_from or self._elsewhere):

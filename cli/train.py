@@ -86,7 +86,7 @@ def train(
       dipair-index train --dataset dipair.dataset --out dipair.model
       dipair-index train --system bert-tiny --out bert-tiny.model
     """
-    from dipair_index.dataset_directory import DatasetLayout, read_record
+    from dipair_index.data.directory import DatasetLayout, read_record
 
     if system == BERT_TINY:
         refuse_given(ctx, BERT_TINY, DIPAIR_ONLY)

@@ -75,7 +75,7 @@ def train_teacher(
       dipair-index train-teacher --dataset dipair.dataset --out dipair.teacher
     """
     from dipair_index import teacher_training
-    from dipair_index.dataset_directory import read_record
+    from dipair_index.data.directory import read_record
     from dipair_index.trainer import Schedule
 
     read_record(dataset)

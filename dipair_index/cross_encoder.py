@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification, BertConfig
 
+from dipair_index.data.neighbours import Progress
 from dipair_index.encoders.cross_encoders import TRUNCATION, joined, longest_input
 from dipair_index.encoders.sentence_embedders import encoder_source
 from dipair_index.errors import ModelError
 from dipair_index.labelled_groups import GroupDataset, LabelledGroups, stacked_labels
 from dipair_index.models.dipair import first_layers
-from dipair_index.neighbours import Progress
 from dipair_index.trainer import Schedule, run_training
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from transformers import set_seed
 
 from dipair_index.cross_encoder import fit, pretrained_cross_encoder, random_bert_tiny, saver
+from dipair_index.data.neighbours import Progress
 from dipair_index.distillation import load_tokenizer
 from dipair_index.encoders.cross_encoders import (
     PASSAGE_TOKENS,
@@ -19,7 +20,6 @@ from dipair_index.encoders.cross_encoders import (
 )
 from dipair_index.encoders.sentence_embedders import encoder_source
 from dipair_index.losses import LOSSES
-from dipair_index.neighbours import Progress
 from dipair_index.provenance import library_versions, source_commit
 from dipair_index.training import group_schedule
 from dipair_index.training_data import TrainingData, measure

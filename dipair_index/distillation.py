@@ -9,13 +9,13 @@ from typing import Any
 
 from transformers import AutoTokenizer, set_seed
 
+from dipair_index.data.neighbours import Progress
 from dipair_index.encoders.dual_encoder import DualEncoder
 from dipair_index.encoders.scorers import score_tuples
 from dipair_index.encoders.sentence_embedders import encoder_source
 from dipair_index.errors import ModelError, SettingsError
 from dipair_index.models.dipair import DiPairModel
 from dipair_index.models.weights import round_weights, save_weights
-from dipair_index.neighbours import Progress
 from dipair_index.provenance import library_versions, source_commit
 from dipair_index.training import train
 from dipair_index.training_data import TrainingData, measure

@@ -12,7 +12,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from dipair_index.dataset_directory import PAIR
+from dipair_index.data.directory import PAIR
 from dipair_index.errors import FormatError
 from dipair_index.records import FloatArray
 

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from dipair_index.label_imports import JUDGED
+from dipair_index.data.label_imports import JUDGED
 
 OWN_SETTINGS = ("sides", "random_start", "max_tokens")
 """Settings of a cross-encoder that stand in its record itself."""

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from dipair_index.data.neighbours import Progress
 from dipair_index.digests import TextsDigest
 from dipair_index.encoders.batches import TokenisedBatches
 from dipair_index.encoders.dual_encoder import fingerprint
@@ -17,7 +18,6 @@ from dipair_index.formats.row_files import fill_rows
 from dipair_index.labelled_groups import stacked_labels
 from dipair_index.models.config import Side
 from dipair_index.models.dipair import DiPairModel
-from dipair_index.neighbours import Progress
 
 CHUNK = 4096
 """Texts encoded between two notes of the progress."""

@@ -13,7 +13,8 @@ from torch.nn import functional
 from transformers import set_seed
 
 from dipair_index.cross_encoder import fit, pretrained_cross_encoder, saver
-from dipair_index.dataset_directory import DatasetLayout, fingerprint_of, read_record, sides_of
+from dipair_index.data.directory import DatasetLayout, fingerprint_of, read_record, sides_of
+from dipair_index.data.neighbours import Progress
 from dipair_index.distillation import load_tokenizer
 from dipair_index.encoders.cross_encoders import (
     MAX_TOKENS,
@@ -25,7 +26,6 @@ from dipair_index.encoders.sentence_embedders import encoder_source
 from dipair_index.errors import FormatError
 from dipair_index.formats.tables import read_table
 from dipair_index.labelled_groups import LabelledGroups
-from dipair_index.neighbours import Progress
 from dipair_index.provenance import labels_digest, library_versions, source_commit, texts_digest
 from dipair_index.trainer import Schedule
 from dipair_index.training_data import measure, read_held_out, read_sides

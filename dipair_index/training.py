@@ -13,13 +13,13 @@ from torch import Tensor, nn
 from transformers import set_seed
 
 from dipair_index.calibration import fit_similarity
+from dipair_index.data.neighbours import Progress
 from dipair_index.encoders.dual_encoder import DualEncoder
 from dipair_index.errors import SettingsError
 from dipair_index.formats.lines import replacing
 from dipair_index.labelled_groups import GroupDataset, LabelledGroups, stacked_labels
 from dipair_index.losses import LOSSES, vector_loss
 from dipair_index.models.dipair import DiPairModel
-from dipair_index.neighbours import Progress
 from dipair_index.state_cache import StateCache
 from dipair_index.trainer import Schedule, run_training
 from dipair_index.training_settings import TrainingSettings

@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from dipair_index.dataset_directory import DatasetLayout, fingerprint_of, read_record, sides_of
+from dipair_index.data.directory import DatasetLayout, fingerprint_of, read_record, sides_of
+from dipair_index.data.labels import held_out_queries, read_labels, read_texts
 from dipair_index.encoders.scorers import Scorer, texts_named
 from dipair_index.errors import FormatError
 from dipair_index.evaluation.measures import Values, area_under_curve
 from dipair_index.formats.tables import read_table
 from dipair_index.labelled_groups import LabelledGroups
-from dipair_index.labels import held_out_queries, read_labels, read_texts
 from dipair_index.models.heads import served_logits
 from dipair_index.provenance import labels_digest, texts_digest
 from dipair_index.records import FloatArray

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from dipair_index.dataset_directory import move_into_place
+from dipair_index.data.directory import move_into_place
 from dipair_index.errors import IndexDirectoryError, SettingsError
 from dipair_index.model_card import model_card
 

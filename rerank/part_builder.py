@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dipair_index.dataset_directory import link
+from dipair_index.data.directory import link
 from dipair_index.encoders.base import EncodedTexts, TextEncoder
 from dipair_index.encoders.batches import Tokenised
 from dipair_index.encoders.sentence_embedders import SentenceEmbedder

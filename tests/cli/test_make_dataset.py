@@ -5,7 +5,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from dipair_index.cli.make_dataset import make_dataset
-from dipair_index.dataset_directory import read_record
+from dipair_index.data.directory import read_record
 from dipair_index.encoders.sentence_embedders import UniversalSentenceEncoder
 from dipair_index.errors import DownloadError, FormatError, IndexDirectoryError, SettingsError
 from dipair_index.formats.tables import read_table

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 from click.testing import Result
 
-from dipair_index.dataset_directory import DatasetLayout, read_record
+from dipair_index.data.directory import DatasetLayout, read_record
+from dipair_index.data.labels import read_labels, read_texts
 from dipair_index.encoders.cross_encoders import open_teacher
 from dipair_index.encoders.dual_encoder import DualEncoder
 from dipair_index.encoders.scorers import read_judged_pairs, score_tuples
 from dipair_index.formats.tables import read_table
-from dipair_index.labels import read_labels, read_texts
 
 Run = Callable[..., Result]
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from dipair_index.data.splits import SplitQueries, split_queries
 from dipair_index.errors import FormatError
 from dipair_index.formats.beir import BeirFiles
-from dipair_index.query_splits import SplitQueries, split_queries
 
 
 def beir(folder: Path, **qrels: str) -> Path:

@@ -11,20 +11,15 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from dipair_index.dataset import DatasetSettings, build_dataset
-from dipair_index.dataset_directory import begin, finish, read_record
+from dipair_index.data.directory import begin, finish, read_record
+from dipair_index.data.mined_dataset import DatasetSettings, build_dataset
+from dipair_index.data.mining import NEIGHBOUR, Pairs, candidates_of, sample_negatives
+from dipair_index.data.splits import split_queries
 from dipair_index.errors import FormatError, IndexDirectoryError, SettingsError, StoreError
 from dipair_index.evaluation.measures import area_under_curve
 from dipair_index.formats.msmarco import MsMarcoFiles
 from dipair_index.formats.row_files import fill_rows
 from dipair_index.formats.tables import iter_tables, read_table, write_table, write_tables
-from dipair_index.mining import (
-    NEIGHBOUR,
-    Pairs,
-    candidates_of,
-    sample_negatives,
-)
-from dipair_index.query_splits import split_queries
 from dipair_index.records import FloatArray, Query
 
 TOPICS = ["tea", "ice", "bread", "rope", "moss", "lamp", "coal", "fern"]
@@ -292,7 +287,7 @@ def test_another_collection_takes_nothing_over(folder: Path, tmp_path: Path) -> 
 
 
 def test_an_interrupted_run_goes_on_with_its_vectors(folder, tmp_path, monkeypatch) -> None:
-    from dipair_index import neighbours
+    from dipair_index.data import neighbours
 
     monkeypatch.setattr(neighbours, "TEXTS_PER_CHUNK", 16)
     make(folder, tmp_path / "whole")

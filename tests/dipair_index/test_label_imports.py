@@ -9,12 +9,12 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from dipair_index.dataset_directory import DatasetLayout
+from dipair_index.data.directory import DatasetLayout
+from dipair_index.data.label_imports import Imported, import_judgements, import_scores
+from dipair_index.data.labels import read_labels
 from dipair_index.errors import FormatError, IndexDirectoryError, SettingsError
 from dipair_index.formats.tables import write_table
-from dipair_index.label_imports import Imported, import_judgements, import_scores
 from dipair_index.labelled_groups import LabelledGroups
-from dipair_index.labels import read_labels
 
 HEADER = "query_id\tpassage_id\tscore"
 

@@ -11,9 +11,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from dipair_index.data.labels import label_pairs, pairs_to_label, read_labels
 from dipair_index.errors import FormatError, IndexDirectoryError, SettingsError
 from dipair_index.formats.tables import write_table
-from dipair_index.labels import label_pairs, pairs_to_label, read_labels
 from dipair_index.records import FloatArray
 
 

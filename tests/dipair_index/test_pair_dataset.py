@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from dipair_index.dataset_directory import DatasetLayout, begin, finish, read_record, sides_of
+from dipair_index.data.directory import DatasetLayout, begin, finish, read_record, sides_of
+from dipair_index.data.labels import read_texts
+from dipair_index.data.pair_dataset import SplitSettings, build_pair_dataset
 from dipair_index.errors import FormatError, IndexDirectoryError, SettingsError
 from dipair_index.formats.tables import read_table
 from dipair_index.formats.tuples import Columns
-from dipair_index.labels import read_texts
-from dipair_index.pair_dataset import SplitSettings, build_pair_dataset
 
 SHOP = [
     {"query": f"{color} {thing}", "title": f"a {color} {other}", "about": "",

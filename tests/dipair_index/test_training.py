@@ -13,6 +13,7 @@ import pyarrow as pa
 import pytest
 import torch
 
+from dipair_index.data.labels import label_pairs
 from dipair_index.distillation import distil
 from dipair_index.encoders.cross_encoders import open_teacher
 from dipair_index.encoders.dual_encoder import DualEncoder
@@ -20,7 +21,6 @@ from dipair_index.encoders.scorers import score_tuples
 from dipair_index.errors import FormatError, IndexDirectoryError, SettingsError
 from dipair_index.formats.tables import write_table
 from dipair_index.labelled_groups import GroupDataset, LabelledGroups
-from dipair_index.labels import label_pairs
 from dipair_index.models.dipair import DiPairModel
 from dipair_index.models.systems import SYSTEMS
 from dipair_index.records import FloatArray

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
-from dipair_index.dataset_directory import DatasetLayout, fingerprint_of, read_record, sides_of
+from dipair_index.data.directory import DatasetLayout, fingerprint_of, read_record, sides_of
+from dipair_index.data.splits import HELD_OUT
 from dipair_index.errors import FormatError, IndexDirectoryError, SettingsError
 from dipair_index.formats.tables import read_table, write_table
-from dipair_index.query_splits import HELD_OUT
 from dipair_index.records import FloatArray
 
 if TYPE_CHECKING:

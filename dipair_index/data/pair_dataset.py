@@ -16,15 +16,15 @@ from typing import Any, TypeAlias
 import numpy as np
 import pyarrow as pa
 
-from dipair_index.dataset_directory import DatasetLayout, write_record
+from dipair_index.data.directory import DatasetLayout, write_record
+from dipair_index.data.labels import id_columns
+from dipair_index.data.neighbours import Progress
+from dipair_index.data.splits import plain_text
 from dipair_index.digests import TextsDigest
 from dipair_index.errors import FormatError, SettingsError
 from dipair_index.formats.lines import source_name
 from dipair_index.formats.tables import write_table
 from dipair_index.formats.tuples import Columns, TupleRow, read_tuples
-from dipair_index.labels import id_columns
-from dipair_index.neighbours import Progress
-from dipair_index.query_splits import plain_text
 
 Ids: TypeAlias = tuple[str, ...]
 """The items of a tuple, one a side."""

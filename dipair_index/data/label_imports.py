@@ -19,12 +19,18 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from dipair_index.dataset_directory import DatasetLayout, fingerprint_of, read_record, sides_of
+from dipair_index.data.directory import DatasetLayout, fingerprint_of, read_record, sides_of
+from dipair_index.data.labels import (
+    LabelSettings,
+    claim,
+    held_out_queries,
+    id_columns,
+    write_shards,
+)
 from dipair_index.errors import FormatError, SettingsError
 from dipair_index.formats.lines import iter_lines, source_name
 from dipair_index.formats.tables import read_table
 from dipair_index.formats.tuples import iter_rows
-from dipair_index.labels import LabelSettings, claim, held_out_queries, id_columns, write_shards
 from dipair_index.records import FloatArray
 
 CLIP = 1e-4

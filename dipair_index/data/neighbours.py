@@ -9,11 +9,11 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from dipair_index.dataset_directory import DatasetLayout
+from dipair_index.data.directory import DatasetLayout
+from dipair_index.data.mining import NEIGHBOUR, Pairs
 from dipair_index.encoders.sentence_embedders import SentenceEmbedder
 from dipair_index.formats.row_files import fill_rows
 from dipair_index.formats.tables import iter_tables
-from dipair_index.mining import NEIGHBOUR, Pairs
 from dipair_index.records import FloatArray
 
 TEXTS_PER_CHUNK = 4096

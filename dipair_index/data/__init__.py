@@ -1,0 +1,1 @@
+"""Datasets, mined negatives and labels."""
