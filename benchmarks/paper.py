@@ -42,17 +42,17 @@ from paper_speed import measure_speeds
 from resume import claim
 from transformers import set_seed
 
-from dipair_index.calibration import fit_similarity
 from dipair_index.cli.console import progress, remark
 from dipair_index.data.labels import read_labels
-from dipair_index.losses import binary
 from dipair_index.models.dipair import DiPairModel
 from dipair_index.models.systems import RESIDUALS
-from dipair_index.provenance import library_versions
-from dipair_index.state_cache import StateCache
-from dipair_index.trainer import Schedule, run_training
-from dipair_index.training import SAMPLE, initialise_projections
-from dipair_index.training_data import quality
+from dipair_index.training.calibration import fit_similarity
+from dipair_index.training.data import quality
+from dipair_index.training.losses import binary
+from dipair_index.training.provenance import library_versions
+from dipair_index.training.stages import SAMPLE, initialise_projections
+from dipair_index.training.state_cache import StateCache
+from dipair_index.training.trainer import Schedule, run_training
 
 RUN = ("seed", "encoder", "layers", "pooling", "passage_length", "judged", "held_out", "epochs",
        "relevance_epochs", "batch", "rate", "stage_two_steps", "half", "residual")  # fmt: skip

@@ -11,11 +11,11 @@ from typing import Any
 from paper_data import QUERY_LENGTH, Data, Scores, tokenizer_of
 
 from dipair_index.cli.console import progress
-from dipair_index.cross_encoder import fit, random_bert_tiny
 from dipair_index.encoders.cross_encoders import TRUNCATION, TransformersTeacher, open_teacher
-from dipair_index.labelled_groups import LabelledGroups
-from dipair_index.losses import binary
-from dipair_index.trainer import Schedule
+from dipair_index.training.cross_encoder import fit, random_bert_tiny
+from dipair_index.training.groups import LabelledGroups
+from dipair_index.training.losses import binary
+from dipair_index.training.trainer import Schedule
 
 BATCH = 64
 TINY_PAIRS = 20_000

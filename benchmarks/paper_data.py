@@ -14,11 +14,11 @@ import torch
 from dipair_index.cli.console import progress
 from dipair_index.data.directory import DatasetLayout
 from dipair_index.data.labels import read_texts
-from dipair_index.distillation import load_tokenizer
 from dipair_index.encoders.sentence_embedders import encoder_source
 from dipair_index.formats.tables import read_table
 from dipair_index.models.dipair import DiPairModel
-from dipair_index.state_cache import StateCache
+from dipair_index.training.distil import load_tokenizer
+from dipair_index.training.state_cache import StateCache
 
 Scores = Mapping[str, np.ndarray]
 KEPT = 16

@@ -19,10 +19,10 @@ import torch
 from paper_rows import ROWS
 from transformers import BertConfig
 
-from dipair_index.cross_encoder import random_bert_tiny
 from dipair_index.models.config import DiPairConfig
 from dipair_index.models.dipair import DiPairModel
 from dipair_index.rerank.head import HeadScorer
+from dipair_index.training.cross_encoder import random_bert_tiny
 
 ROUNDS, PASSAGES, BATCH = 5, 1000, 4
 ENCODER = {**head.ENCODER, "hidden_size": 384, "intermediate_size": 32}

@@ -24,7 +24,7 @@ from dipair_index.cli.train_options import (
     training_settings,
     use_system_defaults,
 )
-from dipair_index.training_settings import BERT_TINY
+from dipair_index.training.settings import BERT_TINY
 
 DEFAULT_MODEL = Path("dipair.model")
 
@@ -131,8 +131,8 @@ def _train_dipair(
     options: dict[str, Any],
     common: dict[str, Any],
 ) -> dict[str, Any]:
-    from dipair_index.distillation import distil
     from dipair_index.encoders.sentence_embedders import reads_first_token
+    from dipair_index.training.distil import distil
 
     if options["pooling"] == "auto":
         options["pooling"] = "cls" if reads_first_token(common["encoder"]) else "mean"
@@ -148,7 +148,7 @@ def _train_cross_encoder(
     options: dict[str, Any],
     common: dict[str, Any],
 ) -> dict[str, Any]:
-    from dipair_index.cross_encoder_student import distil_cross_encoder
+    from dipair_index.training.cross_encoder_student import distil_cross_encoder
 
     if random_start:
         remark(

@@ -12,7 +12,7 @@ from click.core import ParameterSource
 
 from dipair_index.cli.options import Command, all_of, compute_options
 from dipair_index.models.systems import KEEP, RESIDUALS, SYSTEMS
-from dipair_index.training_settings import BERT_TINY, LOSS_NAMES, TrainingSettings
+from dipair_index.training.settings import BERT_TINY, LOSS_NAMES, TrainingSettings
 
 COUNT = click.IntRange(min=1)
 POSITIVE = click.FloatRange(min=0, min_open=True)

@@ -74,9 +74,9 @@ def train_teacher(
     Example:
       dipair-index train-teacher --dataset dipair.dataset --out dipair.teacher
     """
-    from dipair_index import teacher_training
     from dipair_index.data.directory import read_record
-    from dipair_index.trainer import Schedule
+    from dipair_index.training import teacher as teacher_training
+    from dipair_index.training.trainer import Schedule
 
     read_record(dataset)
     prepare_torch(schedule["device"])

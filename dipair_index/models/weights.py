@@ -23,7 +23,7 @@ from transformers.utils.hub import cached_file
 from dipair_index.errors import ModelError
 from dipair_index.models.config import DiPairConfig
 from dipair_index.models.dipair import DiPairModel
-from dipair_index.training_settings import WeightCodec
+from dipair_index.training.settings import WeightCodec
 
 INDEX_FILE = "model.safetensors.index.json"
 SCALE = ".scale"

@@ -14,7 +14,7 @@ from click.testing import Result
 
 from dipair_index.cli.train_options import MODEL_SETTINGS
 from dipair_index.formats.tables import write_table
-from dipair_index.training_settings import TrainingSettings
+from dipair_index.training.settings import TrainingSettings
 
 Run = Callable[..., Result]
 
@@ -90,7 +90,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         seen.update(given)
         return {"quality": {"test": {"AUC": 0.5}}}
 
-    monkeypatch.setattr("dipair_index.distillation.distil", distil)
+    monkeypatch.setattr("dipair_index.training.distil.distil", distil)
     # no model is there to be exported; the package's own `train` is the command
     command = sys.modules["dipair_index.cli.train"]
     monkeypatch.setattr(command, "load_encoder", lambda *arguments: None)
@@ -143,10 +143,10 @@ def test_flags_may_be_false_in_a_file_and_in_the_environment(
     run: Run, dataset: Path, tmp_path: Path, asked: dict[str, Any], command: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    import dipair_index.distillation
-    import dipair_index.teacher_training
+    import dipair_index.training.distil
+    import dipair_index.training.teacher
 
-    stub = dipair_index.distillation.distil
+    stub = dipair_index.training.distil.distil
     monkeypatch.setattr(
         dipair_index.teacher_training, "train_teacher",
         lambda dataset, out, **given: stub(dataset, dataset, out, **given),

@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 import torch
 
-from dipair_index.calibration import fit_similarity
-from dipair_index.losses import LOSSES
 from dipair_index.models.dipair import DiPairModel
+from dipair_index.training.calibration import fit_similarity
+from dipair_index.training.losses import LOSSES
 
 
 def batches(model: DiPairModel, scale: float, bias: float) -> list[dict[str, Any]]:

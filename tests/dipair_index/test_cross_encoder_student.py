@@ -11,13 +11,13 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from dipair_index.cross_encoder import pretrained_cross_encoder
-from dipair_index.cross_encoder_student import distil_cross_encoder
 from dipair_index.encoders.cross_encoders import open_teacher
 from dipair_index.encoders.scorers import scores_of_model
 from dipair_index.errors import SettingsError
 from dipair_index.formats.tables import write_table
-from dipair_index.training_settings import TrainingSettings
+from dipair_index.training.cross_encoder import pretrained_cross_encoder
+from dipair_index.training.cross_encoder_student import distil_cross_encoder
+from dipair_index.training.settings import TrainingSettings
 
 WORDS = ("bees", "lava", "tea", "moon")
 PAIRS = [(query, passage) for query in WORDS for passage in WORDS]

@@ -14,7 +14,7 @@ from dipair_index.data.label_imports import Imported, import_judgements, import_
 from dipair_index.data.labels import read_labels
 from dipair_index.errors import FormatError, IndexDirectoryError, SettingsError
 from dipair_index.formats.tables import write_table
-from dipair_index.labelled_groups import LabelledGroups
+from dipair_index.training.groups import LabelledGroups
 
 HEADER = "query_id\tpassage_id\tscore"
 

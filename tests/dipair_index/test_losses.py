@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from dipair_index.losses import LOSSES, vector_loss
-from dipair_index.training_settings import GROUP_LOSSES, LOSS_NAMES
+from dipair_index.training.losses import LOSSES, vector_loss
+from dipair_index.training.settings import GROUP_LOSSES, LOSS_NAMES
 
 NAN = float("nan")
 STUDENT = [[0.5, -1.0, 9.0], [2.0, 3.0, 1.0]]

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from dipair_index import provenance
-from dipair_index.model_card import model_card
+from dipair_index.training import provenance
+from dipair_index.training.model_card import model_card
 
 RECORD = {
     "encoder": "some-bert",

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 import torch
 
-from dipair_index.cross_encoder import pretrained_cross_encoder
 from dipair_index.encoders.cross_encoders import (
     TransformersTeacher,
     open_teacher,
     set_longest_input,
 )
 from dipair_index.errors import ModelError
+from dipair_index.training.cross_encoder import pretrained_cross_encoder
 
 QUERIES = ["why do bees dance", "lava", "green tea", "lava"]
 PASSAGES = ["the honey bees dance " * 60, "lava ash erupts", "tea leaves", "moon"]

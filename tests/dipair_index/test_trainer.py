@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from dipair_index.errors import DiPairError
-from dipair_index.trainer import Schedule, last_checkpoint, run_training
+from dipair_index.training.trainer import Schedule, last_checkpoint, run_training
 
 
 def run(folder: Path, loss_at: Callable[[int], float], *, steps: int, resume: bool = False) -> int:

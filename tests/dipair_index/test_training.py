@@ -14,21 +14,21 @@ import pytest
 import torch
 
 from dipair_index.data.labels import label_pairs
-from dipair_index.distillation import distil
 from dipair_index.encoders.cross_encoders import open_teacher
 from dipair_index.encoders.dual_encoder import DualEncoder
 from dipair_index.encoders.scorers import score_tuples
 from dipair_index.errors import FormatError, IndexDirectoryError, SettingsError
 from dipair_index.formats.tables import write_table
-from dipair_index.labelled_groups import GroupDataset, LabelledGroups
 from dipair_index.models.dipair import DiPairModel
 from dipair_index.models.systems import SYSTEMS
 from dipair_index.records import FloatArray
-from dipair_index.teacher_training import train_teacher
-from dipair_index.trainer import Schedule
-from dipair_index.training import initialise_projections, train
-from dipair_index.training_run import check_out
-from dipair_index.training_settings import TrainingSettings
+from dipair_index.training.distil import distil
+from dipair_index.training.groups import GroupDataset, LabelledGroups
+from dipair_index.training.run_folder import check_out
+from dipair_index.training.settings import TrainingSettings
+from dipair_index.training.stages import initialise_projections, train
+from dipair_index.training.teacher import train_teacher
+from dipair_index.training.trainer import Schedule
 
 QUERIES = {
     f"q{number}": f"{word} why" for number, word in enumerate(("bees", "lava", "tea", "moon"))

@@ -13,17 +13,17 @@ import pyarrow as pa
 import pytest
 from transformers import BertConfig, BertModel
 
-from dipair_index.cross_encoder_student import distil_cross_encoder
-from dipair_index.distillation import distil, settle
 from dipair_index.encoders.cross_encoders import open_teacher
 from dipair_index.encoders.dual_encoder import DualEncoder
 from dipair_index.encoders.scorers import read_judged_pairs
 from dipair_index.errors import DiPairError, FormatError, SettingsError
 from dipair_index.formats.tables import write_table
-from dipair_index.teacher_training import train_teacher
-from dipair_index.trainer import Schedule
-from dipair_index.training_data import TrainingData, quality
-from dipair_index.training_settings import TrainingSettings
+from dipair_index.training.cross_encoder_student import distil_cross_encoder
+from dipair_index.training.data import TrainingData, quality
+from dipair_index.training.distil import distil, settle
+from dipair_index.training.settings import TrainingSettings
+from dipair_index.training.teacher import train_teacher
+from dipair_index.training.trainer import Schedule
 
 WORDS = ["bees", "lava", "tea", "moon"]
 

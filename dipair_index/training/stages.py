@@ -12,17 +12,17 @@ import torch
 from torch import Tensor, nn
 from transformers import set_seed
 
-from dipair_index.calibration import fit_similarity
 from dipair_index.data.neighbours import Progress
 from dipair_index.encoders.dual_encoder import DualEncoder
 from dipair_index.errors import SettingsError
 from dipair_index.formats.lines import replacing
-from dipair_index.labelled_groups import GroupDataset, LabelledGroups, stacked_labels
-from dipair_index.losses import LOSSES, vector_loss
 from dipair_index.models.dipair import DiPairModel
-from dipair_index.state_cache import StateCache
-from dipair_index.trainer import Schedule, run_training
-from dipair_index.training_settings import TrainingSettings
+from dipair_index.training.calibration import fit_similarity
+from dipair_index.training.groups import GroupDataset, LabelledGroups, stacked_labels
+from dipair_index.training.losses import LOSSES, vector_loss
+from dipair_index.training.settings import TrainingSettings
+from dipair_index.training.state_cache import StateCache
+from dipair_index.training.trainer import Schedule, run_training
 
 Collate: TypeAlias = Callable[[list[dict[str, Any]]], dict[str, Any]]
 """Makes a batch of items of `GroupDataset`."""

@@ -16,11 +16,11 @@ from dipair_index.encoders.sentence_embedders import encoder_source
 from dipair_index.errors import ModelError, SettingsError
 from dipair_index.models.dipair import DiPairModel
 from dipair_index.models.weights import round_weights, save_weights
-from dipair_index.provenance import library_versions, source_commit
-from dipair_index.training import train
-from dipair_index.training_data import TrainingData, measure
-from dipair_index.training_run import begin_run, check_out, finish_run
-from dipair_index.training_settings import TrainingSettings
+from dipair_index.training.data import TrainingData, measure
+from dipair_index.training.provenance import library_versions, source_commit
+from dipair_index.training.run_folder import begin_run, check_out, finish_run
+from dipair_index.training.settings import TrainingSettings
+from dipair_index.training.stages import train
 
 
 def distil(

@@ -8,7 +8,7 @@ from typing import Literal
 from dipair_index.errors import SettingsError
 
 LOSS_NAMES = ("binary", "regression", "multi-class", "margin-mse", "listwise", "both")
-"""The names of `dipair_index.losses.LOSSES`."""
+"""The names of `dipair_index.training.losses.LOSSES`."""
 GROUP_LOSSES = ("margin-mse", "listwise", "both")
 """Those that compare the passages of one query."""
 

@@ -14,9 +14,9 @@ from dipair_index.data.neighbours import Progress
 from dipair_index.encoders.cross_encoders import TRUNCATION, joined, longest_input
 from dipair_index.encoders.sentence_embedders import encoder_source
 from dipair_index.errors import ModelError
-from dipair_index.labelled_groups import GroupDataset, LabelledGroups, stacked_labels
 from dipair_index.models.dipair import first_layers
-from dipair_index.trainer import Schedule, run_training
+from dipair_index.training.groups import GroupDataset, LabelledGroups, stacked_labels
+from dipair_index.training.trainer import Schedule, run_training
 
 
 def pretrained_cross_encoder(name: str, *, layers: int | None, outputs: int) -> Any:

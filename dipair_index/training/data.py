@@ -16,11 +16,11 @@ from dipair_index.encoders.scorers import Scorer, texts_named
 from dipair_index.errors import FormatError
 from dipair_index.evaluation.measures import Values, area_under_curve
 from dipair_index.formats.tables import read_table
-from dipair_index.labelled_groups import LabelledGroups
 from dipair_index.models.heads import served_logits
-from dipair_index.provenance import labels_digest, texts_digest
 from dipair_index.records import FloatArray
-from dipair_index.training_settings import GROUP_LOSSES, TrainingSettings
+from dipair_index.training.groups import LabelledGroups
+from dipair_index.training.provenance import labels_digest, texts_digest
+from dipair_index.training.settings import GROUP_LOSSES, TrainingSettings
 
 Quality = dict[str, dict[str, float | None]]
 """Measures by name, by split: {"valid": {"AUC": 0.93}}."""

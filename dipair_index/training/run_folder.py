@@ -10,7 +10,7 @@ from typing import Any
 
 from dipair_index.data.directory import move_into_place
 from dipair_index.errors import IndexDirectoryError, SettingsError
-from dipair_index.model_card import model_card
+from dipair_index.training.model_card import model_card
 
 MODEL_FILES = {"config.json", "training.json"}
 """What every finished run leaves in its folder."""

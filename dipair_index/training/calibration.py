@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dipair_index.losses import Loss
 from dipair_index.models.dipair import DiPairModel
 from dipair_index.models.heads import ClassHead, SimilarityHead
+from dipair_index.training.losses import Loss
 
 STEPS = 100
 

@@ -15,9 +15,9 @@ from dipair_index.digests import TextsDigest
 from dipair_index.encoders.batches import TokenisedBatches
 from dipair_index.encoders.dual_encoder import fingerprint
 from dipair_index.formats.row_files import fill_rows
-from dipair_index.labelled_groups import stacked_labels
 from dipair_index.models.config import Side
 from dipair_index.models.dipair import DiPairModel
+from dipair_index.training.groups import stacked_labels
 
 CHUNK = 4096
 """Texts encoded between two notes of the progress."""

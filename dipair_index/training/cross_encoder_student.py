@@ -9,9 +9,7 @@ from typing import Any
 from torch import Tensor
 from transformers import set_seed
 
-from dipair_index.cross_encoder import fit, pretrained_cross_encoder, random_bert_tiny, saver
 from dipair_index.data.neighbours import Progress
-from dipair_index.distillation import load_tokenizer
 from dipair_index.encoders.cross_encoders import (
     PASSAGE_TOKENS,
     QUERY_TOKENS,
@@ -19,12 +17,19 @@ from dipair_index.encoders.cross_encoders import (
     set_longest_input,
 )
 from dipair_index.encoders.sentence_embedders import encoder_source
-from dipair_index.losses import LOSSES
-from dipair_index.provenance import library_versions, source_commit
-from dipair_index.training import group_schedule
-from dipair_index.training_data import TrainingData, measure
-from dipair_index.training_run import begin_run, check_out, finish_run
-from dipair_index.training_settings import BERT_TINY, TrainingSettings
+from dipair_index.training.cross_encoder import (
+    fit,
+    pretrained_cross_encoder,
+    random_bert_tiny,
+    saver,
+)
+from dipair_index.training.data import TrainingData, measure
+from dipair_index.training.distil import load_tokenizer
+from dipair_index.training.losses import LOSSES
+from dipair_index.training.provenance import library_versions, source_commit
+from dipair_index.training.run_folder import begin_run, check_out, finish_run
+from dipair_index.training.settings import BERT_TINY, TrainingSettings
+from dipair_index.training.stages import group_schedule
 
 
 def distil_cross_encoder(
@@ -49,7 +54,7 @@ def distil_cross_encoder(
     weights of BERT-Tiny's size and the tokenizer of `encoder`. It reads as many tokens of a tuple
     as a query and the other sides have together, each of the latter `passage_length`. There is one
     stage, with the epochs and the learning rate of stage two. Returns and raises what
-    `dipair_index.distillation.distil` does.
+    `dipair_index.training.distil.distil` does.
     """
     check_out(out, overwrite=overwrite)
     commit = source_commit()  # now: the source may be another at the end of the run

@@ -12,10 +12,8 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import set_seed
 
-from dipair_index.cross_encoder import fit, pretrained_cross_encoder, saver
 from dipair_index.data.directory import DatasetLayout, fingerprint_of, read_record, sides_of
 from dipair_index.data.neighbours import Progress
-from dipair_index.distillation import load_tokenizer
 from dipair_index.encoders.cross_encoders import (
     MAX_TOKENS,
     PASSAGE_TOKENS,
@@ -25,11 +23,18 @@ from dipair_index.encoders.cross_encoders import (
 from dipair_index.encoders.sentence_embedders import encoder_source
 from dipair_index.errors import FormatError
 from dipair_index.formats.tables import read_table
-from dipair_index.labelled_groups import LabelledGroups
-from dipair_index.provenance import labels_digest, library_versions, source_commit, texts_digest
-from dipair_index.trainer import Schedule
-from dipair_index.training_data import measure, read_held_out, read_sides
-from dipair_index.training_run import begin_run, check_out, finish_run
+from dipair_index.training.cross_encoder import fit, pretrained_cross_encoder, saver
+from dipair_index.training.data import measure, read_held_out, read_sides
+from dipair_index.training.distil import load_tokenizer
+from dipair_index.training.groups import LabelledGroups
+from dipair_index.training.provenance import (
+    labels_digest,
+    library_versions,
+    source_commit,
+    texts_digest,
+)
+from dipair_index.training.run_folder import begin_run, check_out, finish_run
+from dipair_index.training.trainer import Schedule
 
 
 def train_teacher(

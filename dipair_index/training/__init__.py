@@ -1,0 +1,1 @@
+"""Distillation in two stages, teachers, and what a training leaves behind."""
