@@ -8,8 +8,9 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
+from dipair_index.digests import checksum
 from dipair_index.errors import StoreError
-from dipair_index.stores.manifest import digest_of, sync
+from dipair_index.stores.manifest import sync
 
 FILES = "files.json"
 BLOCK_BYTES = 4 * 2**20
@@ -31,7 +32,7 @@ def seal(folder: Path, *, leaving_out: Sequence[str] = ()) -> str:
     (folder / FILES).write_bytes(data)
     for place in (*_files(folder), *(path for path in folder.rglob("*") if path.is_dir()), folder):
         sync(place)
-    return digest_of(data)
+    return checksum(data)
 
 
 def damages(
@@ -83,7 +84,7 @@ def _sealed(folder: Path, files_digest: str) -> dict[str, Any]:
         data = file.read_bytes()
     except OSError as error:
         raise StoreError(_unreadable(file, error)) from error
-    if digest_of(data) != files_digest:
+    if checksum(data) != files_digest:
         raise StoreError(f"{file} is not what was written: which files are whole cannot be told")
     digests: dict[str, Any] = json.loads(data)
     return digests
@@ -117,7 +118,7 @@ def _blocks(file: Path, report: Callable[[int], None] = lambda count: None) -> l
     digests = []
     with file.open("rb") as source:
         while block := source.read(BLOCK_BYTES):
-            digests.append(digest_of(block))
+            digests.append(checksum(block))
             report(len(block))
     return digests
 
@@ -132,6 +133,6 @@ def read_lines(file: Path, digest: str) -> list[str]:
         data = file.read_bytes()
     except OSError as error:
         raise StoreError(f"cannot read {file}: {error.strerror or error}") from error
-    if digest_of(data) != digest:
+    if checksum(data) != digest:
         raise StoreError(f"{file} is not what was written: restore it or build the index again")
     return [json.loads(line) for line in data.splitlines()]

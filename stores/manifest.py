@@ -7,10 +7,10 @@ import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
-from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
+from dipair_index.digests import checksum
 from dipair_index.errors import IndexDirectoryError, StoreError
 
 FORMAT_VERSION = 2
@@ -134,7 +134,7 @@ class Manifest:
             "format_version": FORMAT_VERSION,
             **asdict(self),
         }
-        values["digest"] = digest_of(json.dumps(values).encode())
+        values["digest"] = checksum(json.dumps(values).encode())
         return json.dumps(values, indent=2, ensure_ascii=False) + "\n"
 
 
@@ -145,11 +145,6 @@ def is_manifest(file: Path) -> bool:
     except (OSError, ValueError):
         return False
     return isinstance(values, dict) and values.get("kind") == _KIND
-
-
-def digest_of(data: bytes | memoryview) -> str:
-    """32 hex digits that change when any byte does."""
-    return blake2b(data, digest_size=16).hexdigest()
 
 
 def write_whole(file: Path, data: bytes) -> None:

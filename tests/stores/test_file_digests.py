@@ -3,10 +3,10 @@ from pathlib import Path
 
 import pytest
 
+from dipair_index.digests import checksum
 from dipair_index.errors import StoreError
 from dipair_index.stores import file_digests
 from dipair_index.stores.file_digests import FILES, damages, read_lines, seal
-from dipair_index.stores.manifest import digest_of
 
 
 @pytest.fixture(autouse=True)
@@ -26,7 +26,7 @@ def folder(quick_path: Path) -> Path:
 
 def test_a_folder_that_is_as_it_was_sealed_has_no_damage(folder: Path) -> None:
     digest = seal(folder)
-    assert digest == digest_of((folder / FILES).read_bytes())
+    assert digest == checksum((folder / FILES).read_bytes())
     assert list(damages(folder, digest)) == []
     assert seal(folder) == digest
 
@@ -98,8 +98,8 @@ def test_lines_are_read_if_they_are_what_was_written(tmp_path: Path) -> None:
     # line ends of other alphabets are no line ends here
     data = '"a"\n"\u2028\x85"\n"\\n"\n'.encode()
     file.write_bytes(data)
-    assert read_lines(file, digest_of(data)) == ["a", "\u2028\x85", "\n"]
+    assert read_lines(file, checksum(data)) == ["a", "\u2028\x85", "\n"]
     with pytest.raises(StoreError, match="ids is not what was written: restore it or build"):
-        read_lines(file, digest_of(b""))
+        read_lines(file, checksum(b""))
     with pytest.raises(StoreError, match="cannot read .*other: No such file"):
-        read_lines(tmp_path / "other", digest_of(b""))
+        read_lines(tmp_path / "other", checksum(b""))

@@ -12,7 +12,6 @@ from dipair_index.stores.manifest import (
     MANIFEST,
     Manifest,
     PartInfo,
-    digest_of,
     is_manifest,
     write_whole,
 )
@@ -157,8 +156,3 @@ def test_a_file_is_written_whole_over_what_a_crash_left(tmp_path: Path) -> None:
     write_whole(tmp_path / "file", b"new")
     assert (tmp_path / "file").read_bytes() == b"new"
     assert os.listdir(tmp_path) == ["file"]
-
-
-def test_a_digest_is_32_hex_digits_of_the_bytes() -> None:
-    assert digest_of(b"") == digest_of(memoryview(b"")) == "cae66941d9efbd404e4d88758ea67670"
-    assert digest_of(b"a") != digest_of(b"b")
