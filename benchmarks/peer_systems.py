@@ -225,7 +225,7 @@ def dipair(
     """The head over the int8 store."""
 
     def opened(setting: Setting) -> Stored:
-        from dipair_index.rerank.scorer import open_scorer
+        from dipair_index.rerank.open_scorer import open_scorer
 
         encoder = _encoder(setting, backend)
         stored, codec = _rows(setting, encoder)

@@ -17,6 +17,7 @@ from dipair_index.encoders.base import DEFAULT_MODEL, TextEncoder, refuse_tuples
 from dipair_index.encoders.sentence_embedders import SentenceEmbedder, open_embedder
 from dipair_index.errors import IndexDirectoryError, SettingsError
 from dipair_index.records import Passage
+from dipair_index.rerank.fitting import open_fitting
 from dipair_index.rerank.part_builder import BuildSummary, PartBuilder
 from dipair_index.stores.ann import AnnInfo
 from dipair_index.stores.index_directory import Layout, refuse_target
@@ -129,26 +130,6 @@ def add_passages(
             replaced = len(now) - sum(each.live for each in parts)
             writer.replaced_by(replace(writer.current, parts=(*parts, part)))
     return summary._replace(replaced=replaced)
-
-
-def open_fitting(
-    manifest: Manifest, index_dir: str | Path, encoder: TextEncoder
-) -> SentenceEmbedder:
-    """Returns the embedder of the index; `IndexDirectoryError` where `encoder` or it is another."""
-    if encoder.fingerprint != manifest.model_fingerprint:
-        raise IndexDirectoryError(
-            f"{index_dir} was built by the model {manifest.model} ({manifest.model_fingerprint}), "
-            f"but {encoder.name} is {encoder.fingerprint}: name the model it was built by, or "
-            "build it again"
-        )
-    embedder = open_embedder(manifest.embedder, dual_encoder=encoder, device=encoder.device)
-    if embedder.fingerprint != manifest.embedder_fingerprint:
-        raise IndexDirectoryError(
-            f"the vectors in {index_dir} are those of {manifest.embedder} "
-            f"({manifest.embedder_fingerprint}), but {embedder.name} is now "
-            f"{embedder.fingerprint}: build it again"
-        )
-    return embedder
 
 
 @contextmanager

@@ -20,7 +20,9 @@ from dipair_index.encoders.base import (
 from dipair_index.encoders.sentence_embedders import SentenceEmbedder
 from dipair_index.errors import MissingPassagesError, SettingsError
 from dipair_index.records import FloatArray, Passage, Query, Run
-from dipair_index.rerank.build import add_passages, open_fitting
+from dipair_index.rerank.build import add_passages
+from dipair_index.rerank.fitting import open_fitting
+from dipair_index.rerank.open_scorer import open_scorer
 from dipair_index.rerank.part_builder import BuildSummary
 from dipair_index.rerank.ranking import (
     RankedPassage,
@@ -29,7 +31,7 @@ from dipair_index.rerank.ranking import (
     best_first,
     probability,
 )
-from dipair_index.rerank.scorer import Scorer, open_scorer
+from dipair_index.rerank.scorer import Scorer
 from dipair_index.stores.index_writer import IndexWriter
 from dipair_index.stores.manifest import Manifest
 from dipair_index.stores.snapshot import Snapshot

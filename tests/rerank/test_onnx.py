@@ -18,7 +18,8 @@ from dipair_index.rerank.head import HeadScorer
 from dipair_index.rerank.index import DiPairIndex
 from dipair_index.rerank.onnx_export import export_onnx
 from dipair_index.rerank.onnx_head import OnnxHeadScorer
-from dipair_index.rerank.scorer import MICRO_BATCH, open_scorer
+from dipair_index.rerank.open_scorer import open_scorer
+from dipair_index.rerank.scorer import MICRO_BATCH
 
 TEXTS = [
     "",

@@ -17,7 +17,7 @@ from dipair_index.encoders.onnx_encoder import OnnxEncoder
 from dipair_index.errors import ModelError, SettingsError
 from dipair_index.onnx.graphs import HEAD, PASSAGE, RECORD
 from dipair_index.rerank.onnx_export import export_onnx
-from dipair_index.rerank.scorer import open_scorer
+from dipair_index.rerank.open_scorer import open_scorer
 
 
 @pytest.fixture
