@@ -28,9 +28,9 @@ if TYPE_CHECKING:
     from dipair_index.encoders.base import Backend, Precision
     from dipair_index.records import Query, Run
     from dipair_index.rerank.index import DiPairIndex
-    from dipair_index.rerank.ranking import RankedPassage, Timings
+    from dipair_index.rerank.ranking import RankedPassage, Ranking, Timings
 
-    Rankings = Iterator[tuple[Query, list[RankedPassage]]]
+    Rankings = Iterator[tuple[Query, Ranking]]
 
 TAG = "dipair-index"
 QUERIES_AT_ONCE = 32
@@ -203,7 +203,7 @@ def _answers(
         while batch := list(islice(waiting, QUERIES_AT_ONCE)):
             texts = [query.text for query in batch]
             if run is None:
-                rankings = index.search(
+                rankings: list[Ranking] = index.search(
                     texts,
                     top_k=top_k,
                     candidates=candidates,
@@ -213,7 +213,7 @@ def _answers(
             else:
                 ranked = index.rerank_run(batch, run, top_k=top_k, raw_scores=raw_scores)
                 rankings = [ranked[query.query_id] for query in batch]
-            spent = Timings(*map(sum, zip(spent, index.timings, strict=True)))
+            spent = Timings.total([spent, *(ranking.timings for ranking in rankings)])
             yield from zip(batch, rankings, strict=True)
             count += len(batch)
             show(count)

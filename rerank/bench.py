@@ -72,9 +72,9 @@ def measure_searches(
     for _ in range(repeat):
         for query in queries:
             started = time.perf_counter()
-            index.search(query, min(top_k, candidates), candidates)
+            found = index.search(query, min(top_k, candidates), candidates)
             whole = time.perf_counter() - started
-            rows.append((*index.timings, whole - sum(index.timings), whole))
+            rows.append((*found.timings, whole - sum(found.timings), whole))
             report(len(rows))
     p50, p95 = 1000 * np.percentile(rows, [50, 95], axis=0)
     spreads = map(Spread, p50.tolist(), p95.tolist())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import overload
+from typing import TYPE_CHECKING, overload
 
 import numpy as np
 
@@ -20,14 +20,13 @@ from dipair_index.encoders.base import (
 from dipair_index.encoders.sentence_embedders import SentenceEmbedder
 from dipair_index.errors import MissingPassagesError, SettingsError
 from dipair_index.records import FloatArray, Passage, Query, Run
-from dipair_index.rerank.build import add_passages
 from dipair_index.rerank.fitting import open_fitting
 from dipair_index.rerank.open_scorer import open_scorer
-from dipair_index.rerank.part_builder import BuildSummary
 from dipair_index.rerank.ranking import (
     RankedPassage,
+    Ranking,
+    Rankings,
     Stopwatch,
-    Timings,
     best_first,
     probability,
 )
@@ -35,6 +34,9 @@ from dipair_index.rerank.scorer import Scorer
 from dipair_index.stores.index_writer import IndexWriter
 from dipair_index.stores.manifest import Manifest
 from dipair_index.stores.snapshot import Snapshot
+
+if TYPE_CHECKING:
+    from dipair_index.rerank.part_builder import BuildSummary
 
 
 class DiPairIndex(Closing):
@@ -45,8 +47,7 @@ class DiPairIndex(Closing):
                 ...
 
     Scores are in [0, 1]: the sigmoid of the head's logit, and (1 + cosine) / 2 where `rerank` is
-    false. With `raw_scores` they are the logit and the cosine. `timings` are those of the last
-    call.
+    false. With `raw_scores` they are the logit and the cosine. Results carry their `timings`.
     """
 
     def __init__(
@@ -58,7 +59,6 @@ class DiPairIndex(Closing):
         precision: Precision = "float32",
     ) -> None:
         self.path = path
-        self.timings = Timings()
         self._encoder = encoder
         self._embedder = embedder
         self._scorer: Scorer = open_scorer(encoder, precision)
@@ -118,6 +118,8 @@ class DiPairIndex(Closing):
         overwrite: bool = False,
     ) -> BuildSummary:
         """Adds passages as `add_passages` does; with `update` they may be in the index already."""
+        from dipair_index.rerank.build import add_passages
+
         summary = add_passages(
             passages, self.path, self._encoder, update=update, resume=resume, overwrite=overwrite
         )
@@ -154,7 +156,7 @@ class DiPairIndex(Closing):
         *,
         rerank: bool = True,
         raw_scores: bool = False,
-    ) -> list[RankedPassage]: ...
+    ) -> Ranking: ...
 
     @overload
     def search(
@@ -165,7 +167,7 @@ class DiPairIndex(Closing):
         *,
         rerank: bool = True,
         raw_scores: bool = False,
-    ) -> list[list[RankedPassage]]: ...
+    ) -> Rankings: ...
 
     def search(
         self,
@@ -175,7 +177,7 @@ class DiPairIndex(Closing):
         *,
         rerank: bool = True,
         raw_scores: bool = False,
-    ) -> list[RankedPassage] | list[list[RankedPassage]]:
+    ) -> Ranking | Rankings:
         """Returns the `top_k` best of the `candidates` nearest passages, best first, ties by id.
 
         One query gives one list, a list of queries a list of lists. Without `rerank` the
@@ -189,8 +191,9 @@ class DiPairIndex(Closing):
         encoded, vectors = self._encode(queries, watch)
         with watch.part("retrieve"):
             ids, similarities = self._snapshot.search(vectors, candidates if rerank else top_k)
-        rankings = []
+        shared, rankings = watch.share(len(queries)), Rankings()
         for row, found in enumerate(ids):
+            watch = Stopwatch(shared)
             retrieval = dict(zip(found, similarities[row].tolist(), strict=False))
             if rerank:
                 logits = self._logits(encoded.tokens[row], found, watch)
@@ -198,8 +201,7 @@ class DiPairIndex(Closing):
             else:
                 scores = [s if raw_scores else (1 + s) / 2 for s in retrieval.values()]
                 ranking = self._described(found, np.clip(scores, -1, 1).tolist(), retrieval)
-            rankings.append(ranking)
-        self.timings = watch.timings
+            rankings.append(Ranking(ranking, watch.timings))
         return rankings[0] if isinstance(query, str) else rankings
 
     def rerank(
@@ -209,7 +211,7 @@ class DiPairIndex(Closing):
         top_k: int = 10,
         *,
         raw_scores: bool = False,
-    ) -> list[RankedPassage]:
+    ) -> Ranking:
         """Returns the `top_k` best of the given passages; `MissingPassagesError` names absent ones.
 
         An id that is given twice is ranked once.
@@ -219,8 +221,7 @@ class DiPairIndex(Closing):
         with watch.part("encode"):
             encoded = self._encoder.encode_queries([query])
         logits = self._logits(encoded.tokens[0], ids, watch)
-        self.timings = watch.timings
-        return self._ranked(ids, logits, top_k, raw_scores)
+        return Ranking(self._ranked(ids, logits, top_k, raw_scores), watch.timings)
 
     def rerank_run(
         self,
@@ -229,7 +230,7 @@ class DiPairIndex(Closing):
         top_k: int = 10,
         *,
         raw_scores: bool = False,
-    ) -> dict[str, list[RankedPassage]]:
+    ) -> dict[str, Ranking]:
         """Reranks for each query the passages that the run names, and no others.
 
         `MissingPassagesError` names the query and the passages that are not in the index.
@@ -239,8 +240,9 @@ class DiPairIndex(Closing):
         watch, rankings = Stopwatch(), {}
         with watch.part("encode"):
             encoded = self._encoder.encode_queries([query.text for query in asked])
+        shared = watch.share(len(asked))
         for (query_id, _), tokens in zip(asked, encoded.tokens, strict=True):
-            scores = run.get(query_id, {})
+            watch, scores = Stopwatch(shared), run.get(query_id, {})
             ids = sorted(scores, key=lambda passage_id: (-scores[passage_id], passage_id))
             try:
                 logits = self._logits(tokens, ids, watch)
@@ -250,8 +252,8 @@ class DiPairIndex(Closing):
                     f"({error}): index these passages too, or take them out of the run"
                 ) from error
             retrieval = {passage_id: scores[passage_id] for passage_id in ids}
-            rankings[query_id] = self._ranked(ids, logits, top_k, raw_scores, retrieval)
-        self.timings = watch.timings
+            ranking = self._ranked(ids, logits, top_k, raw_scores, retrieval)
+            rankings[query_id] = Ranking(ranking, watch.timings)
         return rankings
 
     def close(self) -> None:

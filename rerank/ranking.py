@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -29,12 +29,39 @@ class RankedPassage(NamedTuple):
 
 
 class Timings(NamedTuple):
-    """Seconds that each part of a search took, over all its queries."""
+    """Seconds that each part of a search took.
+
+    What queries of one call share, such as their encoding, counts in equal parts for each.
+    """
 
     encode: float = 0.0
     retrieve: float = 0.0
     gather: float = 0.0
     score: float = 0.0
+
+    @classmethod
+    def total(cls, timings: Iterable[Timings]) -> Timings:
+        """Returns the sum of each part."""
+        return cls(*map(sum, zip(cls(), *timings, strict=True)))
+
+
+class Ranking(list[RankedPassage]):
+    """The results of one query, best first; `timings` say where the time went."""
+
+    def __init__(
+        self, passages: Iterable[RankedPassage] = (), timings: Timings | None = None
+    ) -> None:
+        super().__init__(passages)
+        self.timings = timings or Timings()
+
+
+class Rankings(list[Ranking]):
+    """The rankings of several queries, in the order in which they were asked."""
+
+    @property
+    def timings(self) -> Timings:
+        """Seconds that each part took, over all queries."""
+        return Timings.total(ranking.timings for ranking in self)
 
 
 def best_first(ids: Sequence[str], scores: npt.NDArray[np.float32], top_k: int) -> list[int]:
@@ -50,10 +77,14 @@ def probability(logit: float) -> float:
 
 
 class Stopwatch:
-    """Adds up the seconds of each part of `Timings`."""
+    """Adds up the seconds of each part of `Timings`, from `timings` on."""
 
-    def __init__(self) -> None:
-        self._seconds = dict.fromkeys(Timings._fields, 0.0)
+    def __init__(self, timings: Timings | None = None) -> None:
+        self._seconds = (timings or Timings())._asdict()
+
+    def share(self, count: int) -> Timings:
+        """Returns what falls to each of `count` queries of what has been counted so far."""
+        return Timings(*(seconds / max(count, 1) for seconds in self.timings))
 
     @contextmanager
     def part(self, name: str) -> Iterator[None]:

@@ -10,7 +10,7 @@ from dipair_index.records import Passage, Query
 from dipair_index.rerank.build import build_index
 from dipair_index.rerank.head import HeadScorer
 from dipair_index.rerank.index import DiPairIndex
-from dipair_index.rerank.ranking import best_first, probability
+from dipair_index.rerank.ranking import Timings, best_first, probability
 
 QUERY = "why does dough rise"
 QUERIES = [QUERY, "how bees dance", "the moon and the tide"]
@@ -154,11 +154,19 @@ def test_what_cannot_be_answered_is_refused(index: DiPairIndex, call, message: s
         call(index)
 
 
-def test_timings_tell_the_parts_of_the_last_call(index: DiPairIndex) -> None:
-    index.search(QUERY)
-    assert all(seconds > 0 for seconds in index.timings)
-    index.search(QUERY, rerank=False)
-    assert index.timings.score == 0
+def test_results_carry_the_seconds_of_the_parts_of_their_search(index: DiPairIndex) -> None:
+    found = index.search(QUERY)
+    assert all(seconds > 0 for seconds in found.timings)
+    assert index.search(QUERY, rerank=False).timings.score == 0
+    assert all(seconds > 0 for seconds in found.timings)
+    assert index.rerank(QUERY, ["p01"]).timings.retrieve == 0
+
+
+def test_queries_of_one_call_share_its_seconds(index: DiPairIndex) -> None:
+    together = index.search(QUERIES)
+    assert together.timings == Timings.total(ranking.timings for ranking in together)
+    assert len({ranking.timings.encode for ranking in together}) == 1
+    assert index.search([]).timings == Timings()
 
 
 def test_an_index_opens_by_the_model_its_manifest_names(
