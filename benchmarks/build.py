@@ -31,8 +31,8 @@ import torch
 from dipair_index.encoders.batches import padded_batches
 from dipair_index.encoders.dual_encoder import DualEncoder
 from dipair_index.encoders.onnx_encoder import OnnxEncoder
+from dipair_index.formats.collections import read_passages
 from dipair_index.formats.msmarco import sample_folder
-from dipair_index.formats.records_io import read_passages
 from dipair_index.records import Passage
 from dipair_index.rerank.build import build_index
 from dipair_index.rerank.onnx_export import cosines

@@ -22,14 +22,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dipair_index.cli.console import progress
+from dipair_index.cli._console import progress
 from dipair_index.digests import TextsDigest
 from dipair_index.encoders.base import EncodedTexts
 from dipair_index.encoders.dual_encoder import DualEncoder
 from dipair_index.encoders.scorers import read_judged_pairs
 from dipair_index.evaluation.bootstrap import Bootstrap, JudgedRuns, evaluate
-from dipair_index.formats.records_io import read_passages, read_qrels, read_queries, read_run
+from dipair_index.formats.collections import read_passages, read_queries
 from dipair_index.formats.row_files import fill_rows
+from dipair_index.formats.trec import read_qrels, read_run
 from dipair_index.records import FloatArray, Qrels, Run
 from dipair_index.rerank.head import HeadScorer
 from dipair_index.stores.codecs import CODEC_NAMES, open_codec

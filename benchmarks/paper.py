@@ -42,7 +42,7 @@ from paper_speed import measure_speeds
 from resume import claim
 from transformers import set_seed
 
-from dipair_index.cli.console import progress, remark
+from dipair_index.cli._console import progress, remark
 from dipair_index.data.labels import read_labels
 from dipair_index.models.dipair import DiPairModel
 from dipair_index.models.systems import RESIDUALS

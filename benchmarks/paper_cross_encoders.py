@@ -10,7 +10,7 @@ from typing import Any
 
 from paper_data import QUERY_LENGTH, Data, Scores, tokenizer_of
 
-from dipair_index.cli.console import progress
+from dipair_index.cli._console import progress
 from dipair_index.encoders.cross_encoders import TRUNCATION, TransformersTeacher, open_teacher
 from dipair_index.training.cross_encoder import fit, random_bert_tiny
 from dipair_index.training.groups import LabelledGroups

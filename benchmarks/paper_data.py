@@ -11,12 +11,12 @@ import numpy.typing as npt
 import pyarrow as pa
 import torch
 
-from dipair_index.cli.console import progress
+from dipair_index.cli._console import progress
 from dipair_index.data.directory import DatasetLayout
 from dipair_index.data.labels import read_texts
-from dipair_index.encoders.sentence_embedders import encoder_source
 from dipair_index.formats.tables import read_table
 from dipair_index.models.dipair import DiPairModel
+from dipair_index.models.sources import encoder_source
 from dipair_index.training.distil import load_tokenizer
 from dipair_index.training.state_cache import StateCache
 

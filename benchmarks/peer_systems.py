@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dipair_index.encoders.base import Backend, Precision
 from dipair_index.formats.row_files import fill_rows
+from dipair_index.models.systems import Backend, Precision
 from dipair_index.records import FloatArray
 
 Score = Callable[[str, Sequence[int]], FloatArray]
@@ -88,7 +88,7 @@ def cross_encoder(layers: int, width: int, heads: int, inner: int) -> Callable[[
         from sentence_transformers import CrossEncoder
         from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification
 
-        from dipair_index.encoders.base import model_folder
+        from dipair_index.models.sources import model_folder
 
         folder = setting.folder / f"bert-{layers}-{width}"
         if not folder.exists():
@@ -197,7 +197,7 @@ def pylate(setting: Setting) -> Stored:
 
 
 def _encoder(setting: Setting, backend: Backend) -> Any:
-    from dipair_index.encoders.base import open_encoder
+    from dipair_index.encoders.open import open_encoder
 
     return open_encoder(setting.model, backend=backend)
 

@@ -34,7 +34,8 @@ import peer_systems as systems
 from resume import claim
 
 from dipair_index.evaluation.bootstrap import Bootstrap, JudgedRuns, evaluate
-from dipair_index.formats.records_io import read_passages, read_qrels, read_queries, read_run
+from dipair_index.formats.collections import read_passages, read_queries
+from dipair_index.formats.trec import read_qrels, read_run
 from dipair_index.rerank.bench import peak_memory
 from dipair_index.threads import limit_threads
 

@@ -17,7 +17,8 @@ import numpy as np
 
 from dipair_index.encoders.cross_encoders import open_teacher
 from dipair_index.evaluation.bootstrap import Bootstrap, JudgedRuns, evaluate
-from dipair_index.formats.records_io import read_qrels, read_queries, read_run
+from dipair_index.formats.collections import read_queries
+from dipair_index.formats.trec import read_qrels, read_run
 from dipair_index.records import Query, Run
 from dipair_index.rerank.index import DiPairIndex
 from dipair_index.rerank.ranking import RankedPassage

@@ -29,7 +29,7 @@ from torch.profiler import ProfilerActivity, profile
 from dipair_index.encoders.base import EncodedTexts
 from dipair_index.encoders.batches import Tokenised
 from dipair_index.encoders.dual_encoder import DualEncoder
-from dipair_index.formats.records_io import read_passages, read_queries
+from dipair_index.formats.collections import read_passages, read_queries
 from dipair_index.records import Passage
 from dipair_index.rerank.bench import PARTS, measure_searches, peak_memory
 from dipair_index.rerank.build import build_index

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from dipair_index.cli.console import remark
-from dipair_index.cli.encoding import describe, encoding, how_to_ask, load_encoder, read_corpus
-from dipair_index.cli.options import all_of, encoding_options, index_dir_option
+from dipair_index.cli._console import remark
+from dipair_index.cli._encoding import describe, encoding, how_to_ask, load_encoder, read_corpus
+from dipair_index.cli._options import all_of, encoding_options, index_dir_option
 
 if TYPE_CHECKING:
-    from dipair_index.encoders.base import Backend, EncodingPrecision
+    from dipair_index.models.systems import Backend, EncodingPrecision
 
 _options = all_of(
     click.option(

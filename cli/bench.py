@@ -12,19 +12,20 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from dipair_index.cli.build import build_sample
-from dipair_index.cli.console import progress, remark, table
-from dipair_index.cli.encoding import load_encoder
-from dipair_index.cli.options import (
+from dipair_index.cli._console import progress, remark, table
+from dipair_index.cli._encoding import load_encoder
+from dipair_index.cli._options import (
     backend_option,
     compute_options,
     index_dir_option,
     json_option,
     precision_option,
 )
+from dipair_index.cli.build import build_sample
 
 if TYPE_CHECKING:
-    from dipair_index.encoders.base import Backend, Precision, TextEncoder
+    from dipair_index.encoders.base import TextEncoder
+    from dipair_index.models.systems import Backend, Precision
     from dipair_index.rerank.bench import Measured
     from dipair_index.stores.index_info import IndexInfo
 
@@ -95,7 +96,7 @@ def bench(
       dipair-index bench
       dipair-index bench --index-dir passages.index --queries queries.tsv --candidates 100
     """
-    from dipair_index.encoders.base import backend_for
+    from dipair_index.encoders.open import backend_for
     from dipair_index.rerank.bench import forget_peak_memory, measure_searches, peak_memory
     from dipair_index.rerank.index import DiPairIndex
     from dipair_index.stores.index_info import IndexInfo
@@ -147,8 +148,8 @@ def _computing(encoder: TextEncoder) -> dict[str, Any]:
 
 
 def _queries(file: str | None) -> list[str]:
+    from dipair_index.formats.collections import read_queries
     from dipair_index.formats.msmarco import sample_folder
-    from dipair_index.formats.records_io import read_queries
 
     return [query.text for query in read_queries(file or sample_folder() / "queries.dev.tsv")]
 

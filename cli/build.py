@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from dipair_index.cli.console import remark
-from dipair_index.cli.encoding import (
+from dipair_index.cli._console import remark
+from dipair_index.cli._encoding import (
     describe,
     encoding,
     how_to_ask,
@@ -18,10 +18,11 @@ from dipair_index.cli.encoding import (
     read_corpus,
     write_graphs,
 )
-from dipair_index.cli.options import encoding_options, index_dir_option
+from dipair_index.cli._options import encoding_options, index_dir_option
 
 if TYPE_CHECKING:
-    from dipair_index.encoders.base import Backend, EncodingPrecision, TextEncoder
+    from dipair_index.encoders.base import TextEncoder
+    from dipair_index.models.systems import Backend, EncodingPrecision
     from dipair_index.records import Passage
 
 # written out here, since the modules that define them import numpy, which --help does without
@@ -156,7 +157,7 @@ def is_sample_index(index_dir: Path) -> bool:
     if not Layout(index_dir).is_finished():
         return False
     from dipair_index.digests import TextsDigest
-    from dipair_index.formats.records_io import read_passages
+    from dipair_index.formats.collections import read_passages
     from dipair_index.stores.manifest import Manifest
 
     manifest, digest = Manifest.read(index_dir), TextsDigest()

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import click
 
-from dipair_index.cli.console import remark
-from dipair_index.cli.encoding import command_for
-from dipair_index.cli.options import index_dir_option
+from dipair_index.cli._console import remark
+from dipair_index.cli._encoding import command_for
+from dipair_index.cli._options import index_dir_option
 
 WORTH_COMPACTING = 0.2  # of what is stored
 

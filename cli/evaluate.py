@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 import click
 from click.core import ParameterSource
 
-from dipair_index.cli.console import remark, table
-from dipair_index.cli.dataset_option import DEFAULT_DATASET
-from dipair_index.cli.measured_systems import names_of, of_dataset, of_files, of_sample, scored
-from dipair_index.cli.options import compute_options, json_option
+from dipair_index.cli._console import remark, table
+from dipair_index.cli._dataset_option import DEFAULT_DATASET
+from dipair_index.cli._measured_systems import names_of, of_dataset, of_files, of_sample, scored
+from dipair_index.cli._options import compute_options, json_option
 
 if TYPE_CHECKING:
     from dipair_index.evaluation.bootstrap import JudgedPairs, JudgedRuns, Measured

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from dipair_index.cli.console import remark
+from dipair_index.cli._console import remark
 
 
 @click.group()
@@ -29,7 +29,7 @@ def onnx(model: str | None) -> None:
     Example:
       dipair-index export onnx --model models/mine
     """
-    from dipair_index.cli.torch_device import prepare_torch
+    from dipair_index.cli._torch_device import prepare_torch
     from dipair_index.encoders.dual_encoder import DualEncoder
     from dipair_index.rerank.onnx_export import export_onnx
 

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
+from dipair_index.cli._console import remark, table
+from dipair_index.cli._encoding import command_for
+from dipair_index.cli._options import index_dir_option, json_option
 from dipair_index.cli.build import CODECS, STORES
-from dipair_index.cli.console import remark, table
-from dipair_index.cli.encoding import command_for
-from dipair_index.cli.options import index_dir_option, json_option
 
 if TYPE_CHECKING:
     from dipair_index.rerank.unfinished import Progress

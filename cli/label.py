@@ -7,10 +7,10 @@ from pathlib import Path
 import click
 from click.core import ParameterSource
 
-from dipair_index.cli.console import progress, remark
-from dipair_index.cli.dataset_option import dataset_option
-from dipair_index.cli.options import compute_options
-from dipair_index.cli.torch_device import prepare_torch
+from dipair_index.cli._console import progress, remark
+from dipair_index.cli._dataset_option import dataset_option
+from dipair_index.cli._options import compute_options
+from dipair_index.cli._torch_device import prepare_torch
 
 PER_QUERY = 12
 

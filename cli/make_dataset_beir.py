@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from dipair_index.cli.mined_dataset import make_mined, mining_options
+from dipair_index.cli._mined_dataset import make_mined, mining_options
 
 
 @click.command()

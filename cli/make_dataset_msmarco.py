@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from dipair_index.cli.console import progress
-from dipair_index.cli.mined_dataset import make_mined, mining_options
+from dipair_index.cli._console import progress
+from dipair_index.cli._mined_dataset import make_mined, mining_options
 
 if TYPE_CHECKING:
     from dipair_index.formats.msmarco import MsMarcoFiles

@@ -9,8 +9,8 @@ from typing import Any
 
 import click
 
-from dipair_index.cli.console import progress, remark, table
-from dipair_index.cli.dataset_option import new_dataset_options
+from dipair_index.cli._console import progress, remark, table
+from dipair_index.cli._dataset_option import new_dataset_options
 
 
 @click.command()

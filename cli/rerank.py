@@ -13,19 +13,19 @@ from typing import TYPE_CHECKING
 import click
 from click.core import ParameterSource
 
-from dipair_index.cli.build import build_sample
-from dipair_index.cli.console import progress, remark, snippet, table
-from dipair_index.cli.encoding import load_encoder
-from dipair_index.cli.options import (
+from dipair_index.cli._console import progress, remark, snippet, table
+from dipair_index.cli._encoding import load_encoder
+from dipair_index.cli._options import (
     backend_option,
     compute_options,
     index_dir_option,
     json_option,
     precision_option,
 )
+from dipair_index.cli.build import build_sample
 
 if TYPE_CHECKING:
-    from dipair_index.encoders.base import Backend, Precision
+    from dipair_index.models.systems import Backend, Precision
     from dipair_index.records import Query, Run
     from dipair_index.rerank.index import DiPairIndex
     from dipair_index.rerank.ranking import RankedPassage, Ranking, Timings
@@ -114,7 +114,7 @@ def rerank(
             f"--candidates {candidates} is fewer than --top-k {top_k}: retrieve at least as many "
             "as are printed"
         )
-    from dipair_index.encoders.base import backend_for
+    from dipair_index.encoders.open import backend_for
     from dipair_index.stores.manifest import MANIFEST, Manifest
 
     run, asked = _run(run_file, _queries(query, queries))
@@ -148,7 +148,7 @@ def rerank(
 
 def _queries(text: str | None, file: str | None) -> list[Query]:
     """Returns the queries to answer; refuses empty ones before anything is loaded."""
-    from dipair_index.formats.records_io import read_queries
+    from dipair_index.formats.collections import read_queries
     from dipair_index.records import Query
 
     if file is not None:
@@ -168,7 +168,7 @@ def _run(file: str | None, asked: list[Query]) -> tuple[Run | None, list[Query]]
     if file is None:
         return None, asked
     from dipair_index.errors import FormatError
-    from dipair_index.formats.records_io import read_run
+    from dipair_index.formats.trec import read_run
 
     run = read_run(file)
     unknown = sorted(set(run) - {query.query_id for query in asked})
@@ -234,7 +234,7 @@ def _spent(timings: Timings, queries: int) -> str:
 
 
 def _print_trec(ranked: Rankings) -> None:
-    from dipair_index.formats.records_io import write_run
+    from dipair_index.formats.trec import write_run
     from dipair_index.records import ScoredPassage
 
     for query, passages in ranked:

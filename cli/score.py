@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from dipair_index.cli.console import progress, remark
-from dipair_index.cli.options import compute_options, json_option
-from dipair_index.cli.torch_device import prepare_torch
+from dipair_index.cli._console import progress, remark
+from dipair_index.cli._options import compute_options, json_option
+from dipair_index.cli._torch_device import prepare_torch
 
 if TYPE_CHECKING:
     from dipair_index.records import FloatArray

@@ -8,11 +8,11 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from dipair_index.cli.console import progress, remark
-from dipair_index.cli.dataset_option import dataset_option
-from dipair_index.cli.encoding import load_encoder, write_graphs
-from dipair_index.cli.torch_device import prepare_torch
-from dipair_index.cli.train_options import (
+from dipair_index.cli._console import progress, remark
+from dipair_index.cli._dataset_option import dataset_option
+from dipair_index.cli._encoding import load_encoder, write_graphs
+from dipair_index.cli._torch_device import prepare_torch
+from dipair_index.cli._train_options import (
     DIPAIR_ONLY,
     given_command,
     model_options,

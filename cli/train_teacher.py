@@ -7,12 +7,18 @@ from typing import Any
 
 import click
 
-from dipair_index.cli.console import progress, remark
-from dipair_index.cli.dataset_option import dataset_option
-from dipair_index.cli.options import compute_options
-from dipair_index.cli.torch_device import prepare_torch
+from dipair_index.cli._console import progress, remark
+from dipair_index.cli._dataset_option import dataset_option
+from dipair_index.cli._options import compute_options
+from dipair_index.cli._torch_device import prepare_torch
+from dipair_index.cli._train_options import (
+    COUNT,
+    NOT_NEGATIVE,
+    POSITIVE,
+    given_command,
+    run_options,
+)
 from dipair_index.cli.train import show_quality
-from dipair_index.cli.train_options import COUNT, NOT_NEGATIVE, POSITIVE, given_command, run_options
 
 DEFAULT_TEACHER = Path("dipair.teacher")
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import click
 
-from dipair_index.cli.console import progress, remark
-from dipair_index.cli.options import index_dir_option
+from dipair_index.cli._console import progress, remark
+from dipair_index.cli._options import index_dir_option
 
 
 @click.command()

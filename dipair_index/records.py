@@ -43,3 +43,7 @@ class ScoredPassage(NamedTuple):
 
     passage_id: str
     score: float
+
+
+PAIR = ("query", "passage")
+"""The sides of a dataset of pairs."""

@@ -13,9 +13,10 @@ from pathlib import Path
 import numpy as np
 
 from dipair_index import __version__
-from dipair_index.encoders.base import DEFAULT_MODEL, TextEncoder, refuse_tuples
+from dipair_index.encoders.base import TextEncoder, refuse_tuples
 from dipair_index.encoders.sentence_embedders import SentenceEmbedder, open_embedder
 from dipair_index.errors import IndexDirectoryError, SettingsError
+from dipair_index.models.sources import DEFAULT_MODEL
 from dipair_index.records import Passage
 from dipair_index.rerank.fitting import open_fitting
 from dipair_index.rerank.part_builder import BuildSummary, PartBuilder

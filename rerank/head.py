@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dipair_index.encoders.base import Precision
 from dipair_index.models.dipair import DiPairModel
+from dipair_index.models.systems import Precision
 from dipair_index.records import FloatArray
 from dipair_index.rerank.fast_systems import fast_system
 from dipair_index.rerank.scorer import MICRO_BATCH, Passages, Scorer, micro_batches, work_through

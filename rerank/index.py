@@ -9,16 +9,11 @@ from typing import TYPE_CHECKING, overload
 import numpy as np
 
 from dipair_index.closing import Closing
-from dipair_index.encoders.base import (
-    Backend,
-    EncodedTexts,
-    Precision,
-    TextEncoder,
-    backend_for,
-    open_encoder,
-)
+from dipair_index.encoders.base import EncodedTexts, TextEncoder
+from dipair_index.encoders.open import backend_for, open_encoder
 from dipair_index.encoders.sentence_embedders import SentenceEmbedder
 from dipair_index.errors import MissingPassagesError, SettingsError
+from dipair_index.models.systems import Backend, Precision
 from dipair_index.records import FloatArray, Passage, Query, Run
 from dipair_index.rerank.fitting import open_fitting
 from dipair_index.rerank.open_scorer import open_scorer

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dipair_index.encoders.base import model_folder
 from dipair_index.encoders.onnx_encoder import OnnxEncoder
 from dipair_index.errors import ModelError
+from dipair_index.models.sources import model_folder
 from dipair_index.onnx.graphs import (
     HEAD,
     PASSAGE,

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dipair_index.encoders.base import Precision, TextEncoder
+from dipair_index.encoders.base import TextEncoder
 from dipair_index.encoders.onnx_encoder import OnnxEncoder
 from dipair_index.errors import SettingsError
+from dipair_index.models.systems import Precision
 from dipair_index.rerank.scorer import Scorer
 
 

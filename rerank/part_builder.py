@@ -21,11 +21,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dipair_index.data.directory import link
 from dipair_index.encoders.base import EncodedTexts, TextEncoder
 from dipair_index.encoders.batches import Tokenised
 from dipair_index.encoders.sentence_embedders import SentenceEmbedder
 from dipair_index.errors import IndexDirectoryError, SettingsError, StoreError
+from dipair_index.files import link
 from dipair_index.records import FloatArray, Passage
 from dipair_index.rerank.unfinished import UnfinishedPart
 from dipair_index.stores.ann import AnnInfo, FaissIndex, VectorSource

@@ -10,7 +10,7 @@ from typing import Any
 
 from dipair_index.digests import checksum
 from dipair_index.errors import StoreError
-from dipair_index.stores.manifest import sync
+from dipair_index.files import sync
 
 FILES = "files.json"
 BLOCK_BYTES = 4 * 2**20

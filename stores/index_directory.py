@@ -22,7 +22,8 @@ from pathlib import Path
 from uuid import uuid4
 
 from dipair_index.errors import IndexDirectoryError, StoreError
-from dipair_index.stores.manifest import MANIFEST, is_manifest, write_whole
+from dipair_index.files import write_whole
+from dipair_index.stores.manifest import MANIFEST, is_manifest
 
 
 @dataclass(frozen=True)

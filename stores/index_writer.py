@@ -16,12 +16,13 @@ import numpy as np
 from dipair_index.closing import Closing
 from dipair_index.digests import TextsDigest, checksum
 from dipair_index.errors import IndexDirectoryError, MissingPassagesError, SettingsError, StoreError
+from dipair_index.files import sync, write_whole
 from dipair_index.records import FloatArray
 from dipair_index.stores.ann import FaissIndex, VectorSource
 from dipair_index.stores.backends import open_token_store
 from dipair_index.stores.file_digests import damages, seal
 from dipair_index.stores.index_directory import Layout, PartLayout, WriterLock
-from dipair_index.stores.manifest import Manifest, PartInfo, sync, write_whole
+from dipair_index.stores.manifest import Manifest, PartInfo
 from dipair_index.stores.part import Part, remove_part
 from dipair_index.stores.passages import PassageStore
 from dipair_index.stores.snapshot import Snapshot

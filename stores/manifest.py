@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
@@ -11,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from dipair_index.digests import checksum
-from dipair_index.errors import IndexDirectoryError, StoreError
+from dipair_index.errors import IndexDirectoryError
+from dipair_index.files import write_whole
 
 FORMAT_VERSION = 2
 _KIND = "dipair-index"
@@ -145,32 +145,6 @@ def is_manifest(file: Path) -> bool:
     except (OSError, ValueError):
         return False
     return isinstance(values, dict) and values.get("kind") == _KIND
-
-
-def write_whole(file: Path, data: bytes) -> None:
-    """Replaces `file` in one step that outlives a power cut; StoreError leaves the old one."""
-    part = file.with_name(f"{file.name}.tmp")
-    try:
-        with part.open("wb") as target:
-            target.write(data)
-            target.flush()
-            os.fsync(target.fileno())
-        os.replace(part, file)
-        sync(file.parent)
-    except OSError as error:
-        raise StoreError(
-            f"cannot write {file}: {error.strerror or error}. Make room on the disk, or choose a "
-            "place that may be written to"
-        ) from error
-
-
-def sync(path: Path) -> None:
-    """Makes a file, or the renames inside a folder, last through a power cut."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _damaged(file: Path, why: str) -> IndexDirectoryError:

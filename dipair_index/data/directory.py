@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from dipair_index.errors import IndexDirectoryError, StoreError
+from dipair_index.files import REPLACED, link, move_into_place, sibling
 from dipair_index.formats.lines import writing
+from dipair_index.records import PAIR
 
 NAMES = {
     "dataset.json", "queries.parquet", "passages.parquet", "train.parquet", "valid.parquet",
@@ -21,10 +23,6 @@ NAMES = {
     "query_vectors.json", "neighbours.npy", "neighbours.json", "positive_scores.npy",
     "positive_scores.json", "passage_vectors.npy", "passage_vectors.json",
 }  # fmt: skip
-PAIR = ("query", "passage")
-"""The sides of a dataset of pairs."""
-REPLACED = ".dipair-replaced"
-"""Ends the name of what a new folder is about to replace; nobody's own folder is called so."""
 KEPT = ("query_vectors", "neighbours", "positive_scores")
 """What another run over the same texts takes over."""
 
@@ -129,7 +127,7 @@ def sides_of(record: Mapping[str, Any]) -> tuple[str, ...]:
 
 def check_target(out: Path, *, overwrite: bool) -> None:
     """Raises `IndexDirectoryError` where something is in the way of a new dataset at `out`."""
-    old = _beside(out, REPLACED)
+    old = sibling(out, REPLACED)
     if not out.exists() and (old / "dataset.json").is_file():
         os.replace(old, out)  # a run was stopped just before it put the new one there
     if out.exists() or out.is_symlink():
@@ -138,7 +136,7 @@ def check_target(out: Path, *, overwrite: bool) -> None:
                 f"{out} exists: pass --overwrite to replace it, or another --out"
             )
         read_record(out)
-    building = _beside(out, ".building")
+    building = sibling(out, ".building")
     if building.exists():
         inside = {path.name for path in building.iterdir()} if building.is_dir() else {"a file"}
         foreign = {name.removesuffix(".tmp") for name in inside} - NAMES
@@ -157,7 +155,7 @@ def begin(out: Path, *, overwrite: bool, anew: bool = False) -> DatasetLayout:
     `anew` says that nothing is to be taken over. Raises as `check_target` does.
     """
     check_target(out, overwrite=overwrite)
-    building = DatasetLayout(_beside(out, ".building"))
+    building = DatasetLayout(sibling(out, ".building"))
     try:
         if anew:
             shutil.rmtree(building.folder, ignore_errors=True)
@@ -189,31 +187,6 @@ def finish(building: DatasetLayout, out: Path) -> None:
         shutil.copytree(previous.labels, building.labels, copy_function=link)
         _rename_dataset(building)
     move_into_place(building.folder, out)
-
-
-def move_into_place(folder: Path, target: Path) -> None:
-    """Renames `folder` to `target`; what was there is kept until the new one is in its place."""
-    place, old = Path(os.path.realpath(target)), _beside(target, REPLACED)
-    if place.exists():
-        shutil.rmtree(old, ignore_errors=True)
-        os.replace(place, old)
-    os.replace(folder, place)
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def link(source: str | Path, target: str | Path) -> None:
-    """Gives a file a second name, or copies it where the file system cannot."""
-    if Path(source).is_file():
-        try:
-            os.link(source, target)
-        except OSError:
-            shutil.copy2(source, target)
-
-
-def _beside(out: Path, suffix: str) -> Path:
-    # a link is followed, so that the move stays on one disk
-    place = Path(os.path.realpath(out))
-    return place.with_name(place.name + suffix)
 
 
 def _same_pairs_to_label(old: DatasetLayout, new: DatasetLayout) -> bool:

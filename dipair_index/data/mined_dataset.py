@@ -20,13 +20,15 @@ import pyarrow as pa
 
 from dipair_index.data.directory import DatasetLayout, write_record
 from dipair_index.data.mining import Pairs, candidates_of, sample_negatives
-from dipair_index.data.neighbours import KeptIndex, KeptVectors, Progress
-from dipair_index.data.splits import JudgedFiles, SplitQueries, split_queries
+from dipair_index.data.neighbours import KeptIndex, KeptVectors
+from dipair_index.data.splits import SplitQueries, split_queries
 from dipair_index.digests import TextsDigest
 from dipair_index.encoders.sentence_embedders import SentenceEmbedder
 from dipair_index.errors import FormatError, SettingsError
 from dipair_index.evaluation.measures import area_under_curve
+from dipair_index.formats.judged_files import JudgedFiles
 from dipair_index.formats.tables import ROWS_PER_GROUP, write_table, write_tables
+from dipair_index.progress import Progress
 from dipair_index.records import FloatArray, Passage, Qrels
 
 SPLITS = ("train", "valid", "test")

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -14,6 +13,7 @@ from dipair_index.data.mining import NEIGHBOUR, Pairs
 from dipair_index.encoders.sentence_embedders import SentenceEmbedder
 from dipair_index.formats.row_files import fill_rows
 from dipair_index.formats.tables import iter_tables
+from dipair_index.progress import Progress
 from dipair_index.records import FloatArray
 
 TEXTS_PER_CHUNK = 4096
@@ -21,9 +21,6 @@ QUERIES_PER_SEARCH = 1024
 
 Key = Mapping[str, str]
 """What vectors are made of: embedder, its fingerprint, digests of the texts."""
-
-Progress = Callable[[str, str], AbstractContextManager[Callable[[int], None]]]
-"""Called with what is done and the unit; gives a context whose value takes the count so far."""
 
 
 class Retriever(Protocol):

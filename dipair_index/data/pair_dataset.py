@@ -18,13 +18,13 @@ import pyarrow as pa
 
 from dipair_index.data.directory import DatasetLayout, write_record
 from dipair_index.data.labels import id_columns
-from dipair_index.data.neighbours import Progress
 from dipair_index.data.splits import plain_text
 from dipair_index.digests import TextsDigest
 from dipair_index.errors import FormatError, SettingsError
 from dipair_index.formats.lines import source_name
 from dipair_index.formats.tables import write_table
 from dipair_index.formats.tuples import Columns, TupleRow, read_tuples
+from dipair_index.progress import Progress
 
 Ids: TypeAlias = tuple[str, ...]
 """The items of a tuple, one a side."""

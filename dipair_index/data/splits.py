@@ -2,46 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 
 from dipair_index.digests import TextsDigest
 from dipair_index.errors import FormatError
-from dipair_index.formats.records_io import read_queries
-from dipair_index.records import Passage, Qrels, Query
+from dipair_index.formats.collections import read_queries
+from dipair_index.records import Qrels, Query
 
 HELD_OUT = ("valid", "test")
 HELD_OUT_SHARE = 0.05
 """Of the judged train queries, for valid and again for test, where there are no dev files."""
-
-
-class JudgedFiles(Protocol):
-    """A collection, queries and judgements, in whatever layout."""
-
-    @property
-    def kind(self) -> str:
-        """What the dataset is called in its record."""
-        ...
-
-    @property
-    def train_qrels(self) -> Path:
-        """The file that judges the train queries."""
-        ...
-
-    def iter_passages(self) -> Iterator[Passage]:
-        """Yields the collection."""
-        ...
-
-    def read_queries(self) -> dict[str, list[Query]]:
-        """Queries by "train", "dev" and, where there are such, "test"."""
-        ...
-
-    def read_qrels(self, queries: dict[str, list[Query]], passage_ids: Container[str]) -> Qrels:
-        """Judgements of all splits, each of a known query and a known passage."""
-        ...
 
 
 class SplitQueries(NamedTuple):

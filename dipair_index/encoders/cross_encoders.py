@@ -11,8 +11,8 @@ import numpy as np
 import torch
 
 from dipair_index.encoders.batches import length_sorted_batches
-from dipair_index.encoders.dual_encoder import fingerprint
 from dipair_index.errors import ModelError
+from dipair_index.models.weights import fingerprint
 from dipair_index.records import FloatArray
 
 QUERY_TOKENS, PASSAGE_TOKENS = 32, 128

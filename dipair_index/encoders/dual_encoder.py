@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,12 +10,14 @@ import numpy as np
 import torch
 from transformers import AutoTokenizer
 
-from dipair_index.encoders.base import DEFAULT_MODEL, EncodedTexts, Sizes, model_folder
+from dipair_index.encoders.base import EncodedTexts
 from dipair_index.encoders.batches import Tokenised, best_batch_size, padded_batches, tokenise
 from dipair_index.errors import ModelError, SettingsError
 from dipair_index.models.config import Side
 from dipair_index.models.dipair import DiPairModel
-from dipair_index.models.weights import load_model
+from dipair_index.models.sources import DEFAULT_MODEL, model_folder
+from dipair_index.models.systems import Sizes
+from dipair_index.models.weights import fingerprint, load_model
 
 
 class DualEncoder:
@@ -115,12 +116,3 @@ class DualEncoder:
             tokens[rows] = encoded.tokens.float().cpu().numpy()
             vectors[rows] = encoded.vectors.float().cpu().numpy()
         return EncodedTexts(tokens, vectors)
-
-
-def fingerprint(model: torch.nn.Module, also: str = "") -> str:
-    """Returns 16 hex digits that change when any weight does, or what is `also` told of them."""
-    digest = hashlib.sha256(also.encode())
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()[:16]

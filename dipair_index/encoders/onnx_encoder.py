@@ -10,15 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from dipair_index.encoders.base import (
-    DEFAULT_MODEL,
-    EncodedTexts,
-    EncodingPrecision,
-    Sizes,
-    model_folder,
-)
+from dipair_index.encoders.base import EncodedTexts
 from dipair_index.encoders.batches import Rows, Tokenised, best_batch_size, length_sorted_batches
 from dipair_index.errors import ModelError
+from dipair_index.models.sources import DEFAULT_MODEL, model_folder
+from dipair_index.models.systems import EncodingPrecision, Sizes
 from dipair_index.onnx.graphs import PASSAGE, PASSAGE_INT8, QUERY, Graphs, open_graphs
 from dipair_index.threads import thread_count
 

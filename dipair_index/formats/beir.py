@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dipair_index.errors import FormatError
-from dipair_index.formats.msmarco import find_file, read_known_qrels
-from dipair_index.formats.records_io import iter_qrels, read_passages, read_queries
+from dipair_index.formats.collections import read_passages, read_queries
+from dipair_index.formats.judged_files import find_file, read_known_qrels
+from dipair_index.formats.trec import iter_qrels
 from dipair_index.records import Passage, Qrels, Query
 
 SPLITS = ("train", "dev", "test")

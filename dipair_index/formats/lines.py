@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import os
 import sys
 import zlib
 from collections.abc import Callable, Iterator
@@ -12,7 +11,8 @@ from io import BufferedReader
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO, cast
 
-from dipair_index.errors import FormatError, StoreError
+from dipair_index.errors import FormatError
+from dipair_index.files import replacing
 
 
 def source_name(source: str | Path) -> str:
@@ -51,19 +51,6 @@ def iter_lines(source: str | Path) -> Iterator[tuple[int, str]]:
         raise FormatError(f"cannot read {name}: {error.strerror or error}") from error
     if number == 0:
         raise FormatError(f"{name} is empty: expected one record a line")
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Gives a path to write to that becomes `path` only when all went well."""
-    unfinished = path.with_name(f"{path.name}.tmp")
-    try:
-        yield unfinished
-        os.replace(unfinished, path)
-    except OSError as error:
-        raise StoreError(f"cannot write {path}: {error.strerror or error}") from error
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -10,15 +10,10 @@ from importlib.resources import files
 from pathlib import Path
 
 from dipair_index.errors import DownloadError, FormatError
+from dipair_index.files import replacing
+from dipair_index.formats.collections import read_passages, read_queries
 from dipair_index.formats.downloads import RemoteFile, fetch
-from dipair_index.formats.lines import replacing
-from dipair_index.formats.records_io import (
-    Judgement,
-    collect_qrels,
-    iter_qrels,
-    read_passages,
-    read_queries,
-)
+from dipair_index.formats.judged_files import find_file, read_known_qrels
 from dipair_index.records import Passage, Qrels, Query
 
 # Address, size and MD5 as in ir_datasets' definition of msmarco-passage; the second is the
@@ -141,12 +136,6 @@ def download_msmarco(
     return MsMarcoFiles.find(folder)
 
 
-def find_file(folder: Path, name: str) -> Path | None:
-    """Returns a file of a folder, compressed or not, None where there is neither."""
-    paths = (folder / name, folder / f"{name}.gz")
-    return next((path for path in paths if path.is_file()), None)
-
-
 def _unpack(packed: Path, folder: Path, wanted: set[str]) -> None:
     missing = set(wanted)
     with tarfile.open(packed, "r|gz") as archive:
@@ -160,31 +149,3 @@ def _unpack(packed: Path, folder: Path, wanted: set[str]) -> None:
                 missing.discard(name)
     if missing:
         raise DownloadError(f"{packed} lacks {', '.join(sorted(missing))}: delete it and try again")
-
-
-def read_known_qrels(
-    path: Path, query_ids: Container[str], split: str, passage_ids: Container[str], collection: Path
-) -> Qrels:
-    """Reads the judgements of a split; `FormatError` for unknown queries and passages."""
-    unknown: list[tuple[str, str]] = []
-
-    def known() -> Iterator[Judgement]:
-        for judgement in iter_qrels(path):
-            if judgement.query_id not in query_ids:
-                raise FormatError(
-                    f"{judgement.where}: query {judgement.query_id} is not in the {split} "
-                    "queries: take queries and qrels of the same set"
-                )
-            if judgement.passage_id not in passage_ids:
-                unknown.append((judgement.where, judgement.passage_id))
-            yield judgement
-
-    qrels = collect_qrels(known(), str(path))
-    if unknown:
-        where, names = unknown[0][0], ", ".join(passage_id for _, passage_id in unknown[:5])
-        others = f" and {len(unknown) - 5} more" if len(unknown) > 5 else ""
-        raise FormatError(
-            f"{where}: passages that {collection} does not hold: {names}{others}: "
-            "take the collection and the qrels of the same set"
-        )
-    return qrels

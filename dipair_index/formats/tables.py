@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dipair_index.errors import FormatError
-from dipair_index.formats.lines import replacing
+from dipair_index.files import replacing
 
 ROWS_PER_GROUP = 65_536
 

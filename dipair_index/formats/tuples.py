@@ -13,10 +13,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from dipair_index.data.directory import PAIR
 from dipair_index.errors import FormatError, SettingsError
+from dipair_index.formats.collections import is_jsonl, json_object
 from dipair_index.formats.lines import iter_lines, source_name
-from dipair_index.formats.records_io import is_jsonl, json_object
+from dipair_index.records import PAIR
 
 TAKEN = {"queries", "passages", "train", "valid", "test", "transfer"}
 """What other tables of a dataset are called."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal, NamedTuple
+
 SYSTEMS = ("tsf", "ffnn", "de-ffnn", "de-cos", "dse", "poly", "maxsim")
 """What scores the tokens of a tuple, in the order of the papers."""
 
@@ -25,3 +27,27 @@ the largest cosine with a passage's."""
 
 KEEP = ("first", "last", "spans")
 """Which tokens of a text are kept; `dipair_index.models.truncation` says how."""
+
+
+Backend = Literal["auto", "torch", "onnx"]
+
+
+Precision = Literal["float32", "bfloat16"]
+"""What the head computes in; bfloat16 trades about 0.01 of a logit for speed."""
+
+
+EncodingPrecision = Literal["float32", "int8"]
+"""What passages are encoded in; int8 is about twice as fast, at a cosine of 0.999."""
+
+
+class Sizes(NamedTuple):
+    """The shapes of what an encoder gives: N of a query, M of a passage, and the widths."""
+
+    max_query_tokens: int
+    max_passage_tokens: int
+    dim: int
+    vector_dim: int
+
+
+WeightCodec = Literal["float16", "int8"]
+"""How a trained model is saved; `dipair_index.models.weights` says more."""

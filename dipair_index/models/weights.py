@@ -11,6 +11,7 @@ int8 keeps a matrix W of the encoder as whole numbers `W` of -127 to 127 and a f
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,7 +24,7 @@ from transformers.utils.hub import cached_file
 from dipair_index.errors import ModelError
 from dipair_index.models.config import DiPairConfig
 from dipair_index.models.dipair import DiPairModel
-from dipair_index.training.settings import WeightCodec
+from dipair_index.models.systems import WeightCodec
 
 INDEX_FILE = "model.safetensors.index.json"
 SCALE = ".scale"
@@ -112,3 +113,12 @@ def _file(source: str | Path, name: str) -> str:
     if found is None:
         raise ModelError(f"{source} has no {name}: its model was saved incompletely")
     return str(found)
+
+
+def fingerprint(model: torch.nn.Module, also: str = "") -> str:
+    """Returns 16 hex digits that change when any weight does, or what is `also` told of them."""
+    digest = hashlib.sha256(also.encode())
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]

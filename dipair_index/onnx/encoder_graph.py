@@ -8,9 +8,9 @@ from typing import Any, cast
 from onnx import TensorProto
 from torch import nn
 
-from dipair_index.encoders.base import EncodingPrecision
 from dipair_index.errors import ModelError
 from dipair_index.models.dipair import DiPairModel
+from dipair_index.models.systems import EncodingPrecision
 from dipair_index.onnx.writer import Graph, StoredTensor
 
 

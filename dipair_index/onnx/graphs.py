@@ -13,14 +13,14 @@ from __future__ import annotations
 import hashlib
 import json
 import mmap
-import os
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from dipair_index.encoders.base import Sizes
 from dipair_index.errors import ModelError
+from dipair_index.files import put
+from dipair_index.models.systems import Sizes
 
 RECORD = "onnx.json"
 QUERY, PASSAGE, HEAD = "query.onnx", "passage.onnx", "head.onnx"
@@ -139,13 +139,6 @@ def open_session(graph: Path) -> Any:
             f"ONNX Runtime {onnxruntime.__version__} cannot load {graph} ({error}): "
             f"{_how_to_make(graph.parent)}, or choose --backend torch"
         ) from error
-
-
-def put(file: Path, data: bytes) -> None:
-    """Replaces `file` in one step; two processes that do so at once do not disturb each other."""
-    partial = file.with_name(f"{file.name}.{os.getpid()}.partial")
-    partial.write_bytes(data)
-    partial.replace(file)
 
 
 def digests(folder: Path, names: Iterable[str]) -> dict[str, str]:

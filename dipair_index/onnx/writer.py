@@ -18,9 +18,9 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
-from dipair_index.encoders.base import EncodingPrecision
 from dipair_index.errors import ModelError
-from dipair_index.onnx.graphs import put
+from dipair_index.files import put
+from dipair_index.models.systems import EncodingPrecision
 
 ELEMENTS = {"F32": TensorProto.FLOAT, "F16": TensorProto.FLOAT16, "BF16": TensorProto.BFLOAT16,
             "I8": TensorProto.INT8}  # fmt: skip

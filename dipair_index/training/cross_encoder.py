@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification, BertConfig
 
-from dipair_index.data.neighbours import Progress
 from dipair_index.encoders.cross_encoders import TRUNCATION, joined, longest_input
-from dipair_index.encoders.sentence_embedders import encoder_source
 from dipair_index.errors import ModelError
 from dipair_index.models.dipair import first_layers
+from dipair_index.models.sources import encoder_source
+from dipair_index.progress import Progress
 from dipair_index.training.groups import GroupDataset, LabelledGroups, stacked_labels
 from dipair_index.training.trainer import Schedule, run_training
 

@@ -9,14 +9,14 @@ from typing import Any
 from torch import Tensor
 from transformers import set_seed
 
-from dipair_index.data.neighbours import Progress
 from dipair_index.encoders.cross_encoders import (
     PASSAGE_TOKENS,
     QUERY_TOKENS,
     TransformersTeacher,
     set_longest_input,
 )
-from dipair_index.encoders.sentence_embedders import encoder_source
+from dipair_index.models.sources import encoder_source
+from dipair_index.progress import Progress
 from dipair_index.training.cross_encoder import (
     fit,
     pretrained_cross_encoder,

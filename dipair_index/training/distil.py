@@ -9,13 +9,13 @@ from typing import Any
 
 from transformers import AutoTokenizer, set_seed
 
-from dipair_index.data.neighbours import Progress
 from dipair_index.encoders.dual_encoder import DualEncoder
 from dipair_index.encoders.scorers import score_tuples
-from dipair_index.encoders.sentence_embedders import encoder_source
 from dipair_index.errors import ModelError, SettingsError
 from dipair_index.models.dipair import DiPairModel
+from dipair_index.models.sources import encoder_source
 from dipair_index.models.weights import round_weights, save_weights
+from dipair_index.progress import Progress
 from dipair_index.training.data import TrainingData, measure
 from dipair_index.training.provenance import library_versions, source_commit
 from dipair_index.training.run_folder import begin_run, check_out, finish_run

@@ -12,9 +12,8 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from dipair_index.data.directory import PAIR
 from dipair_index.errors import FormatError
-from dipair_index.records import FloatArray
+from dipair_index.records import PAIR, FloatArray
 
 
 @dataclass(frozen=True)

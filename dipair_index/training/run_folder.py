@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from dipair_index.data.directory import move_into_place
 from dipair_index.errors import IndexDirectoryError, SettingsError
+from dipair_index.files import move_into_place
 from dipair_index.training.model_card import model_card
 
 MODEL_FILES = {"config.json", "training.json"}

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 from dipair_index.errors import SettingsError
+from dipair_index.models.systems import WeightCodec
 
 LOSS_NAMES = ("binary", "regression", "multi-class", "margin-mse", "listwise", "both")
 """The names of `dipair_index.training.losses.LOSSES`."""
@@ -14,10 +14,6 @@ GROUP_LOSSES = ("margin-mse", "listwise", "both")
 
 BERT_TINY = "bert-tiny"
 """The name of the cross-encoder student; all others are `dipair_index.models.systems.SYSTEMS`."""
-
-
-WeightCodec = Literal["float16", "int8"]
-"""How a trained model is saved; `dipair_index.models.weights` says more."""
 
 
 @dataclass(frozen=True)

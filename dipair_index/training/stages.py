@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 from transformers import set_seed
 
-from dipair_index.data.neighbours import Progress
 from dipair_index.encoders.dual_encoder import DualEncoder
 from dipair_index.errors import SettingsError
-from dipair_index.formats.lines import replacing
+from dipair_index.files import replacing
 from dipair_index.models.dipair import DiPairModel
+from dipair_index.progress import Progress
 from dipair_index.training.calibration import fit_similarity
 from dipair_index.training.groups import GroupDataset, LabelledGroups, stacked_labels
 from dipair_index.training.losses import LOSSES, vector_loss

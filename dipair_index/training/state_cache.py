@@ -10,13 +10,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from dipair_index.data.neighbours import Progress
 from dipair_index.digests import TextsDigest
 from dipair_index.encoders.batches import TokenisedBatches
-from dipair_index.encoders.dual_encoder import fingerprint
 from dipair_index.formats.row_files import fill_rows
 from dipair_index.models.config import Side
 from dipair_index.models.dipair import DiPairModel
+from dipair_index.models.weights import fingerprint
+from dipair_index.progress import Progress
 from dipair_index.training.groups import stacked_labels
 
 CHUNK = 4096

@@ -13,16 +13,16 @@ from torch.nn import functional
 from transformers import set_seed
 
 from dipair_index.data.directory import DatasetLayout, fingerprint_of, read_record, sides_of
-from dipair_index.data.neighbours import Progress
 from dipair_index.encoders.cross_encoders import (
     MAX_TOKENS,
     PASSAGE_TOKENS,
     TransformersTeacher,
     set_longest_input,
 )
-from dipair_index.encoders.sentence_embedders import encoder_source
 from dipair_index.errors import FormatError
 from dipair_index.formats.tables import read_table
+from dipair_index.models.sources import encoder_source
+from dipair_index.progress import Progress
 from dipair_index.training.cross_encoder import fit, pretrained_cross_encoder, saver
 from dipair_index.training.data import measure, read_held_out, read_sides
 from dipair_index.training.distil import load_tokenizer

@@ -124,7 +124,7 @@ def test_the_file_of_settings_may_be_toml(run: Run, corpus: Path, tmp_path: Path
 def test_an_interruption_says_how_to_go_on(
     run: Run, corpus: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from dipair_index.formats.records_io import read_passages
+    from dipair_index.formats.collections import read_passages
 
     def interrupted(source: Path) -> Iterator[Passage]:
         for number, passage in enumerate(read_passages(source)):
@@ -134,7 +134,7 @@ def test_an_interruption_says_how_to_go_on(
 
     monkeypatch.setattr("dipair_index.rerank.part_builder.CHUNK", 2)
     with monkeypatch.context() as patch:
-        patch.setattr("dipair_index.formats.records_io.read_passages", interrupted)
+        patch.setattr("dipair_index.formats.collections.read_passages", interrupted)
         result = run("build", "--corpus", corpus)
     assert result.exit_code == 130
     assert result.stderr.splitlines()[-1] == (

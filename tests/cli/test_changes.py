@@ -90,7 +90,7 @@ def test_update_replaces_and_adds(run: Run) -> None:
 def test_an_interrupted_run_leaves_the_index_and_goes_on(
     run: Run, index: Path, digest: Digest, monkeypatch: pytest.MonkeyPatch, command: str
 ) -> None:
-    from dipair_index.formats.records_io import read_passages
+    from dipair_index.formats.collections import read_passages
 
     def interrupted(source: str) -> Iterator[Passage]:
         for number, passage in enumerate(read_passages(source)):
@@ -101,7 +101,7 @@ def test_an_interrupted_run_leaves_the_index_and_goes_on(
     before = digest(index / "parts")
     monkeypatch.setattr("dipair_index.rerank.part_builder.CHUNK", 1)
     with monkeypatch.context() as patch:
-        patch.setattr("dipair_index.formats.records_io.read_passages", interrupted)
+        patch.setattr("dipair_index.formats.collections.read_passages", interrupted)
         stopped = run(command, "--corpus", "more.tsv")
     assert lines(stopped, exit_code=130) == [
         "Error: interrupted: 1 passages are stored in dipair.index/building, run the same command "

@@ -2,7 +2,7 @@
 
 import pytest
 
-from dipair_index.cli import console
+from dipair_index.cli import _console as console
 
 
 def test_a_speed_is_shown_once_there_is_one(

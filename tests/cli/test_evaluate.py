@@ -318,7 +318,7 @@ def test_with_nothing_added_the_sample_is_reranked(
         (sample / name).write_text("".join(f"{key}\t{text}\n" for key, text in texts.items()))
     (sample / "qrels.dev.tsv").write_text("q1\t0\tp1\t1\nq2\t0\tp3\t1\nq3\t0\tp4\t1\n")
     monkeypatch.setattr("dipair_index.formats.msmarco.sample_folder", lambda: sample)
-    monkeypatch.setattr("dipair_index.encoders.base.default_model_folder", lambda: tiny_model_dir)
+    monkeypatch.setattr("dipair_index.models.sources.default_model_folder", lambda: tiny_model_dir)
     before = sorted(folder.rglob("*"))
 
     result = run()
@@ -334,7 +334,7 @@ def test_with_nothing_added_the_sample_is_reranked(
 
 
 def test_a_terminal_gets_a_table(monkeypatch: pytest.MonkeyPatch) -> None:
-    from dipair_index.cli import console
+    from dipair_index.cli import _console as console
 
     monkeypatch.setattr(console, "_is_terminal", lambda stream: True)
     result = run("--qrels", "qrels.txt", "bm25.run", "dipair.run", "--measure", "RR@10")

@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from dipair_index.cli import cli
-from dipair_index.formats.records_io import write_passages
+from dipair_index.formats.collections import write_passages
 from dipair_index.stores.snapshot import Snapshot
 
 DEEP = ("--top-k", 400, "--candidates", 400)

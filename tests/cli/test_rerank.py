@@ -219,7 +219,7 @@ def test_an_index_that_lost_its_manifest_is_not_built_over(
 def test_a_terminal_gets_a_table(
     run: Run, built_index: Path, monkeypatch: pytest.MonkeyPatch, expected: list[str]
 ) -> None:
-    from dipair_index.cli import console
+    from dipair_index.cli import _console as console
 
     monkeypatch.setattr(console, "_is_terminal", lambda stream: True)
     result = run("rerank", "--index-dir", built_index, "--query", QUERY, "--top-k", "2")

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pytest
 from click.testing import Result
 
-from dipair_index.cli.train_options import MODEL_SETTINGS
+from dipair_index.cli._train_options import MODEL_SETTINGS
 from dipair_index.formats.tables import write_table
 from dipair_index.training.settings import TrainingSettings
 

@@ -52,7 +52,7 @@ def test_lost_and_foreign_files_are_named(run: Run, index: Path) -> None:
 def test_progress_is_shown_where_it_takes_long(
     run: Run, index: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from dipair_index.cli import console
+    from dipair_index.cli import _console as console
 
     monkeypatch.setattr(console, "SECONDS_BETWEEN_LINES", 0.0)
     said = run("verify", "--index-dir", index).stderr.splitlines()

@@ -9,17 +9,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dipair_index.errors import FormatError, StoreError
-from dipair_index.formats.records_io import (
-    iter_qrels,
+from dipair_index.formats.collections import (
     read_passages,
-    read_qrels,
     read_queries,
-    read_run,
     write_passages,
-    write_qrels,
     write_queries,
-    write_run,
 )
+from dipair_index.formats.trec import iter_qrels, read_qrels, read_run, write_qrels, write_run
 from dipair_index.records import Passage, Query, ScoredPassage
 
 texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\t\n\r\ufeff"))

@@ -125,7 +125,7 @@ def fail_at_ten(patch: pytest.MonkeyPatch) -> None:
 KILLED = """
 import os, signal, sys
 from dipair_index.encoders.dual_encoder import DualEncoder
-from dipair_index.formats.records_io import read_passages
+from dipair_index.formats.collections import read_passages
 from dipair_index.rerank import build, part_builder
 
 def killed(stored):
@@ -141,7 +141,7 @@ build.build_index(read_passages(corpus), target, DualEncoder.load(model), report
 def test_a_killed_build_goes_on_to_the_same_index(
     tmp_path: Path, encoder: DualEncoder, passages: list[Passage], tiny_model_dir: Path
 ) -> None:
-    from dipair_index.formats.records_io import read_passages, write_passages
+    from dipair_index.formats.collections import read_passages, write_passages
 
     corpus, target = tmp_path / "corpus.jsonl", tmp_path / "some.index"
     write_passages(passages, corpus)

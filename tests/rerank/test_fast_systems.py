@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from dipair_index.encoders.dual_encoder import DualEncoder
 from dipair_index.errors import SettingsError
+from dipair_index.formats.collections import read_passages
 from dipair_index.formats.msmarco import sample_folder
-from dipair_index.formats.records_io import read_passages
 from dipair_index.models.config import DiPairConfig
 from dipair_index.models.dipair import DiPairModel
 from dipair_index.models.heads import served_logits

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from dipair_index.encoders.base import open_encoder
 from dipair_index.encoders.dual_encoder import DualEncoder
 from dipair_index.encoders.onnx_encoder import OnnxEncoder
+from dipair_index.encoders.open import open_encoder
 from dipair_index.errors import ModelError, SettingsError
 from dipair_index.onnx.graphs import HEAD, PASSAGE, RECORD
 from dipair_index.rerank.onnx_export import export_onnx

@@ -232,7 +232,7 @@ def test_a_writer_that_fails_to_say_so_has_changed_all_or_nothing(
                 if len(synced) == 2:
                     raise OSError(5, "Input/output error")
 
-            patch.setattr("dipair_index.stores.manifest.sync", fail)
+            patch.setattr("dipair_index.files.sync", fail)
             with pytest.raises(StoreError, match=r"cannot write .*manifest\.json: Input/output"):
                 writer.delete(["a"])
         assert writer.manifest == Manifest.read(toy.root)

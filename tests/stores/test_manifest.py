@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from dipair_index.errors import IndexDirectoryError, StoreError
+from dipair_index.files import write_whole
 from dipair_index.stores import manifest as manifest_module
 from dipair_index.stores.manifest import (
     FORMAT_VERSION,
@@ -13,7 +14,6 @@ from dipair_index.stores.manifest import (
     Manifest,
     PartInfo,
     is_manifest,
-    write_whole,
 )
 
 FIRST = PartInfo("000001", 250, 3, "12ab", "34cd")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from dipair_index.cli.options import Command, all_of, json_option
+from dipair_index.cli._options import Command, all_of, json_option
 
 DEFAULT_DATASET = Path("dipair.dataset")
 

@@ -1,36 +1,20 @@
-"""The text files of the field, read and written as streams of records.
+"""Collections of passages and queries, read and written as streams of records.
 
-Collections and queries are TSV (`id TAB text`), JSONL (`id` or `_id`, `title`, `text`, anything
-else) or a BEIR folder; judgements are TREC qrels or BEIR's; rankings are TREC runs. Every reader
-takes a path or "-" for standard input, compressed with gzip or not, and says file and line of
-what it cannot read.
+They are TSV (`id TAB text`), JSONL (`id` or `_id`, `title`, `text`, more fields) or a BEIR folder.
+Every reader takes a path or "-" for standard input, compressed with gzip or not, and says file and
+line of what it cannot read.
 """
 
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple, TextIO
+from typing import Any
 
 from dipair_index.errors import FormatError
 from dipair_index.formats.lines import iter_lines, source_name, writing
-from dipair_index.records import Passage, Qrels, Query, Run, ScoredPassage
-
-BEIR_QRELS_HEADER = ["query-id", "corpus-id", "score"]
-
-
-class Judgement(NamedTuple):
-    """One line of a qrels file; `where` names the line for an error."""
-
-    query_id: str
-    passage_id: str
-    relevance: int
-    where: str
-
-
-# ==== Passages and queries ====
+from dipair_index.records import Passage, Query
 
 
 def read_passages(source: str | Path) -> Iterator[Passage]:
@@ -89,94 +73,6 @@ def write_queries(queries: Iterable[Query], path: Path) -> None:
                 target.write(json.dumps(record, ensure_ascii=False) + "\n")
             else:
                 target.write(_tsv_line(query.query_id, query.text))
-
-
-# ==== Judgements and rankings ====
-
-
-def iter_qrels(source: str | Path) -> Iterator[Judgement]:
-    """Yields the lines of a qrels file in their order: TREC's four columns or BEIR's three."""
-    path, beir = _qrels_file(source), False
-    for number, line in iter_lines(path):
-        where, fields = f"line {number} of {source_name(path)}", line.split()
-        if number == 1 and fields == BEIR_QRELS_HEADER:
-            beir = True
-            continue
-        expected = 3 if beir else 4
-        if len(fields) != expected:
-            columns = "query-id corpus-id score" if beir else "query-id 0 passage-id relevance"
-            raise FormatError(f"{where}: expected {expected} fields ({columns}), got {len(fields)}")
-        try:
-            relevance = int(fields[-1])
-        except ValueError:
-            raise FormatError(
-                f"{where}: expected a whole number as relevance, got {fields[-1]!r}"
-            ) from None
-        yield Judgement(fields[0], fields[-2], relevance, where)
-
-
-def read_qrels(source: str | Path) -> Qrels:
-    """Relevance by query, then passage; a pair judged twice must have been judged alike."""
-    return collect_qrels(iter_qrels(source), source_name(source))
-
-
-def collect_qrels(judgements: Iterable[Judgement], name: str) -> Qrels:
-    """Gathers the judgements of the file `name`, as `read_qrels` does."""
-    qrels: Qrels = {}
-    for query_id, passage_id, relevance, where in judgements:
-        if qrels.setdefault(query_id, {}).setdefault(passage_id, relevance) != relevance:
-            raise FormatError(
-                f"{where}: query {query_id} and passage {passage_id} were judged "
-                f"{qrels[query_id][passage_id]} before and {relevance} here: keep one line"
-            )
-    if not qrels:
-        raise FormatError(f"{name} holds no judgement: expected query-id 0 passage-id relevance")
-    return qrels
-
-
-def write_qrels(qrels: Qrels, path: Path) -> None:
-    """Writes TREC qrels, tab-separated as MS MARCO's are."""
-    with writing(path) as target:
-        for query_id, judged in qrels.items():
-            for passage_id, relevance in judged.items():
-                target.write(f"{_word(query_id)}\t0\t{_word(passage_id)}\t{relevance}\n")
-
-
-def read_run(source: str | Path) -> Run:
-    """Scores by query, then passage, of a TREC run in the order of its lines."""
-    run: Run = {}
-    for number, line in iter_lines(source):
-        where, fields = f"line {number} of {source_name(source)}", line.split()
-        if len(fields) != 6:
-            raise FormatError(
-                f"{where}: expected 6 fields (query-id Q0 passage-id rank score tag), "
-                f"got {len(fields)}"
-            )
-        query_id, _, passage_id, _, score, _ = fields
-        try:
-            value = float(score)
-        except ValueError:
-            value = math.nan
-        if not math.isfinite(value):
-            raise FormatError(f"{where}: expected a finite number as score, got {score!r}")
-        ranking = run.setdefault(query_id, {})
-        if passage_id in ranking:
-            raise FormatError(
-                f"{where}: passage {passage_id} is ranked twice for query {query_id}: keep one line"
-            )
-        ranking[passage_id] = value
-    return run
-
-
-def write_run(run: Mapping[str, Sequence[ScoredPassage]], target: TextIO, tag: str) -> None:
-    """Writes a TREC run: each query's passages best first, ties by id, ranks from 1."""
-    tag = _word(tag)
-    for query_id, ranking in run.items():
-        best_first = sorted(ranking, key=lambda scored: (-scored.score, scored.passage_id))
-        for rank, (passage_id, score) in enumerate(best_first, start=1):
-            target.write(
-                f"{_word(query_id)} Q0 {_word(passage_id)} {rank} {float(score)!r} {tag}\n"
-            )
 
 
 # ==== What readers share ====
@@ -255,29 +151,9 @@ def _file_of(source: str | Path, beir_name: str) -> str | Path:
     )
 
 
-def _qrels_file(source: str | Path) -> str | Path:
-    folder = Path(source)
-    if str(source) == "-" or not folder.is_dir():
-        return source
-    folder = folder / "qrels" if (folder / "qrels").is_dir() else folder
-    files = sorted(path for path in folder.iterdir() if path.name.endswith((".tsv", ".tsv.gz")))
-    if len(files) == 1:
-        return files[0]
-    found = ", ".join(path.name for path in files) or "no .tsv file"
-    raise FormatError(f"{folder} holds {found}: give the one qrels file that is meant")
-
-
 def _tsv_line(record_id: str, text: str) -> str:
     if any(character in record_id + text for character in "\t\n\r"):
         raise FormatError(
             f"the text of {record_id} holds a tab or a line break, which TSV cannot: write .jsonl"
         )
     return f"{record_id}\t{text}\n"
-
-
-def _word(value: str) -> str:
-    if value.split() != [value]:
-        raise FormatError(
-            f"{value!r} is empty or holds white space, which qrels and run files cannot"
-        )
-    return value

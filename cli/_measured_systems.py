@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from dipair_index.cli.console import progress, remark
-from dipair_index.cli.torch_device import prepare_torch
+from dipair_index.cli._console import progress, remark
+from dipair_index.cli._torch_device import prepare_torch
 
 if TYPE_CHECKING:
     from dipair_index.encoders.scorers import Texts
@@ -45,7 +45,8 @@ def of_files(
     from dipair_index.errors import FormatError
     from dipair_index.evaluation.bootstrap import JudgedRuns
     from dipair_index.evaluation.measures import PAIR_MEASURES
-    from dipair_index.formats.records_io import read_qrels, read_queries, read_run
+    from dipair_index.formats.collections import read_queries
+    from dipair_index.formats.trec import read_qrels, read_run
 
     names, qrels = names_of([*run_files, *indexes]), read_qrels(qrels_file)
     runs = {name: read_run(file) for name, file in zip(names, run_files, strict=False)}
@@ -106,8 +107,9 @@ def of_sample(models: Sequence[str], device: str) -> JudgedRuns:
     """Answers the bundled sample's dev queries by each model's vector search, and reranked."""
     from dipair_index.encoders.dual_encoder import DualEncoder
     from dipair_index.evaluation.bootstrap import JudgedRuns
+    from dipair_index.formats.collections import read_passages, read_queries
     from dipair_index.formats.msmarco import sample_folder
-    from dipair_index.formats.records_io import read_passages, read_qrels, read_queries
+    from dipair_index.formats.trec import read_qrels
     from dipair_index.rerank.build import build_index
     from dipair_index.rerank.index import DiPairIndex
 

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from dipair_index.cli.console import progress, remark, table
-from dipair_index.cli.dataset_option import new_dataset_options
-from dipair_index.cli.options import Command, all_of, compute_options
-from dipair_index.cli.torch_device import prepare_torch
+from dipair_index.cli._console import progress, remark, table
+from dipair_index.cli._dataset_option import new_dataset_options
+from dipair_index.cli._options import Command, all_of, compute_options
+from dipair_index.cli._torch_device import prepare_torch
 
 if TYPE_CHECKING:
     from dipair_index.data.neighbours import Key
-    from dipair_index.data.splits import JudgedFiles
+    from dipair_index.formats.judged_files import JudgedFiles
     from dipair_index.records import FloatArray
     from dipair_index.stores.ann import FaissIndex
 
@@ -149,8 +149,8 @@ class FaissFolder:
 
         Raises `IndexDirectoryError` where the one of --ann-from is not.
         """
-        from dipair_index.data.directory import link
         from dipair_index.errors import IndexDirectoryError
+        from dipair_index.files import link
 
         for folder in (self._folder, self._taken_from or self._elsewhere):
             if why := self._difference(folder, key):

@@ -10,7 +10,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from dipair_index.cli.options import Command, all_of, compute_options
+from dipair_index.cli._options import Command, all_of, compute_options
 from dipair_index.models.systems import KEEP, RESIDUALS, SYSTEMS
 from dipair_index.training.settings import BERT_TINY, LOSS_NAMES, TrainingSettings
 

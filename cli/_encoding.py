@@ -10,19 +10,20 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dipair_index.cli.console import progress, remark
-from dipair_index.cli.options import DEFAULT_INDEX
-from dipair_index.cli.torch_device import prepare_torch
+from dipair_index.cli._console import progress, remark
+from dipair_index.cli._options import DEFAULT_INDEX
+from dipair_index.cli._torch_device import prepare_torch
 
 if TYPE_CHECKING:
-    from dipair_index.encoders.base import Backend, EncodingPrecision, TextEncoder
+    from dipair_index.encoders.base import TextEncoder
+    from dipair_index.models.systems import Backend, EncodingPrecision
     from dipair_index.records import Passage
     from dipair_index.rerank.part_builder import BuildSummary
 
 
 def read_corpus(corpus: str | Path) -> Iterator[Passage]:
     """The passages of a file; the first is read at once, so that a wrong path is said early."""
-    from dipair_index.formats.records_io import read_passages
+    from dipair_index.formats.collections import read_passages
 
     passages = read_passages(corpus)
     return chain([next(passages)], passages)
@@ -36,7 +37,7 @@ def load_encoder(
     precision: EncodingPrecision = "float32",
 ) -> TextEncoder:
     """The DiPair model called `model`, None being the bundled one."""
-    from dipair_index.encoders.base import open_onnx_encoder
+    from dipair_index.encoders.open import open_onnx_encoder
 
     found = open_onnx_encoder(
         model, backend=backend, device=device, batch_size=batch_size, precision=precision
@@ -58,9 +59,9 @@ def write_graphs(encoder: TextEncoder) -> None:
 
     if isinstance(encoder, OnnxEncoder) or encoder.device != "cpu":
         return
-    from dipair_index.encoders.base import model_folder
     from dipair_index.encoders.dual_encoder import DualEncoder
     from dipair_index.errors import ModelError
+    from dipair_index.models.sources import model_folder
     from dipair_index.rerank.onnx_export import export_onnx
 
     if isinstance(encoder, DualEncoder) and os.access(model_folder(encoder.name), os.W_OK):
