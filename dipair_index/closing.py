@@ -1,4 +1,4 @@
-"""What is closed at the end of a `with`."""
+"""A context-manager mixin for classes with `close`."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ Closed = TypeVar("Closed", bound="Closing")
 
 
 class Closing(ABC):
-    """Gives a class with `close` the two methods of a context manager."""
+    """Closes itself at the end of a `with` statement."""
 
     @abstractmethod
     def close(self) -> None:
-        """Lets go of what is held; closing twice is fine."""
+        """Releases files and other resources; closing twice is fine."""
 
     def __enter__(self: Closed) -> Closed:
         return self

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
 Result = TypeVar("Result")
 
-MAX_KEY_BYTES = 511
 DEFAULT_MAP_BYTES = 64 * 2**20
 MAX_READERS = 1024
 READER_BYTES = 64
@@ -200,21 +199,3 @@ def _advice(error: Exception) -> str:
     if isinstance(error, damage):
         return f"{text}. The file is damaged or not ours: restore it or build it again"
     return text
-
-
-def lookup_key(passage_id: str) -> bytes | None:
-    """The key of an id to look for; None for what can be no key, and so is nowhere."""
-    key = passage_id.encode(errors="surrogatepass")
-    return key if 0 < len(key) <= MAX_KEY_BYTES else None
-
-
-def lookup_keys(ids: Sequence[str]) -> list[bytes]:
-    """The keys of ids to look for; what can be no key gets one that no id has."""
-    try:
-        keys = list(map(str.encode, ids))
-        if all(keys) and max(map(len, keys), default=0) <= MAX_KEY_BYTES:
-            return keys
-    except UnicodeEncodeError:
-        pass
-    # b"\xff" is not UTF-8
-    return [lookup_key(each) or b"\xff" for each in ids]

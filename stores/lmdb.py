@@ -24,7 +24,7 @@ from numpy.lib.stride_tricks import as_strided
 
 from dipair_index.errors import MissingPassagesError, StoreError
 from dipair_index.stores.codecs import Codec, Rows, open_codec
-from dipair_index.stores.environment import Environment, lookup_keys
+from dipair_index.stores.environment import Environment
 from dipair_index.stores.lmdb_format import (
     DATABASES,
     NEXT,
@@ -36,7 +36,7 @@ from dipair_index.stores.lmdb_format import (
     segment_of,
     settle,
 )
-from dipair_index.stores.token_store import TokenStore, checked_keys, checked_rows
+from dipair_index.stores.token_store import TokenStore, checked_keys, checked_rows, lookup_keys
 
 SEGMENT_PAGES = 64
 """At most. py-lmdb reads a byte of each page of a value that it hands out, so that with more pages
@@ -54,7 +54,7 @@ class LmdbTokenStore(TokenStore):
     """
 
     def __init__(self, environment: Environment, codec: Codec) -> None:
-        self.codec = codec
+        super().__init__(codec)
         self._env = environment
         self._db = environment.databases
         self._rows_per_segment = _rows_per_segment(codec.bytes_per_passage, environment.page_bytes)

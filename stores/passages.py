@@ -13,8 +13,8 @@ import numpy.typing as npt
 from dipair_index.closing import Closing
 from dipair_index.errors import MissingPassagesError, StoreError
 from dipair_index.records import Passage
-from dipair_index.stores.environment import Environment, lookup_key
-from dipair_index.stores.token_store import checked_keys
+from dipair_index.stores.environment import Environment
+from dipair_index.stores.token_store import checked_keys, lookup_keys
 
 _DATABASE = "passages"
 
@@ -49,7 +49,7 @@ class PassageStore(Closing):
 
     def get(self, ids: Sequence[str]) -> list[Passage]:
         """Passages in the order asked; ids may repeat. MissingPassagesError names absent ids."""
-        keys = [lookup_key(passage_id) for passage_id in ids]
+        keys = lookup_keys(ids)
         values = self._env.read(lambda txn: self._values(txn, keys))
         missing = dict.fromkeys(each for each, at in zip(ids, values, strict=True) if at is None)
         if missing:
@@ -62,15 +62,15 @@ class PassageStore(Closing):
 
     def holding(self, ids: Sequence[str]) -> npt.NDArray[np.bool_]:
         """Which of `ids` are here."""
-        keys = [lookup_key(passage_id) for passage_id in ids]
+        keys = lookup_keys(ids)
 
         def work(txn: Any) -> list[bool]:
-            return [key is not None and txn.get(key, db=self._db) is not None for key in keys]
+            return [txn.get(key, db=self._db) is not None for key in keys]
 
         return np.array(self._env.read(work), bool)
 
-    def _values(self, txn: Any, keys: Sequence[bytes | None]) -> list[bytes | None]:
-        found = [None if key is None else txn.get(key, db=self._db) for key in keys]
+    def _values(self, txn: Any, keys: Sequence[bytes]) -> list[bytes | None]:
+        found = [txn.get(key, db=self._db) for key in keys]
         return [None if value is None else bytes(value) for value in found]
 
     def _decode(self, passage_id: str, value: bytes) -> Passage:
@@ -87,11 +87,9 @@ class PassageStore(Closing):
         unique = list(dict.fromkeys(ids))
 
         def work(txn: Any) -> None:
-            missing = []
-            for passage_id in unique:
-                key = lookup_key(passage_id)
-                if key is None or not txn.delete(key, db=self._db):
-                    missing.append(passage_id)
+            keys = lookup_keys(unique)
+            deleted = [txn.delete(key, db=self._db) for key in keys]
+            missing = [each for each, done in zip(unique, deleted, strict=True) if not done]
             if missing:
                 # the error undoes the transaction
                 raise MissingPassagesError.naming(missing, "the index")

@@ -16,10 +16,9 @@ import numpy as np
 from dipair_index.errors import MissingPassagesError, StoreError
 from dipair_index.stores.change_log import CHANGES, Change, ChangeLog
 from dipair_index.stores.codecs import Codec, Rows, open_codec
-from dipair_index.stores.environment import lookup_key
 from dipair_index.stores.id_table import Integers, Keys
 from dipair_index.stores.locations import Location
-from dipair_index.stores.token_store import TokenStore, checked_keys, checked_rows
+from dipair_index.stores.token_store import TokenStore, checked_keys, checked_rows, lookup_keys
 from dipair_index.stores.zarr_rows import KIND, METADATA, SHARDS, ZarrRows
 
 
@@ -33,7 +32,7 @@ class TensorStoreTokenStore(TokenStore):
     """
 
     def __init__(self, location: Location, codec: Codec, *, readonly: bool) -> None:
-        self.codec = codec
+        super().__init__(codec)
         self._location = location
         self._readonly = readonly
         self._closed = False
@@ -122,8 +121,7 @@ class TensorStoreTokenStore(TokenStore):
 
     def _find(self, ids: Sequence[str]) -> Integers:
         """The row of each id; MissingPassagesError."""
-        # what can be no id has a key that no id has
-        keys = [lookup_key(passage_id) or b"\xff" for passage_id in ids]
+        keys = lookup_keys(ids)
         with self._log.lock:
             rows = self._log.ids.find(keys)
             if (rows < 0).any():

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
-from types import TracebackType
-from typing import Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
+from dipair_index.closing import Closing
 from dipair_index.errors import MissingPassagesError, SettingsError, StoreError
 from dipair_index.records import FloatArray
 from dipair_index.stores.codecs import Codec, Rows, open_codec
@@ -16,82 +16,75 @@ from dipair_index.stores.codecs import Codec, Rows, open_codec
 MAX_ID_BYTES = 511
 """The longest key LMDB takes; every store keeps to it, so that one can replace another."""
 
-Store = TypeVar("Store", bound="TokenStore")
 
-
-class TokenStore(Protocol):
-    """Keeps the tokens of each passage, an array (tokens_per_passage, dim), under its id.
+class TokenStore(Closing):
+    """Stores the tokens of each passage, an array (tokens_per_passage, dim), under its id.
 
     Batches only. What `get` returns is what the codec makes of what was put, in float32.
-    A context manager, closed at its end. A class that inherits from this one writes the methods
-    without a body here, and passes the tests of `dipair_index.stores.testing`.
+    A context manager, closed at its end. A subclass implements the abstract methods, without
+    which it cannot be constructed, and passes the tests of `dipair_index.stores.testing`.
     """
 
-    codec: Codec
-    """How the tokens are kept; knows tokens_per_passage and dim."""
+    def __init__(self, codec: Codec) -> None:
+        self.codec = codec
+        """How the tokens are encoded; knows tokens_per_passage and dim."""
 
     def put(self, ids: Sequence[str], tokens: FloatArray) -> None:
         """Stores tokens (len(ids), tokens_per_passage, dim); an id put again is replaced.
 
         All or nothing. When it returns, it outlasts this process; a power cut may undo the last
-        put, whole, until the store is closed. The array is copied. SettingsError for a wrong
-        shape; StoreError for an id that is empty or over 511 bytes, for NaN or infinity, and
-        where writing fails.
+        put, whole, until the store is closed. The array is copied. Raises `SettingsError` if the
+        shape is wrong, and `StoreError` if an id is empty or over 511 bytes, if a token is NaN or
+        infinite, or if writing fails.
         """
         self.put_encoded(ids, self.codec.encode(checked_tokens(ids, tokens, self.codec)))
 
     def get(self, ids: Sequence[str]) -> FloatArray:
-        """Tokens (len(ids), tokens_per_passage, dim) in the order asked; ids may repeat.
+        """Returns tokens (len(ids), tokens_per_passage, dim) in the order asked; ids may repeat.
 
-        MissingPassagesError names the ids that are absent.
+        Raises `MissingPassagesError`, which names the ids that are absent.
         """
         return self.codec.decode(self.get_encoded(ids))
 
+    @abstractmethod
     def put_encoded(self, ids: Sequence[str], rows: Rows) -> None:
         """As `put`, of uint8 rows (len(ids), bytes_per_passage) that this codec has encoded.
 
         With `get_encoded`, a copy from one store to another loses nothing.
         """
 
+    @abstractmethod
     def get_encoded(self, ids: Sequence[str]) -> Rows:
         """As `get`, but the codec's uint8 rows (len(ids), bytes_per_passage): a new array."""
 
+    @abstractmethod
     def delete(self, ids: Sequence[str]) -> None:
-        """Forgets `ids`; where one is absent, MissingPassagesError, and nothing is deleted."""
+        """Deletes `ids`, or nothing: raises `MissingPassagesError` if one is absent."""
 
+    @abstractmethod
     def verify(self) -> list[str]:
-        """Reads everything: a sentence for each damage, naming passages or files; [] if whole."""
+        """Reads everything; returns a sentence for each damage, naming passages or files."""
 
+    @abstractmethod
     def stored_bytes(self) -> int:
-        """Bytes on disk, or in the bucket."""
+        """Returns the bytes on disk, or in the bucket."""
 
-    def close(self) -> None:
-        """Lets go of files; closing twice is fine."""
-
+    @abstractmethod
     def __contains__(self, passage_id: object) -> bool: ...
 
+    @abstractmethod
     def __len__(self) -> int: ...
 
+    @abstractmethod
     def __iter__(self) -> Iterator[str]:
         """Ids in the order of their characters' code points."""
-
-    def __enter__(self: Store) -> Store:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 class DictTokenStore(TokenStore):
     """A token store in memory: the oracle that the others are compared with."""
 
     def __init__(self, *, tokens_per_passage: int, dim: int, codec: str = "float32") -> None:
-        self.codec = open_codec(codec, tokens_per_passage=tokens_per_passage, dim=dim)
+        super().__init__(open_codec(codec, tokens_per_passage=tokens_per_passage, dim=dim))
         self._rows: dict[str, npt.NDArray[np.uint8]] = {}
 
     def put_encoded(self, ids: Sequence[str], rows: Rows) -> None:
@@ -157,6 +150,18 @@ def checked_keys(ids: Sequence[str]) -> list[bytes]:
             )
         keys.append(key)
     return keys
+
+
+def lookup_keys(ids: Sequence[str]) -> list[bytes]:
+    """Returns the keys of ids to look for; what no store can hold gets a key that no id has."""
+    try:
+        keys = list(map(str.encode, ids))
+        if all(keys) and max(map(len, keys), default=0) <= MAX_ID_BYTES:
+            return keys
+    except UnicodeEncodeError:
+        keys = [each.encode(errors="surrogatepass") for each in ids]
+    # b"\xff" is not UTF-8
+    return [key if 0 < len(key) <= MAX_ID_BYTES else b"\xff" for key in keys]
 
 
 def checked_tokens(ids: Sequence[str], tokens: FloatArray, codec: Codec) -> FloatArray:
