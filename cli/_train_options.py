@@ -192,7 +192,8 @@ def model_settings(options: Mapping[str, Any]) -> dict[str, Any]:
 
 def training_settings(options: Mapping[str, Any]) -> TrainingSettings:
     """Returns how to train."""
-    return TrainingSettings(**{each.name: options[each.name] for each in fields(TrainingSettings)})
+    given = {**options, "bf16": options["half"]}
+    return TrainingSettings(**{each.name: given[each.name] for each in fields(TrainingSettings)})
 
 
 def extra_sides(given: Sequence[str], usual_length: int) -> dict[str, list[int]]:

@@ -70,6 +70,7 @@ def train_teacher(
     layers: int | None,
     resume: bool,
     overwrite: bool,
+    half: bool,
     **schedule: Any,
 ) -> None:
     """Fine-tune a cross-encoder teacher on judged pairs or tuples.
@@ -91,7 +92,7 @@ def train_teacher(
         out,
         encoder=encoder,
         layers=layers,
-        schedule=Schedule(**schedule),
+        schedule=Schedule(bf16=half, **schedule),
         progress=progress,
         resume=resume,
         overwrite=overwrite,

@@ -108,10 +108,10 @@ class DualEncoder:
         tokens = np.zeros((len(texts.ids), config.kept(side), config.token_dim), np.float32)
         vectors = np.zeros((len(texts.ids), config.vector_dim), np.float32)
         self.truncated += texts.truncated
-        half = torch.autocast("cuda", torch.float16, enabled=self.model.device.type == "cuda")
+        float16 = torch.autocast("cuda", torch.float16, enabled=self.model.device.type == "cuda")
         for rows, batch in padded_batches(self.tokenizer, texts, self._batch_size):
             batch = batch.to(self.model.device)
-            with torch.inference_mode(), half:
+            with torch.inference_mode(), float16:
                 encoded = self.model.encode(side, batch["input_ids"], batch["attention_mask"])
             tokens[rows] = encoded.tokens.float().cpu().numpy()
             vectors[rows] = encoded.vectors.float().cpu().numpy()

@@ -45,7 +45,7 @@ class TrainingSettings:
     weights: WeightCodec = "float16"
     seed: int = 0
     device: str = "cpu"
-    half: bool = False
+    bf16: bool = False
 
     def check(self, classes: int) -> None:
         """Raises `SettingsError` where these cannot work with labels of so many classes."""

@@ -62,7 +62,7 @@ def train(
         model.load_state_dict(torch.load(done, weights_only=True))
     elif settings.stages == "two" and settings.stage_one_epochs:
         cache = StateCache.fill(
-            model, tokenizer, texts_of, folder / "states", progress, half=settings.half
+            model, tokenizer, texts_of, folder / "states", progress, bf16=settings.bf16
         )
         if settings.projection_start == "principal":
             initialise_projections(model, cache.states["passage"][:SAMPLE, 0])
@@ -149,7 +149,7 @@ def group_schedule(settings: TrainingSettings, *, epochs: float, learning_rate: 
         save_steps=settings.save_steps,
         seed=settings.seed,
         device=settings.device,
-        half=settings.half,
+        bf16=settings.bf16,
     )
 
 

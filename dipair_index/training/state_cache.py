@@ -38,17 +38,17 @@ class StateCache:
         folder: Path,
         progress: Progress,
         *,
-        half: bool = False,
+        bf16: bool = False,
     ) -> StateCache:
         """Encodes every side into `folder`, going on where an earlier call was interrupted.
 
-        With `half`, products are in bfloat16.
+        With `bf16`, products are in bfloat16.
         """
         folder.mkdir(parents=True, exist_ok=True)
         model.eval()
         return cls(
             {
-                side: _fill_side(model, tokenizer, side, texts[side], folder, progress, half)
+                side: _fill_side(model, tokenizer, side, texts[side], folder, progress, bf16)
                 for side in model.config.sides
             }
         )
@@ -77,7 +77,7 @@ def _fill_side(
     texts: Sequence[str],
     folder: Path,
     progress: Progress,
-    half: bool,
+    bf16: bool,
 ) -> npt.NDArray[np.float16]:
     config = model.config
     shape = (config.kept(side), config.vector_dim)
@@ -87,7 +87,7 @@ def _fill_side(
         rows = np.empty((len(chunk), *shape), np.float16)
         for places, batch in TokenisedBatches(tokenizer, chunk, max_length=max_length):
             batch = batch.to(model.device)
-            precision = torch.autocast(model.device.type, torch.bfloat16, enabled=half)
+            precision = torch.autocast(model.device.type, torch.bfloat16, enabled=bf16)
             with torch.inference_mode(), precision:
                 output = model.states(side, batch["input_ids"], batch["attention_mask"])
             rows[places] = output.half().cpu().numpy()
@@ -102,7 +102,7 @@ def _fill_side(
             np.float16,
             key={
                 "encoder": fingerprint(model.encoder_of(side)),
-                "kept": [max_length, config.keep, config.pooling, half],
+                "kept": [max_length, config.keep, config.pooling, bf16],
                 "texts": digest.hexdigest(),
             },
             chunks=(texts[start : start + CHUNK] for start in range(0, len(texts), CHUNK)),

@@ -36,7 +36,7 @@ class Schedule:
     save_steps: int = 200
     seed: int = 0
     device: str = "cpu"
-    half: bool = False
+    bf16: bool = False
 
 
 def run_training(
@@ -86,7 +86,7 @@ def run_training(
             seed=schedule.seed,
             data_seed=schedule.seed,
             use_cpu=schedule.device == "cpu",
-            bf16=schedule.half,
+            bf16=schedule.bf16,
             disable_tqdm=True,
             remove_unused_columns=False,
             label_names=["labels"],

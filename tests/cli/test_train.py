@@ -109,7 +109,7 @@ def test_a_file_sets_everything_and_flags_override_it(
     model, settings = asked["model_settings"], asked["settings"]
     assert asked["layers"] == 3
     expected = {key.replace("-", "_"): value for key, value in GIVEN.items()}
-    expected |= {"seed": 5, "dim": None}
+    expected |= {"seed": 5, "dim": None, "bf16": expected["half"]}
     assert {name: model[name] for name in MODEL_SETTINGS} == {
         name: expected[name] for name in MODEL_SETTINGS
     }
@@ -148,7 +148,7 @@ def test_flags_may_be_false_in_a_file_and_in_the_environment(
 
     stub = dipair_index.training.distil.distil
     monkeypatch.setattr(
-        dipair_index.teacher_training, "train_teacher",
+        dipair_index.training.teacher, "train_teacher",
         lambda dataset, out, **given: stub(dataset, dataset, out, **given),
     )  # fmt: skip
     monkeypatch.setattr("dipair_index.threads.limit_threads", lambda count: None)
