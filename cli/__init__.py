@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
 import click
 
 from dipair_index import __version__
+from dipair_index.cli._settings import (
+    ENVIRONMENT_PREFIX,
+    defaults_of,
+    origin_of,
+    share_variables,
+    variable_prefix,
+)
 from dipair_index.cli.add import add, update
 from dipair_index.cli.bench import bench
 from dipair_index.cli.build import build
@@ -29,10 +34,8 @@ from dipair_index.cli.train_teacher import train_teacher
 from dipair_index.cli.verify import verify
 from dipair_index.errors import DiPairError
 
-ENVIRONMENT_PREFIX = "DIPAIR"
-
-
-SHARED_OPTIONS = ("backend", "device", "index_dir", "model", "seed", "threads")
+CONFIG = "dipair_index.config"
+"""Where click keeps the path of --config for the whole command."""
 
 
 class Interrupted(click.ClickException):
@@ -45,8 +48,8 @@ class Pipeline(click.Group):
     """Lists its commands in the order of the pipeline; shows our errors without a traceback."""
 
     def add_command(self, cmd: click.Command, name: str | None = None) -> None:
-        """Lets options that mean the same everywhere share a variable: DIPAIR_MODEL."""
-        _share_variables(cmd, f"{ENVIRONMENT_PREFIX}_{(name or cmd.name or '').upper()}")
+        """Lets every option of the command be set by a variable of its own name."""
+        share_variables(cmd, variable_prefix(name or cmd.name or ""))
         super().add_command(cmd, name)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -57,6 +60,10 @@ class Pipeline(click.Group):
         """Runs the command; what a user can mend becomes one sentence and exit code 1."""
         try:
             return super().invoke(ctx)
+        except click.BadParameter as error:
+            if origin := origin_of(error, ctx.meta.get(CONFIG)):
+                error.message = f"{error.message.rstrip('.')} ({origin})"
+            raise
         except DiPairError as error:
             raise click.ClickException(str(error)) from error
         except KeyboardInterrupt as stop:
@@ -65,18 +72,6 @@ class Pipeline(click.Group):
             if error.errno == errno.EPIPE:
                 raise  # click ends quietly when the reader of a pipe has gone
             raise click.ClickException(_sentence(error)) from error
-
-
-def _share_variables(command: click.Command, own_prefix: str) -> None:
-    """Lets DIPAIR_MODEL set --model of all commands, and DIPAIR_BUILD_MODEL that of one."""
-    own_prefix = own_prefix.replace("-", "_")
-    for parameter in command.params:
-        if parameter.name in SHARED_OPTIONS:
-            name = parameter.name.upper()
-            parameter.envvar = [f"{own_prefix}_{name}", f"{ENVIRONMENT_PREFIX}_{name}"]
-    if isinstance(command, click.Group):
-        for name, child in command.commands.items():
-            _share_variables(child, f"{own_prefix}_{name.upper()}")
 
 
 def _sentence(error: OSError) -> str:
@@ -89,52 +84,9 @@ def _sentence(error: OSError) -> str:
 
 
 def _read_config(ctx: click.Context, _: click.Parameter, path: Path | None) -> None:
-    """Makes the file's settings the defaults of the commands: {"rerank": {"top_k": 5}}."""
-    if path is None:
-        return
-    try:
-        settings = _parse(path)
-    except (ValueError, OSError) as error:
-        raise click.ClickException(f"{path} cannot be read as settings: {error}") from error
-    shape = '{"rerank": {"top_k": 5}}'
-    if not isinstance(settings, dict) or not all(isinstance(v, dict) for v in settings.values()):
-        raise click.ClickException(f"{path}: expected an object a command, such as {shape}")
-    ctx.default_map = _defaults(path, cli, settings)
-
-
-def _defaults(path: Path, group: click.Group, settings: dict[str, Any]) -> dict[str, Any]:
-    """The settings of a group's commands by the names of their parameters, refused where unknown.
-
-    A command of a group has its section in the group's: {"make-dataset": {"pairs": {...}}}.
-    """
-    defaults = {}
-    for name, section in settings.items():
-        command = group.commands.get(name)
-        if command is None or not isinstance(section, dict):
-            known = ", ".join(group.commands)
-            raise click.ClickException(f"{path}: there is no command {name!r}, only {known}")
-        if isinstance(command, click.Group):
-            defaults[name] = _defaults(path, command, section)
-            continue
-        options = {parameter.name for parameter in command.params}
-        defaults[name] = {key.replace("-", "_"): value for key, value in section.items()}
-        unknown = sorted(set(defaults[name]) - options)
-        if unknown:
-            raise click.ClickException(
-                f"{path}: {name} has no setting {', '.join(unknown)}: see `{name} --help`"
-            )
-    return defaults
-
-
-def _parse(path: Path) -> Any:
-    """Reads TOML where the name says so and this Python can, else JSON."""
-    if path.suffix != ".toml":
-        return json.loads(path.read_text(encoding="utf-8"))
-    if sys.version_info < (3, 11):
-        raise ValueError("TOML needs Python 3.11 or later: write the settings as JSON")
-    import tomllib
-
-    return tomllib.loads(path.read_text(encoding="utf-8"))
+    """Makes the file's settings the defaults of the commands."""
+    ctx.meta[CONFIG] = path
+    ctx.default_map = defaults_of(cli, path)
 
 
 @click.group(
@@ -144,7 +96,8 @@ def _parse(path: Path) -> Any:
         "auto_envvar_prefix": ENVIRONMENT_PREFIX,
     },
     epilog="Settings come from flags, then from variables (DIPAIR_BUILD_CODEC, or "
-    "DIPAIR_MODEL for all commands), then from the file of --config.",
+    "DIPAIR_MODEL for all commands), then from the file of --config. They go by the names of the "
+    'options: DIPAIR_RERANK_TOP_K=5, {"rerank": {"top-k": 5}}.',
 )
 @click.version_option(__version__, message="%(prog)s %(version)s", allow_from_autoenv=False)
 @click.option(

@@ -113,7 +113,7 @@ model_options = all_of(
     click.option("--head-intermediate", type=COUNT, default=1024, show_default=True,
                  help="Its feed-forward width"),
     click.option("--head-hidden", type=click.UNPROCESSED, callback=_widths, default="128,128",
-                 show_default=True, metavar="WIDTHS",
+                 show_default=True, metavar="WIDTH,...",
                  help="Hidden layers of the heads of ffnn, de-ffnn and dse"),
     click.option("--head-dropout", type=click.FloatRange(0, 1, max_open=True), default=0.1,
                  show_default=True, help="Dropout inside the head"),

@@ -164,7 +164,7 @@ CASES = [
     ("--config list.json build", 1, "list.json: expected an object a command"),
     ("--config unknown.json build", 1, "unknown.json: rerank has no setting depth"),
     ("--config command.json build", 1, "command.json: there is no command 'serve', only"),
-    ("--config nested.json build", 1, "nested.json: pairs has no setting colour"),
+    ("--config nested.json build", 1, "nested.json: make-dataset pairs has no setting colour"),
 ]
 
 
