@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from dipair_index.cli._console import progress, remark
 from dipair_index.cli._options import DEFAULT_INDEX
 from dipair_index.cli._torch_device import prepare_torch
+from dipair_index.words import counted
 
 if TYPE_CHECKING:
     from dipair_index.encoders.base import TextEncoder
@@ -86,13 +87,13 @@ def encoding(index_dir: Path, *, again: str) -> Iterator[Callable[[int], None]]:
     except KeyboardInterrupt as stop:
         stored = _stored(index_dir)
         raise KeyboardInterrupt(
-            f"interrupted: {stored:,} passages are stored in {working}, run {again} to go on"
+            f"interrupted: {_are(stored)} stored in {working}, run {again} to go on"
             if stored
             else "interrupted before anything was stored"
         ) from stop
     except (DiPairError, OSError):
         if (stored := _stored(index_dir)) > before:
-            remark(f"{stored:,} passages are stored in {working}: run {again} to go on")
+            remark(f"{_are(stored)} stored in {working}: run {again} to go on")
         raise
 
 
@@ -104,14 +105,23 @@ def _stored(index_dir: Path) -> int:
     return begun.passages if begun else 0
 
 
+def _are(stored: int) -> str:
+    return counted(stored, "passage is", "passages are")
+
+
 def describe(what: str, summary: BuildSummary) -> None:
     """Says what was encoded, how fast, and how much of it was cut."""
     rate = summary.encoded / max(summary.seconds, 1e-9)
     before = summary.passages - summary.encoded
     resumed = f", {before:,} of them before" if before else ""
-    remark(f"{what}{resumed}: {summary.seconds:.1f} s, {rate:,.0f} passages a second")
+    remark(f"{what}{resumed}: {summary.seconds:.1f} s, {counted(round(rate), 'passage')} a second")
     if summary.truncated:
-        remark(f"{summary.truncated:,} passages are longer than the model reads and were cut")
+        cut = counted(
+            summary.truncated,
+            "passage is longer than the model reads and was",
+            "passages are longer than the model reads and were",
+        )
+        remark(f"{cut} cut")
 
 
 def command_for(name: str, index_dir: Path) -> str:

@@ -11,6 +11,7 @@ import click
 
 from dipair_index.cli._console import progress, remark
 from dipair_index.cli._torch_device import prepare_torch
+from dipair_index.words import counted
 
 if TYPE_CHECKING:
     from dipair_index.encoders.scorers import Texts
@@ -54,13 +55,14 @@ def of_files(
         missing, unjudged = qrels.keys() - run.keys(), run.keys() - qrels.keys()
         if len(missing) == len(qrels):
             raise FormatError(
-                f"{name} ranks none of the {len(qrels):,} queries that {qrels_file} judges: it "
-                f"ranks query {min(run)}, and judged is query {min(qrels)}"
+                f"{name} ranks none of the {counted(len(qrels), 'query')} that {qrels_file} "
+                f"judges: it ranks query {min(run)}, and judged is query {min(qrels)}"
             )
         if missing:
-            remark(f"{name} ranks nothing for {len(missing):,} judged queries: they count as 0")
+            lacking = counted(len(missing), "judged query: it counts", "judged queries: they count")
+            remark(f"{name} ranks nothing for {lacking} as 0")
         if unjudged:
-            remark(f"{name} ranks {len(unjudged):,} queries without judgements: left out")
+            remark(f"{name} ranks {counted(len(unjudged), 'query')} without judgements: left out")
     if queries_file is not None:
         queries = [query for query in read_queries(queries_file) if query.query_id in qrels]
         if len(queries) < len(qrels):
@@ -72,10 +74,11 @@ def of_files(
         for name, folder in zip(names[len(run_files) :], indexes, strict=True):
             runs |= _runs_of_folder(name, Path(folder), queries, device)
     judged = JudgedRuns(qrels, runs)
-    remark(f"{len(qrels):,} judged queries")
+    remark(counted(len(qrels), "judged query"))
     if of_pairs := [name for name in measures if name in PAIR_MEASURES]:
-        count, total = len(judged.as_pairs().labels), sum(map(len, qrels.values()))
-        remark(f"{', '.join(of_pairs)}: of {count:,} of {total:,} judged pairs, ranked by all runs")
+        count = len(judged.as_pairs().labels)
+        total = counted(sum(map(len, qrels.values())), "judged pair")
+        remark(f"{', '.join(of_pairs)}: of {count:,} of {total}, ranked by all runs")
     return judged
 
 
@@ -88,7 +91,8 @@ def of_dataset(dataset: Path, split: str, device: str) -> tuple[JudgedPairs, Tex
 
     prepare_torch(device)
     pairs, texts = read_judged_pairs(dataset, split)
-    remark(f"{dataset}, {split}: {len(pairs.labels):,} pairs of {len(pairs.queries):,} queries")
+    counts = f"{counted(len(pairs.labels), 'pair')} of {counted(len(pairs.queries), 'query')}"
+    remark(f"{dataset}, {split}: {counts}")
     return pairs, texts
 
 

@@ -14,6 +14,7 @@ from dipair_index.cli._console import progress, remark, table
 from dipair_index.cli._dataset_option import new_dataset_options
 from dipair_index.cli._options import Command, all_of, compute_options
 from dipair_index.cli._torch_device import prepare_torch
+from dipair_index.words import counted
 
 if TYPE_CHECKING:
     from dipair_index.data.neighbours import Key
@@ -126,7 +127,12 @@ def make_mined(
     )
     finish(building, out)
     if embedder.truncated:
-        remark(f"{embedder.truncated:,} texts are longer than {vectors} reads and were cut")
+        cut = counted(
+            embedder.truncated,
+            f"text is longer than {vectors} reads and was",
+            f"texts are longer than {vectors} reads and were",
+        )
+        remark(f"{cut} cut")
     _show(record, out, as_json=as_json)
 
 
@@ -203,9 +209,9 @@ def _show(record: dict[str, Any], out: Path, *, as_json: bool) -> None:
         counts = record["table"][split]
         if counts.get("negatives_missing"):
             remark(
-                f"{split}: {counts['negatives_missing']:,} negatives fewer than positives, since "
-                "too few candidates score below the threshold: raise --max-score or "
-                "--top-k-negatives"
+                f"{split}: {counted(counts['negatives_missing'], 'negative')} fewer than "
+                "positives, since too few candidates score below the threshold: raise --max-score "
+                "or --top-k-negatives"
             )
         names = ("pairs", "positives", "queries", "mean_passage_words", "mean_query_words")
         rows.append([split, *(_cell(counts.get(name)) for name in (*names, "miner_auc"))])

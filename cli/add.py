@@ -10,6 +10,7 @@ import click
 from dipair_index.cli._console import remark
 from dipair_index.cli._encoding import describe, encoding, how_to_ask, load_encoder, read_corpus
 from dipair_index.cli._options import all_of, encoding_options, index_dir_option
+from dipair_index.words import counted
 
 if TYPE_CHECKING:
     from dipair_index.models.systems import Backend, EncodingPrecision
@@ -89,9 +90,9 @@ def _encode(
             report=report,
         )
     added = summary.passages - summary.replaced
-    what = f"added {added:,} passages"
+    what = f"added {counted(added, 'passage')}"
     if name == "update":
-        what = f"replaced {summary.replaced:,} passages and added {added:,}"
+        what = f"replaced {counted(summary.replaced, 'passage')} and added {added:,}"
     describe(what, summary)
     now = Manifest.read(index_dir)
-    remark(f"{index_dir} holds {now.passages:,} passages: {how_to_ask(index_dir)}")
+    remark(f"{index_dir} holds {counted(now.passages, 'passage')}: {how_to_ask(index_dir)}")

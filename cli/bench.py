@@ -22,6 +22,7 @@ from dipair_index.cli._options import (
     precision_option,
 )
 from dipair_index.cli.build import build_sample
+from dipair_index.words import counted
 
 if TYPE_CHECKING:
     from dipair_index.encoders.base import TextEncoder
@@ -118,8 +119,9 @@ def bench(
         measured = []
         for count in candidates:
             if len(index) < count:
-                remark(f"the index holds {len(index):,} passages: each search scores them all")
-            with progress(f"Timing {count:,} candidates", "searches") as report:
+                held = counted(len(index), "passage")
+                remark(f"the index holds {held}: each search scores them all")
+            with progress(f"Timing {counted(count, 'candidate')}", "searches") as report:
                 each = measure_searches(index, texts, count, repeat=repeat, report=report)
             measured.append(each)
         found = IndexInfo.read(index_dir)

@@ -19,6 +19,7 @@ from dipair_index.cli._encoding import (
     write_graphs,
 )
 from dipair_index.cli._options import encoding_options, index_dir_option
+from dipair_index.words import counted
 
 if TYPE_CHECKING:
     from dipair_index.encoders.base import TextEncoder
@@ -202,6 +203,6 @@ def _build(
         summary = build_index(passages, index_dir, encoder, report=report, **settings)
     if backend == "auto":  # so that the index is asked without torch
         write_graphs(encoder)
-    describe(f"indexed {summary.passages:,} passages", summary)
+    describe(f"indexed {counted(summary.passages, 'passage')}", summary)
     size = summary.token_bytes / summary.passages
     remark(f"token embeddings take {size:,.0f} bytes a passage on disk")

@@ -8,6 +8,7 @@ import click
 
 from dipair_index.cli._console import progress, remark
 from dipair_index.cli._options import index_dir_option
+from dipair_index.words import counted
 
 
 @click.command()
@@ -36,10 +37,10 @@ def compact(index_dir: Path) -> None:
         remark(f"nothing to compact: {index_dir} is one part, and nothing in it is deleted")
         return
     now = IndexInfo.read(index_dir)
+    copied = counted(now.manifest.passages, "passage, which was", "passages, which were")
     remark(
-        f"compacted {now.manifest.passages:,} passages, which were in {parts} "
-        f"part{'s' if parts != 1 else ''}: {before.sizes.total:,} bytes before, "
-        f"{now.sizes.total:,} now"
+        f"compacted {copied} in {counted(parts, 'part')}: "
+        f"{before.sizes.total:,} bytes before, {now.sizes.total:,} now"
     )
     if now.old_parts:
         remark("a process reads the old ones still: the next change after it ends removes them")

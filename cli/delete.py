@@ -9,6 +9,7 @@ import click
 from dipair_index.cli._console import remark
 from dipair_index.cli._encoding import command_for
 from dipair_index.cli._options import index_dir_option
+from dipair_index.words import counted
 
 WORTH_COMPACTING = 0.2  # of what is stored
 
@@ -48,11 +49,15 @@ def delete(
             ) from error
         now = writer.current
     if absent := len(asked) - count:
-        remark(f"{absent:,} ids are not in {index_dir} and were left out")
-    remark(f"deleted {count:,} passages: {index_dir} holds {now.passages:,}")
+        outside = counted(
+            absent, f"id is not in {index_dir} and was", f"ids are not in {index_dir} and were"
+        )
+        remark(f"{outside} left out")
+    remark(f"deleted {counted(count, 'passage')}: {index_dir} holds {now.passages:,}")
     stored = sum(part.passages for part in now.parts)
+    of_stored = counted(stored, "stored passage is", "stored passages are")
     if stored - now.passages > WORTH_COMPACTING * stored:
         remark(
-            f"{stored - now.passages:,} of {stored:,} stored passages are deleted: free their "
+            f"{stored - now.passages:,} of {of_stored} deleted: free their "
             f"space with `{command_for('compact', index_dir)}`"
         )

@@ -15,6 +15,7 @@ from dipair_index.cli._console import remark, table
 from dipair_index.cli._dataset_option import DEFAULT_DATASET
 from dipair_index.cli._measured_systems import names_of, of_dataset, of_files, of_sample, scored
 from dipair_index.cli._options import compute_options, json_option
+from dipair_index.words import counted
 
 if TYPE_CHECKING:
     from dipair_index.evaluation.bootstrap import JudgedPairs, JudgedRuns, Measured
@@ -156,7 +157,9 @@ def evaluate(
     else:
         _print_table(results)
     if any(measured.p is not None for measured in results):
-        remark(f"compared with {bootstrap.baseline} by {resamples:,} resamples of the queries")
+        remark(
+            f"compared with {bootstrap.baseline} by {counted(resamples, 'resample')} of the queries"
+        )
 
 
 # ==== Names, defaults, output ====

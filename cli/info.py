@@ -13,6 +13,7 @@ from dipair_index.cli._console import remark, table
 from dipair_index.cli._encoding import command_for
 from dipair_index.cli._options import index_dir_option, json_option
 from dipair_index.cli.build import CODECS, STORES
+from dipair_index.words import counted
 
 if TYPE_CHECKING:
     from dipair_index.rerank.unfinished import Progress
@@ -78,7 +79,7 @@ def info(
     from dipair_index.stores.estimate import Basis
 
     basis = Basis.of_index(index_dir) if is_there else Basis()
-    remark(f"what {passages:,} passages would take, going by {basis.source}")
+    remark(f"what {counted(passages, 'passage')} would take, going by {basis.source}")
     _show(basis.estimate(passages, **chosen), as_json=as_json)
 
 
@@ -99,8 +100,9 @@ def _describe(index_dir: Path, *, as_json: bool) -> None:
     begun = read_progress(layout.building)
     if begun and not layout.manifest.exists():
         raise IndexDirectoryError(
-            f"{index_dir} holds no index yet, but {begun.passages:,} passages of an unfinished "
-            f"build: go on with it by `{command_for('build', index_dir)} --resume` and its corpus"
+            f"{index_dir} holds no index yet, but {counted(begun.passages, 'passage')} of an "
+            f"unfinished build: go on with it by `{command_for('build', index_dir)} --resume` "
+            "and its corpus"
         )
     found = IndexInfo.read(index_dir)
     if as_json:
@@ -127,8 +129,8 @@ def _describe(index_dir: Path, *, as_json: bool) -> None:
     }
     if begun:
         rows["unfinished"] = (
-            f"{begun.passages:,} passages of {begun.settings['command']}: go on with --resume, "
-            "unless it is running"
+            f"{counted(begun.passages, 'passage')} of {begun.settings['command']}: go on with "
+            "--resume, unless it is running"
         )
     names = ("tokens", "vectors", "texts", "total")
     for name, size in zip(names, (*sizes[:3], sizes.total), strict=True):

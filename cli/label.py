@@ -11,6 +11,7 @@ from dipair_index.cli._console import progress, remark
 from dipair_index.cli._dataset_option import dataset_option
 from dipair_index.cli._options import compute_options
 from dipair_index.cli._torch_device import prepare_torch
+from dipair_index.words import counted
 
 PER_QUERY = 12
 
@@ -145,11 +146,14 @@ def _import(dataset: Path, target: Path, scores: str | None, scale: str, shard_s
     else:
         done = import_scores(dataset, target, scores, scale=scale, shard_size=shard_size)
     if done.held_out:
-        remark(f"left out: {done.held_out:,} pairs of held-out queries")
+        remark(f"left out: {counted(done.held_out, 'pair')} of held-out queries")
     if done.clipped:
-        remark(f"{done.clipped:,} labels were moved to {CLIP:g} or {1 - CLIP:g}: 0 and 1 have none")
+        moved = counted(done.clipped, "label was", "labels were")
+        remark(f"{moved} moved to {CLIP:g} or {1 - CLIP:g}: 0 and 1 have none")
     _say_done(done.labels, target)
 
 
 def _say_done(count: int, target: Path) -> None:
-    remark(f"{count:,} pairs are labelled in {target}: next, `dipair-index train`")
+    remark(
+        f"{counted(count, 'pair is', 'pairs are')} labelled in {target}: next, `dipair-index train`"
+    )

@@ -23,6 +23,7 @@ from dipair_index.cli._options import (
     precision_option,
 )
 from dipair_index.cli.build import build_sample
+from dipair_index.words import counted, listed
 
 if TYPE_CHECKING:
     from dipair_index.models.systems import Backend, Precision
@@ -173,14 +174,18 @@ def _run(file: str | None, asked: list[Query]) -> tuple[Run | None, list[Query]]
     run = read_run(file)
     unknown = sorted(set(run) - {query.query_id for query in asked})
     if unknown:
-        others = f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""
         raise FormatError(
-            f"{file} ranks passages for query {unknown[0]}{others}, whose text --queries does not "
+            f"{file} ranks passages for query {listed(unknown, 1)}, whose text --queries does not "
             "hold: give the file with these queries"
         )
     ranked = [query for query in asked if query.query_id in run]
     if len(ranked) < len(asked):
-        remark(f"{len(asked) - len(ranked)} queries have no line in {file} and are left out")
+        left_out = counted(
+            len(asked) - len(ranked),
+            f"query has no line in {file} and is",
+            f"queries have no line in {file} and are",
+        )
+        remark(f"{left_out} left out")
     return run, ranked
 
 
@@ -230,7 +235,7 @@ def _spent(timings: Timings, queries: int) -> str:
         for part, seconds in timings._asdict().items()
         if seconds > 0
     )
-    return f"{parts} ({'1 query' if queries == 1 else f'{queries:,} queries'})"
+    return f"{parts} ({counted(queries, 'query')})"
 
 
 def _print_trec(ranked: Rankings) -> None:

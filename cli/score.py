@@ -12,6 +12,7 @@ import click
 from dipair_index.cli._console import progress, remark
 from dipair_index.cli._options import compute_options, json_option
 from dipair_index.cli._torch_device import prepare_torch
+from dipair_index.words import counted
 
 if TYPE_CHECKING:
     from dipair_index.records import FloatArray
@@ -96,7 +97,7 @@ def score(
             done += len(batch)
             report(done)
             batch = list(islice(rows, batch_size))
-    remark(f"{done:,} rows are scored by {model}")
+    remark(f"{counted(done, 'row is', 'rows are')} scored by {model}")
 
 
 def _columns(logits: FloatArray, raw: bool) -> dict[str, list[float]]:

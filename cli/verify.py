@@ -8,6 +8,7 @@ import click
 
 from dipair_index.cli._console import progress, remark
 from dipair_index.cli._options import index_dir_option
+from dipair_index.words import counted
 
 
 @click.command()
@@ -32,5 +33,5 @@ def verify(index_dir: Path) -> None:
     if damaged:
         raise click.ClickException(f"{index_dir} is not what was written: see above")
     manifest = Manifest.read(index_dir)
-    parts = len(manifest.parts)
-    remark(f"whole: {manifest.passages:,} passages in {parts} part{'s' if parts != 1 else ''}")
+    parts = counted(len(manifest.parts), "part")
+    remark(f"whole: {counted(manifest.passages, 'passage')} in {parts}")

@@ -14,6 +14,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from dipair_index.words import listed
+
 
 class DiPairError(Exception):
     """Base of all errors that `dipair-index` shows without a traceback."""
@@ -33,9 +35,7 @@ class MissingPassagesError(DiPairError, KeyError):
     @classmethod
     def naming(cls, ids: Iterable[str], where: str) -> MissingPassagesError:
         """Names the first five ids and counts the others."""
-        missing = list(ids)
-        others = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
-        return cls(f"not in {where}: {', '.join(missing[:5])}{others}")
+        return cls(f"not in {where}: {listed(ids)}")
 
 
 class ModelError(DiPairError):

@@ -25,6 +25,7 @@ from dipair_index.stores.index_directory import Layout, refuse_target
 from dipair_index.stores.index_writer import IndexWriter
 from dipair_index.stores.manifest import Manifest
 from dipair_index.stores.snapshot import Snapshot
+from dipair_index.words import counted
 
 NAMED_VECTORS = ("model", "use")
 
@@ -118,7 +119,8 @@ def add_passages(
                 held = [] if update else np.flatnonzero(now.holding(ids)).tolist()
                 if held:
                     raise IndexDirectoryError(
-                        f"{len(held)} of these passages are in {index_dir} already, such as "
+                        f"{counted(len(held), 'of these passages is', 'of these passages are')} in "
+                        f"{index_dir} already, such as "
                         f"{ids[held[0]]}: replace them with `dipair-index update`, or leave them "
                         "out"
                     )

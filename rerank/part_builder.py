@@ -35,6 +35,7 @@ from dipair_index.stores.manifest import Manifest, PartInfo
 from dipair_index.stores.packed_ids import PackedIds
 from dipair_index.stores.passages import PassageStore
 from dipair_index.stores.token_store import TokenStore
+from dipair_index.words import counted
 
 CHUNK = 2048
 """Passages a chunk. A constant, since rounding depends on which texts are encoded together."""
@@ -120,8 +121,9 @@ class PartBuilder:
                 if not len(tokens) == len(texts) == unfinished.progress.passages:
                     raise StoreError(
                         f"{unfinished.part.root} holds tokens of {len(tokens):,} and texts of "
-                        f"{len(texts):,} passages where {unfinished.progress.passages:,} were "
-                        "stored (did the power fail?): pass --overwrite to start over"
+                        f"{counted(len(texts), 'passage')} where "
+                        f"{unfinished.progress.passages:,} were stored (did the power fail?): "
+                        "pass --overwrite to start over"
                     )
                 size = tokens.stored_bytes()
             self.ids = unfinished.ids()

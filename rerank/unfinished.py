@@ -17,6 +17,7 @@ from dipair_index.records import FloatArray, Passage
 from dipair_index.stores.index_directory import PartLayout
 from dipair_index.stores.packed_ids import PackedIds
 from dipair_index.stores.part import remove_part
+from dipair_index.words import counted
 
 PASSAGES_AT_ONCE = 10_000
 
@@ -66,7 +67,7 @@ class UnfinishedPart:
             unfinished._take_up(begun)
         elif begun and begun.passages and not overwrite:
             raise IndexDirectoryError(
-                f"{part.root} holds {begun.passages:,} passages of an interrupted "
+                f"{part.root} holds {counted(begun.passages, 'passage')} of an interrupted "
                 f"{begun.settings['command']}: pass --resume to go on with it, or --overwrite to "
                 "start over"
             )
@@ -103,9 +104,9 @@ class UnfinishedPart:
             left -= len(known)
         if self._digest.hexdigest() != self.progress.digest:
             raise IndexDirectoryError(
-                f"the corpus does not begin with the {self.progress.passages:,} passages of the "
-                f"unfinished part in {self.part.root}: give the same corpus, or pass --overwrite "
-                "without --resume to start over"
+                f"the corpus does not begin with the {counted(self.progress.passages, 'passage')} "
+                f"of the unfinished part in {self.part.root}: give the same corpus, or pass "
+                "--overwrite without --resume to start over"
             )
 
     def count(self, passages: Sequence[Passage], vectors: FloatArray, *, truncated: int) -> None:
@@ -141,7 +142,8 @@ class UnfinishedPart:
         """What to say where less is there than was counted."""
         return IndexDirectoryError(
             f"the unfinished part in {self.part.root} has lost some of its "
-            f"{self.progress.passages:,} passages: pass --overwrite without --resume to start over"
+            f"{counted(self.progress.passages, 'passage')}: pass --overwrite without "
+            "--resume to start over"
         )
 
     def discard(self) -> None:

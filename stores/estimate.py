@@ -12,6 +12,7 @@ from dipair_index.errors import SettingsError
 from dipair_index.stores.backends import STORE_NAMES
 from dipair_index.stores.codecs import open_codec
 from dipair_index.stores.index_info import IndexInfo
+from dipair_index.words import counted
 
 # Measured with the bundled model on passages of MS MARCO and two CPU cores; tables and commands
 # stand in benchmarks/RESULTS.md. Bytes and bytes a passage, seconds and seconds a passage.
@@ -93,7 +94,7 @@ class Basis:
         )
         if not found.stored:
             return cls(settings)
-        known = f"the bytes of {found.stored:,} passages in {root}"
+        known = f"the bytes of {counted(found.stored, 'passage')} in {root}"
         return cls(settings, found, f"{known}; memory and time by {cls.source}")
 
     def estimate(self, passages: int, **chosen: Any) -> Estimate:

@@ -11,6 +11,7 @@ from typing import Any
 from dipair_index.digests import checksum
 from dipair_index.errors import StoreError
 from dipair_index.files import sync
+from dipair_index.words import counted
 
 FILES = "files.json"
 BLOCK_BYTES = 4 * 2**20
@@ -91,7 +92,7 @@ def _sealed(folder: Path, files_digest: str) -> dict[str, Any]:
 
 
 def _other_size(file: Path, found: int, written: int) -> str:
-    return f"{file} has {found:,} bytes, {written:,} were written"
+    return f"{file} has {counted(found, 'byte')}, {written:,} were written"
 
 
 def _unreadable(file: Path, error: OSError) -> str:

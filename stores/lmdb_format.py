@@ -16,7 +16,7 @@ import numpy as np
 from dipair_index.errors import StoreError
 from dipair_index.stores.codecs import Codec
 from dipair_index.stores.environment import Environment
-from dipair_index.stores.token_store import named
+from dipair_index.words import listed
 
 _FORMAT = 2
 _SETTINGS = b"token_store"
@@ -139,7 +139,7 @@ def damage(txn: Any, databases: Mapping[str, Any], bytes_per_passage: int) -> It
         sums[segment] += crc32(key + place)
         needed[segment] = max(needed[segment], (row + 1) * bytes_per_passage)
     if lost:
-        yield f"cannot look up {named(lost)}: their places are damaged"
+        yield f"cannot look up {listed(lost)}: their places are damaged"
 
     wrong = {}
     for segment in sorted({*ids, *_stored(txn, databases)}):
@@ -155,7 +155,7 @@ def damage(txn: Any, databases: Mapping[str, Any], bytes_per_passage: int) -> It
     for key, place in _items(txn, databases["rows"]) if wrong else ():
         holding[segment_of(place)].append(_shown(key))
     for segment, why in wrong.items():
-        yield f"segment {segment} {why}: it holds {named(holding[segment]) or 'no passage'}"
+        yield f"segment {segment} {why}: it holds {listed(holding[segment]) or 'no passage'}"
 
     if next_segment(txn, databases) <= max(_stored(txn, databases), default=-1):
         yield "the number of the next segment is damaged: put nothing into this store"

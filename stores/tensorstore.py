@@ -20,6 +20,7 @@ from dipair_index.stores.id_table import Integers, Keys
 from dipair_index.stores.locations import Location
 from dipair_index.stores.token_store import TokenStore, checked_keys, checked_rows, lookup_keys
 from dipair_index.stores.zarr_rows import KIND, METADATA, SHARDS, ZarrRows
+from dipair_index.words import listed
 
 
 class TensorStoreTokenStore(TokenStore):
@@ -146,9 +147,8 @@ class TensorStoreTokenStore(TokenStore):
                 there = shard in self._log.written
             # else another writer has dropped it meanwhile
             if there:
-                more = f" and {len(ids) - 5} more" if len(ids) > 5 else ""
-                what = ", ".join(ids[:5]) or "what was deleted"
-                yield f"{self._rows.name_of(shard)} is damaged: cannot read {what}{more}"
+                what = listed(ids) or "what was deleted"
+                yield f"{self._rows.name_of(shard)} is damaged: cannot read {what}"
 
     def stored_bytes(self) -> int:
         """Bytes on disk, or in the bucket."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -191,10 +191,3 @@ def checked_rows(ids: Sequence[str], rows: Rows, codec: Codec) -> Rows:
             f"got {rows.dtype} {np.shape(rows)}"
         )
     return rows
-
-
-def named(ids: Iterable[str]) -> str:
-    """The first five ids and the number of the others."""
-    first = list(ids)
-    others = f" and {len(first) - 5} more" if len(first) > 5 else ""
-    return ", ".join(first[:5]) + others

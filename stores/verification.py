@@ -11,6 +11,7 @@ from dipair_index.stores.file_digests import damages, read_lines
 from dipair_index.stores.index_directory import Layout, PartLayout
 from dipair_index.stores.manifest import Manifest, PartInfo
 from dipair_index.stores.part import Part, lock_shared
+from dipair_index.words import counted
 
 
 def verify_index(
@@ -38,8 +39,8 @@ def verify_index(
         yield from found
         if found:
             yield (
-                f"part {info.name} of {root} holds {info.live:,} passages: restore it from a copy, "
-                "or build the index again with --overwrite"
+                f"part {info.name} of {root} holds {counted(info.live, 'passage')}: restore it "
+                "from a copy, or build the index again with --overwrite"
             )
 
 
@@ -73,6 +74,6 @@ def _miscounts(part: Part) -> Iterator[str]:
     for name, store in stores.items():
         if len(store) != part.info.passages:
             yield (
-                f"part {part.info.name} has {name} of {len(store):,} passages, but the manifest "
-                f"says {part.info.passages:,}"
+                f"part {part.info.name} has {name} of {counted(len(store), 'passage')}, but the "
+                f"manifest says {part.info.passages:,}"
             )

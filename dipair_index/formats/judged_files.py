@@ -9,6 +9,7 @@ from typing import Protocol
 from dipair_index.errors import FormatError
 from dipair_index.formats.trec import Judgement, collect_qrels, iter_qrels
 from dipair_index.records import Passage, Qrels, Query
+from dipair_index.words import listed
 
 
 class JudgedFiles(Protocol):
@@ -62,10 +63,9 @@ def read_known_qrels(
 
     qrels = collect_qrels(known(), str(path))
     if unknown:
-        where, names = unknown[0][0], ", ".join(passage_id for _, passage_id in unknown[:5])
-        others = f" and {len(unknown) - 5} more" if len(unknown) > 5 else ""
+        names = listed(passage_id for _, passage_id in unknown)
         raise FormatError(
-            f"{where}: passages that {collection} does not hold: {names}{others}: "
+            f"{unknown[0][0]}: passages that {collection} does not hold: {names}: "
             "take the collection and the qrels of the same set"
         )
     return qrels

@@ -248,7 +248,7 @@ def test_a_full_disk_leaves_the_old_index_and_what_is_stored(
         result = run(*command)
 
     assert result.exit_code == 1
-    assert "1 passages are stored in" in result.stderr
+    assert "1 passage is stored in" in result.stderr
     last = (
         "Error: No space left on device: free some space, then run the same command with --resume"
     )

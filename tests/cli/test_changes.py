@@ -72,7 +72,7 @@ def test_passages_may_come_on_stdin_into_an_index_elsewhere(run: Run) -> None:
 def test_adding_what_is_there_is_refused_by_name(run: Run, index: Path, digest: Digest) -> None:
     before = digest(index)
     assert lines(run("add", "--corpus", "changed.tsv"), exit_code=1) == [
-        "Error: 1 of these passages are in dipair.index already, such as p2: replace them with "
+        "Error: 1 of these passages is in dipair.index already, such as p2: replace them with "
         "`dipair-index update`, or leave them out"
     ]
     assert digest(index) == before
@@ -80,7 +80,7 @@ def test_adding_what_is_there_is_refused_by_name(run: Run, index: Path, digest: 
 
 def test_update_replaces_and_adds(run: Run) -> None:
     assert lines(run("update", "--corpus", "changed.tsv")) == [
-        "replaced 1 passages and added 1", f"dipair.index holds 7 passages: {ASK}"
+        "replaced 1 passage and added 1", f"dipair.index holds 7 passages: {ASK}"
     ]  # fmt: skip
     found = texts()
     assert (found["p2"], found["p9"]) == ("volcano ash and lava", "solar panels")
@@ -104,15 +104,15 @@ def test_an_interrupted_run_leaves_the_index_and_goes_on(
         patch.setattr("dipair_index.formats.collections.read_passages", interrupted)
         stopped = run(command, "--corpus", "more.tsv")
     assert lines(stopped, exit_code=130) == [
-        "Error: interrupted: 1 passages are stored in dipair.index/building, run the same command "
+        "Error: interrupted: 1 passage is stored in dipair.index/building, run the same command "
         "with --resume to go on"
     ]
     assert (digest(index / "parts"), len(texts())) == (before, 6)
 
     refused = run(command, "--corpus", "more.tsv")
-    assert "1 passages of an interrupted add: pass --resume" in lines(refused, exit_code=1)[0]
+    assert "1 passage of an interrupted add: pass --resume" in lines(refused, exit_code=1)[0]
     other = lines(run(command, "--corpus", "changed.tsv", "--resume"), exit_code=1)
-    assert "the corpus does not begin with the 1 passages of the unfinished part" in other[0]
+    assert "the corpus does not begin with the 1 passage of the unfinished part" in other[0]
     assert len(texts()) == 6
     resumed = lines(run(command, "--corpus", "more.tsv", "--resume"))
     assert resumed[0].endswith("added 2, 1 of them before" if command == "update" else
@@ -127,8 +127,7 @@ def test_what_an_interrupted_add_has_left_can_be_thrown_away(
     Path("broken.tsv").write_text("p7\tone\np8 two\n")
     failed = lines(run("add", "--corpus", "broken.tsv"), exit_code=1)
     assert failed[0] == (
-        "1 passages are stored in dipair.index/building: run the same command with --resume to go "
-        "on"
+        "1 passage is stored in dipair.index/building: run the same command with --resume to go on"
     )
     assert "line 2 of broken.tsv" in failed[1]
     assert run("add", "--corpus", "more.tsv", "--overwrite").exit_code == 0
@@ -137,7 +136,7 @@ def test_what_an_interrupted_add_has_left_can_be_thrown_away(
 
 
 def test_deleted_passages_are_found_no_more(run: Run) -> None:
-    assert lines(run("delete", "p2")) == ["deleted 1 passages: dipair.index holds 5"]
+    assert lines(run("delete", "p2")) == ["deleted 1 passage: dipair.index holds 5"]
     assert {each for each, _ in ranking(run)} == {"p1", "p3", "p4", "p5", "p6"}
 
 
@@ -161,10 +160,10 @@ def test_an_unknown_id_is_named_and_nothing_deleted(run: Run, index: Path, diges
     assert digest(index) == before
     assert lines(run("delete", "p1", "p77", "p78", "--ignore-missing")) == [
         "2 ids are not in dipair.index and were left out",
-        "deleted 1 passages: dipair.index holds 5",
+        "deleted 1 passage: dipair.index holds 5",
     ]
     assert lines(run("delete", "p1", "--ignore-missing")) == [
-        "1 ids are not in dipair.index and were left out",
+        "1 id is not in dipair.index and was left out",
         "deleted 0 passages: dipair.index holds 5",
     ]
 

@@ -119,8 +119,8 @@ def test_runs_stand_below_each_other_and_are_compared_with_the_first() -> None:
     assert lines[2][3:] == ["", "", "", ""]
     assert lines[3][3:6] == ["+0.2500", "-0.5000", "+1.0000"]
     assert 0 < float(lines[3][6]) <= 1
-    assert "bm25.run ranks nothing for 1 judged queries: they count as 0" in result.stderr
-    assert "dipair.run ranks 1 queries without judgements: left out" in result.stderr
+    assert "bm25.run ranks nothing for 1 judged query: it counts as 0" in result.stderr
+    assert "dipair.run ranks 1 query without judgements: left out" in result.stderr
     assert "compared with bm25.run by 500 resamples of the queries" in result.stderr
 
 

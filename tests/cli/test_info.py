@@ -97,7 +97,7 @@ def test_unfinished_work_is_shown(run: Run, index: Path, monkeypatch: pytest.Mon
     Path("broken.tsv").write_text("p7\tone\np8 two\n")
     assert run("add", "--corpus", "broken.tsv").exit_code == 1
     assert rows(run("info"))["unfinished"] == (
-        "1 passages of add: go on with --resume, unless it is running"
+        "1 passage of add: go on with --resume, unless it is running"
     )
     unfinished = json.loads(run("info", "--json").stdout)["unfinished"]
     assert unfinished == {"command": "add", "passages": 1}
@@ -106,7 +106,7 @@ def test_unfinished_work_is_shown(run: Run, index: Path, monkeypatch: pytest.Mon
     assert run("build", "--corpus", "broken.tsv").exit_code == 1
     result = run("info")
     assert (result.exit_code, result.stderr) == (1, (
-        "Error: dipair.index holds no index yet, but 1 passages of an unfinished build: go on with "
+        "Error: dipair.index holds no index yet, but 1 passage of an unfinished build: go on with "
         "it by `dipair-index build --resume` and its corpus\n"
     ))  # fmt: skip
 

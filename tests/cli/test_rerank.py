@@ -142,7 +142,7 @@ def test_a_run_is_reranked_without_adding_or_losing_passages(
 
     assert [line[4] for line in lines] == [each for each in expected if each in {"p2", "p4", "p6"}]
     assert {line[4]: line[3] for line in lines} == {"p6": "1", "p2": "2", "p4": "3"}
-    assert "1 queries have no line in" in result.stderr
+    assert "1 query has no line in" in result.stderr
     compared = rows(run(*command, "--run", tmp_path / "bm25.run", "--compare"))
     assert compared[1] == ["rank", "run", "DiPair"]
     assert [line[1].split(":")[0] for line in compared[2:]] == ["p6", "p2", "p4"]
@@ -194,7 +194,7 @@ def test_an_unfinished_index_of_something_else_is_left_alone(
 
     assert result.exit_code == 1
     last = result.stderr.splitlines()[-1]
-    assert "the corpus does not begin with the 1 passages of the unfinished part" in last
+    assert "the corpus does not begin with the 1 passage of the unfinished part" in last
     assert last.endswith(
         "To finish what was begun there, run its `dipair-index build` with --resume"
     )

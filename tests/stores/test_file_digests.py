@@ -71,7 +71,7 @@ def test_what_is_missing_short_long_or_new_is_named(folder: Path) -> None:
     assert list(damages(folder, digest)) == [
         f"{three} has 15 bytes, 25 were written",
         f"{three} is not what was written between bytes 10 and 19",
-        f"{folder / 'empty'} has 1 bytes, 0 were written",
+        f"{folder / 'empty'} has 1 byte, 0 were written",
         f"{folder / 'one'} cannot be read: No such file or directory",
         f"{folder / 'deep' / 'more'} is no file of the index: move it away",
     ]
