@@ -23,10 +23,10 @@ from typing import NamedTuple
 import numpy as np
 
 from dipair_index.cli._console import progress
+from dipair_index.data.dataset import Dataset
 from dipair_index.digests import TextsDigest
 from dipair_index.encoders.base import EncodedTexts
 from dipair_index.encoders.dual_encoder import DualEncoder
-from dipair_index.encoders.scorers import read_judged_pairs
 from dipair_index.evaluation.bootstrap import Bootstrap, JudgedRuns, evaluate
 from dipair_index.formats.collections import read_passages, read_queries
 from dipair_index.formats.row_files import fill_rows
@@ -124,8 +124,10 @@ def main() -> None:
         for passage in read_passages(arguments.data / "collection.tsv")
         if passage.passage_id in wanted
     }
+    dataset = Dataset.open(arguments.dataset)
     for split in SPLITS:
-        pairs, texts = read_judged_pairs(arguments.dataset, split)
+        judged = dataset.judged(split)
+        pairs, texts = judged.as_pairs(), judged.texts
         qrels = pairs.as_runs().qrels
         tasks.append(Task(split, qrels, qrels, ["AUC"]))
         query_texts.update(zip(pairs.query_ids, texts["query"], strict=True))

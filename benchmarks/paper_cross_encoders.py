@@ -15,6 +15,7 @@ from dipair_index.encoders.cross_encoders import TRUNCATION, TransformersTeacher
 from dipair_index.training.cross_encoder import fit, random_bert_tiny
 from dipair_index.training.groups import LabelledGroups
 from dipair_index.training.losses import binary
+from dipair_index.training.run import TrainingRun
 from dipair_index.training.trainer import Schedule
 
 BATCH = 64
@@ -42,9 +43,9 @@ def bert_tiny(
     steps = min(TINY_PAIRS, len(train.values)) // BATCH
     schedule = Schedule(epochs=1, learning_rate=given.rate, batch_size=BATCH, max_steps=steps,
                         save_steps=10**9, seed=given.seed, device=device)  # fmt: skip
-    fit(model, tokenizer, groups, texts, binary, folder, schedule,
-        group=1, progress=progress, resume=False)  # fmt: skip
-    shutil.rmtree(folder, ignore_errors=True)
+    run = TrainingRun(folder, progress=progress)
+    fit(model, tokenizer, groups, texts, binary, run, schedule, group=1)
+    shutil.rmtree(run.working, ignore_errors=True)
     student = TransformersTeacher(model.to("cpu"), tokenizer, name="bert-tiny", batch_size=32)
     return _scores(data, student.logits), {"train_pairs": steps * BATCH, "rate": given.rate}
 

@@ -12,9 +12,7 @@ import pyarrow as pa
 import torch
 
 from dipair_index.cli._console import progress
-from dipair_index.data.directory import DatasetLayout
-from dipair_index.data.labels import read_texts
-from dipair_index.formats.tables import read_table
+from dipair_index.data.dataset import Dataset
 from dipair_index.models.dipair import DiPairModel
 from dipair_index.models.sources import encoder_source
 from dipair_index.training.distil import load_tokenizer
@@ -47,7 +45,7 @@ class Data(NamedTuple):
 def judged_pairs(dataset: Path, count: int, seed: int) -> pa.Table:
     """Some judged pairs of the train split, with the logits of their labels in [0, 1]."""
     columns = ["query_id", "passage_id", "label"]
-    table = sample(read_table(DatasetLayout(dataset).pairs("train"), columns=columns), count, seed)
+    table = sample(Dataset.open(dataset).pairs("train", columns), count, seed)
     label = table["label"].to_numpy().clip(1 - CERTAIN, CERTAIN)
     return table.drop("label").append_column("value", pa.array(np.log(label / (1 - label))))
 
@@ -59,14 +57,14 @@ def sample(table: pa.Table, count: int, seed: int) -> pa.Table:
 
 def read(dataset: Path, train: pa.Table, held_out: int, seed: int) -> Data:
     """The pairs of all splits, at most `held_out` a held-out one."""
-    tables = {"train": train}
+    opened, tables = Dataset.open(dataset), {"train": train}
     for split in ("valid", "test"):
         columns = ["query_id", "passage_id", "label"]
-        table = read_table(DatasetLayout(dataset).pairs(split), columns=columns)
+        table = opened.pairs(split, columns)
         tables[split] = sample(table.rename_columns({"label": "value"}), held_out, seed)
     texts, places = {}, {}
     for side in ("query", "passage"):
-        of_side = read_texts(DatasetLayout(dataset).texts(side), f"{side}_id")
+        of_side = opened.texts(side)
         names = sorted(
             {name for table in tables.values() for name in table[f"{side}_id"].to_pylist()}
         )

@@ -84,16 +84,14 @@ def of_files(
 
 def of_dataset(dataset: Path, split: str, device: str) -> tuple[JudgedPairs, Texts]:
     """Reads the pairs of a split, with the miner's scores."""
-    from dipair_index.data.directory import read_record
+    from dipair_index.data.dataset import Dataset
 
-    read_record(dataset)  # says what is wrong with it before torch takes its seconds
-    from dipair_index.encoders.scorers import read_judged_pairs
-
+    judged = Dataset.open(dataset).judged(split)
+    pairs = judged.as_pairs()
     prepare_torch(device)
-    pairs, texts = read_judged_pairs(dataset, split)
     counts = f"{counted(len(pairs.labels), 'pair')} of {counted(len(pairs.queries), 'query')}"
     remark(f"{dataset}, {split}: {counts}")
-    return pairs, texts
+    return pairs, judged.texts
 
 
 def scored(pairs: JudgedPairs, texts: Texts, models: Mapping[str, str], device: str) -> JudgedPairs:

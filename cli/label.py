@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 from click.core import ParameterSource
@@ -12,6 +13,9 @@ from dipair_index.cli._dataset_option import dataset_option
 from dipair_index.cli._options import compute_options
 from dipair_index.cli._torch_device import prepare_torch
 from dipair_index.words import counted
+
+if TYPE_CHECKING:
+    from dipair_index.data.dataset import Dataset
 
 PER_QUERY = 12
 
@@ -103,14 +107,14 @@ def label(
             if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE:
                 option = f"--{name.replace('_', '-')}"
                 raise click.UsageError(f"{option} is for a teacher's labels: drop it")
-    from dipair_index.data.directory import DatasetLayout, read_record, sides_of
+    from dipair_index.data.dataset import Dataset
 
-    record = read_record(dataset)
-    target = labels or DatasetLayout(dataset).labels
+    opened = Dataset.open(dataset)
+    target = labels or opened.layout.labels
     if teacher is None:
-        _import(dataset, target, scores, scores_are, shard_size)
+        _import(opened, target, scores, scores_are, shard_size)
         return
-    if per_query is None and record.get("dataset") != "pairs":
+    if per_query is None and opened.record.get("dataset") != "pairs":
         per_query = PER_QUERY
     from dipair_index.data.labels import label_pairs
 
@@ -118,13 +122,13 @@ def label(
     from dipair_index.encoders.cross_encoders import open_teacher
     from dipair_index.encoders.scorers import order_of_sides
 
-    sides = order_of_sides(teacher, sides_of(record))
+    sides = order_of_sides(teacher, opened.sides)
     model = open_teacher(teacher, device=device, batch_size=batch_size)
     done = 0
     with progress("labelling", "pairs") as report:
         report(0)
         for done, _ in label_pairs(
-            dataset,
+            opened,
             target,
             model,
             per_query=per_query,
@@ -137,7 +141,9 @@ def label(
     _say_done(done, target)
 
 
-def _import(dataset: Path, target: Path, scores: str | None, scale: str, shard_size: int) -> None:
+def _import(
+    dataset: Dataset, target: Path, scores: str | None, scale: str, shard_size: int
+) -> None:
     """Takes over scores, or the dataset's judgements where there are none."""
     from dipair_index.data.label_imports import CLIP, import_judgements, import_scores
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
@@ -25,6 +25,10 @@ from dipair_index.cli._train_options import (
     use_system_defaults,
 )
 from dipair_index.training.settings import BERT_TINY
+
+if TYPE_CHECKING:
+    from dipair_index.data.dataset import Dataset
+    from dipair_index.training.run import TrainingRun
 
 DEFAULT_MODEL = Path("dipair.model")
 
@@ -86,14 +90,20 @@ def train(
       dipair-index train --dataset dipair.dataset --out dipair.model
       dipair-index train --system bert-tiny --out bert-tiny.model
     """
-    from dipair_index.data.directory import DatasetLayout, read_record
+    from dipair_index.data.dataset import Dataset
 
     if system == BERT_TINY:
         refuse_given(ctx, BERT_TINY, DIPAIR_ONLY)
     else:
         refuse_given(ctx, system, ("random_start",))
-    read_record(dataset)
+    opened = Dataset.open(dataset)
     prepare_torch(options["device"])
+    from dipair_index.training.run import TrainingRun
+
+    command = given_command(ctx)
+    training_run = TrainingRun(
+        out, progress=progress, resume=resume, overwrite=overwrite, command=command
+    )
     if random_start is None:
         random_start = ctx.get_parameter_source("encoder") is ParameterSource.DEFAULT
     if system != BERT_TINY or random_start:
@@ -102,16 +112,12 @@ def train(
         "encoder": encoder,
         "layers": options["layers"],
         "settings": training_settings(options),
-        "progress": progress,
-        "resume": resume,
-        "overwrite": overwrite,
-        "command": given_command(ctx),
     }
-    labels = labels or DatasetLayout(dataset).labels
+    data = (opened, labels or opened.layout.labels, training_run)
     if system == BERT_TINY:
-        record = _train_cross_encoder(dataset, labels, out, random_start, options, common)
+        record = _train_cross_encoder(*data, random_start, options, common)
     else:
-        record = _train_dipair(dataset, labels, out, system, options, common)
+        record = _train_dipair(*data, system, options, common)
         write_graphs(load_encoder(str(out), "cpu", "torch"))
     show_quality(record)
     if system == BERT_TINY:
@@ -124,9 +130,9 @@ def train(
 
 
 def _train_dipair(
-    dataset: Path,
+    dataset: Dataset,
     labels: Path,
-    out: Path,
+    run: TrainingRun,
     system: str,
     options: dict[str, Any],
     common: dict[str, Any],
@@ -137,13 +143,13 @@ def _train_dipair(
     if options["pooling"] == "auto":
         options["pooling"] = "cls" if reads_first_token(common["encoder"]) else "mean"
     settings = model_settings({**options, "system": system})
-    return distil(dataset, labels, out, model_settings=settings, **common)
+    return distil(dataset, labels, run, model_settings=settings, **common)
 
 
 def _train_cross_encoder(
-    dataset: Path,
+    dataset: Dataset,
     labels: Path,
-    out: Path,
+    run: TrainingRun,
     random_start: bool,
     options: dict[str, Any],
     common: dict[str, Any],
@@ -157,7 +163,7 @@ def _train_cross_encoder(
         )
     lengths = {name: options[name] for name in ("query_length", "passage_length")}
     return distil_cross_encoder(
-        dataset, labels, out, random_start=random_start, **lengths, **common
+        dataset, labels, run, random_start=random_start, **lengths, **common
     )
 
 

@@ -81,22 +81,26 @@ def train_teacher(
     Example:
       dipair-index train-teacher --dataset dipair.dataset --out dipair.teacher
     """
-    from dipair_index.data.directory import read_record
+    from dipair_index.data.dataset import Dataset
+
+    opened = Dataset.open(dataset)
+    prepare_torch(schedule["device"])
     from dipair_index.training import teacher as teacher_training
+    from dipair_index.training.run import TrainingRun
     from dipair_index.training.trainer import Schedule
 
-    read_record(dataset)
-    prepare_torch(schedule["device"])
     record = teacher_training.train_teacher(
-        dataset,
-        out,
+        opened,
+        TrainingRun(
+            out,
+            progress=progress,
+            resume=resume,
+            overwrite=overwrite,
+            command=given_command(ctx),
+        ),
         encoder=encoder,
         layers=layers,
         schedule=Schedule(bf16=half, **schedule),
-        progress=progress,
-        resume=resume,
-        overwrite=overwrite,
-        command=given_command(ctx),
     )
     show_quality(record)
     remark(f"saved {out}: next, `dipair-index label --teacher {out}`")

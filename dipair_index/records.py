@@ -16,6 +16,14 @@ Qrels: TypeAlias = dict[str, dict[str, int]]
 Run: TypeAlias = dict[str, dict[str, float]]
 """Score by query id, then passage id; higher is better."""
 
+PAIR = ("query", "passage")
+"""The sides of a pair, and the first two of every tuple."""
+
+SPLITS = ("train", "valid", "test")
+"""The splits of a dataset."""
+HELD_OUT = SPLITS[1:]
+"""Those that nothing may be trained on."""
+
 
 class Passage(NamedTuple):
     """A text that can be retrieved; `metadata` holds whatever else its line carried."""

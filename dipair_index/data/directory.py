@@ -1,4 +1,4 @@
-"""The directory of a dataset: what lies where, and how a new one takes its place."""
+"""How a new dataset is begun beside its place, and moved there when it is whole."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dipair_index.data.dataset import Dataset
+from dipair_index.data.layout import DatasetLayout
 from dipair_index.errors import IndexDirectoryError, StoreError
 from dipair_index.files import REPLACED, link, move_into_place, sibling
 from dipair_index.formats.lines import writing
-from dipair_index.records import PAIR
 
 NAMES = {
     "dataset.json", "queries.parquet", "passages.parquet", "train.parquet", "valid.parquet",
@@ -25,79 +25,6 @@ NAMES = {
 }  # fmt: skip
 KEPT = ("query_vectors", "neighbours", "positive_scores")
 """What another run over the same texts takes over."""
-
-
-@dataclass(frozen=True)
-class DatasetLayout:
-    """The paths inside a dataset directory."""
-
-    folder: Path
-
-    @property
-    def record(self) -> Path:
-        """Parameters, counts and digests; written last, so a folder with it is whole."""
-        return self.folder / "dataset.json"
-
-    @property
-    def queries(self) -> Path:
-        """`query_id, text, split`."""
-        return self.folder / "queries.parquet"
-
-    @property
-    def passages(self) -> Path:
-        """`passage_id, text`."""
-        return self.folder / "passages.parquet"
-
-    def texts(self, side: str) -> Path:
-        """`<side>_id, text`, and the split of a query; sides beyond the two go by their names."""
-        return {"query": self.queries, "passage": self.passages}.get(
-            side, self.folder / f"{side}.parquet"
-        )
-
-    @property
-    def transfer(self) -> Path:
-        """`query_id, passage_id, rank, score`, and `<side>_id` of each side beyond the two."""
-        return self.folder / "transfer.parquet"
-
-    @property
-    def labels(self) -> Path:
-        """The folder of a teacher's labels."""
-        return self.folder / "labels"
-
-    @property
-    def ann(self) -> Path:
-        """The folder of the index over all passages."""
-        return self.folder / "ann"
-
-    def pairs(self, split: str) -> Path:
-        """`query_id, passage_id, label, score` of "train", "valid" or "test", and further ids."""
-        return self.folder / f"{split}.parquet"
-
-    def kept(self, name: str) -> Path:
-        """An array that was computed once."""
-        return self.folder / f"{name}.npy"
-
-
-def read_record(folder: Path) -> dict[str, Any]:
-    """Returns what `dataset.json` says.
-
-    Raises `IndexDirectoryError` where there is none, or none that can be read.
-    """
-    path = DatasetLayout(folder).record
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise IndexDirectoryError(
-            f"{folder} is not a dataset (it has no dataset.json): name one that "
-            "`dipair-index make-dataset` has written"
-        ) from error
-    except ValueError as error:
-        raise IndexDirectoryError(
-            f"{path} is damaged ({error}): run `dipair-index make-dataset` again"
-        ) from error
-    if not isinstance(record, dict):
-        raise IndexDirectoryError(f"{path} is damaged: run `dipair-index make-dataset` again")
-    return record
 
 
 def write_record(layout: DatasetLayout, record: Mapping[str, Any]) -> dict[str, Any]:
@@ -112,19 +39,6 @@ def write_record(layout: DatasetLayout, record: Mapping[str, Any]) -> dict[str, 
     return whole
 
 
-def fingerprint_of(record: Mapping[str, Any]) -> str:
-    """Returns 16 hex digits that change when the dataset does, empty where none were noted."""
-    if "fingerprint" in record:
-        return str(record["fingerprint"])
-    # datasets made before they had one
-    return str(record.get("embedder", {}).get("passages_digest", ""))
-
-
-def sides_of(record: Mapping[str, Any]) -> tuple[str, ...]:
-    """Returns the sides of a dataset's tuples: "query", "passage" and what else it has."""
-    return tuple(record.get("sides", PAIR))
-
-
 def check_target(out: Path, *, overwrite: bool) -> None:
     """Raises `IndexDirectoryError` where something is in the way of a new dataset at `out`."""
     old = sibling(out, REPLACED)
@@ -135,7 +49,7 @@ def check_target(out: Path, *, overwrite: bool) -> None:
             raise IndexDirectoryError(
                 f"{out} exists: pass --overwrite to replace it, or another --out"
             )
-        read_record(out)
+        Dataset.open(out)
     building = sibling(out, ".building")
     if building.exists():
         inside = {path.name for path in building.iterdir()} if building.is_dir() else {"a file"}
@@ -205,7 +119,7 @@ def _same_pairs_to_label(old: DatasetLayout, new: DatasetLayout) -> bool:
     return (
         filecmp.cmp(old.transfer, new.transfer, shallow=False)
         and positives(old) == positives(new)
-        and all(map(same_texts, sides_of(read_record(new.folder))))
+        and all(map(same_texts, Dataset.open(new.folder).sides))
     )
 
 
@@ -214,6 +128,6 @@ def _rename_dataset(building: DatasetLayout) -> None:
     file = building.labels / "labels.json"
     note = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     if "dataset" in note:
-        note["dataset"] = fingerprint_of(read_record(building.folder))
+        note["dataset"] = Dataset.open(building.folder).fingerprint
         with writing(file) as target:
             target.write(json.dumps(note, indent=2) + "\n")

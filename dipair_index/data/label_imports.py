@@ -19,17 +19,10 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from dipair_index.data.directory import DatasetLayout, fingerprint_of, read_record, sides_of
-from dipair_index.data.labels import (
-    LabelSettings,
-    claim,
-    held_out_queries,
-    id_columns,
-    write_shards,
-)
+from dipair_index.data.dataset import Dataset
+from dipair_index.data.labels import LabelSettings, claim, write_shards
 from dipair_index.errors import FormatError, SettingsError
 from dipair_index.formats.lines import iter_lines, source_name
-from dipair_index.formats.tables import read_table
 from dipair_index.formats.tuples import iter_rows
 from dipair_index.records import FloatArray
 
@@ -50,7 +43,7 @@ class Imported(NamedTuple):
 
 
 def import_scores(
-    dataset: Path, target: Path, source: str | Path, *, scale: str, shard_size: int
+    dataset: Dataset, target: Path, source: str | Path, *, scale: str, shard_size: int
 ) -> Imported:
     """Takes a file of scores as labels: TSV with a header line, JSONL or a TREC run.
 
@@ -63,22 +56,16 @@ def import_scores(
     if scale not in SCALES:
         raise SettingsError(f"scores are {' or '.join(SCALES)}, got {scale}")
     name = source_name(source)
-    record = read_record(dataset)
-    sides = sides_of(record)
-    layout = DatasetLayout(dataset)
-    known = {
-        f"{side}_id": set(read_table(layout.texts(side), [f"{side}_id"])[f"{side}_id"].to_pylist())
-        for side in sides
-    }
-    held_out = held_out_queries(dataset)
+    known = {side: dataset.ids(side) for side in dataset.sides}
     digest = hashlib.sha256()
     rows: dict[tuple[str, ...], tuple[float, ...]] = {}
-    for where, ids, outputs in _scores(source, id_columns(sides)):
-        for column, item in zip(known, ids, strict=True):
-            if item not in known[column]:
+    for where, ids, outputs in _scores(source, dataset.id_columns):
+        for (side, of_side), item in zip(known.items(), ids, strict=True):
+            if item not in of_side:
                 raise FormatError(
-                    f"{where}, column {column}: the dataset {dataset} has no {column[:-3]} {item}: "
-                    "take the ids from its tables, or make the dataset with ids of your own"
+                    f"{where}, column {side}_id: the dataset {dataset.folder} has no {side} "
+                    f"{item}: take the ids from its tables, or make the dataset with ids of your "
+                    "own"
                 )
         outside = [score for score in outputs if not 0 <= score <= 1]
         if scale == "probability" and outside:
@@ -90,35 +77,30 @@ def import_scores(
             raise FormatError(f"{where}: {', '.join(ids)} was scored before: keep one line")
         rows[ids] = outputs
         digest.update(repr((ids, *outputs)).encode())
-    kept = {ids: s for ids, s in rows.items() if ids[0] not in held_out}
+    kept = {ids: s for ids, s in rows.items() if ids[0] not in dataset.held_out_queries}
     if not kept:
         raise FormatError(f"{name} scores no query to train on: all are held out")
     scores = np.array(list(kept.values()), np.float64)  # (labels, outputs)
     if scores.shape[1] == 1:
         scores = scores[:, 0]
     scored_by = f"{scale} {digest.hexdigest()[:16]}"
-    settings = LabelSettings(
-        Path(name).name, scored_by, None, shard_size, 0, fingerprint_of(record)
-    )
-    columns = dict(zip(id_columns(sides), map(list, zip(*kept, strict=True)), strict=True))
+    settings = LabelSettings(Path(name).name, scored_by, None, shard_size, 0, dataset.fingerprint)
+    columns = dict(zip(dataset.id_columns, map(list, zip(*kept, strict=True)), strict=True))
     clipped = _write(target, settings, pa.table(columns), scores, scale)
     return Imported(len(kept), len(rows) - len(kept), clipped)
 
 
-def import_judgements(dataset: Path, target: Path, *, shard_size: int) -> Imported:
+def import_judgements(dataset: Dataset, target: Path, *, shard_size: int) -> Imported:
     """Takes the labels of the train tuples, from 0 to 1, as their teacher's probabilities."""
-    record = read_record(dataset)
-    columns = id_columns(sides_of(record))
-    train = read_table(DatasetLayout(dataset).pairs("train"), columns=[*columns, "label"])
+    train = dataset.pairs("train", [*dataset.id_columns, "label"])
     labels = train["label"].to_numpy().astype(np.float64)
     if not len(labels) or labels.min() == labels.max():
+        what = "all the same" if len(labels) else "missing"
         raise FormatError(
-            f"the train labels of {dataset} are {'all the same' if len(labels) else 'missing'}: "
-            "there is nothing to learn from them"
+            f"the train labels of {dataset.folder} are {what}: there is nothing to learn from them"
         )
-    fingerprint = fingerprint_of(record)
-    settings = LabelSettings(JUDGED, fingerprint, None, shard_size, 0, fingerprint)
-    clipped = _write(target, settings, train.select(columns), labels, "probability")
+    settings = LabelSettings(JUDGED, dataset.fingerprint, None, shard_size, 0, dataset.fingerprint)
+    clipped = _write(target, settings, train.select(dataset.id_columns), labels, "probability")
     return Imported(len(labels), 0, clipped)
 
 

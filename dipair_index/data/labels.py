@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
-from dipair_index.data.directory import DatasetLayout, fingerprint_of, read_record, sides_of
-from dipair_index.data.splits import HELD_OUT
+from dipair_index.data.dataset import Dataset
 from dipair_index.errors import FormatError, IndexDirectoryError, SettingsError
 from dipair_index.formats.tables import read_table, write_table
 from dipair_index.records import FloatArray
@@ -34,7 +33,7 @@ class LabelSettings:
     """Its fingerprint."""
 
 
-def pairs_to_label(dataset: Path, *, per_query: int | None, seed: int) -> pa.Table:
+def pairs_to_label(dataset: Dataset, *, per_query: int | None, seed: int) -> pa.Table:
     """Returns the ids (`query_id, passage_id`, further sides) of all that is worth a label.
 
     The queries of the transfer set come in a random order, each with its judged positives and
@@ -43,20 +42,19 @@ def pairs_to_label(dataset: Path, *, per_query: int | None, seed: int) -> pa.Tab
     """
     if per_query is not None and per_query < 1:
         raise SettingsError(f"--per-query must be 1 or more, got {per_query}")
-    layout = DatasetLayout(dataset)
-    columns = id_columns(sides_of(read_record(dataset)))
-    train = read_table(layout.pairs("train"), columns=[*columns, "label"])
+    columns = dataset.id_columns
+    train = dataset.pairs("train", [*columns, "label"])
     positives: dict[str, dict[tuple[str, ...], None]] = {}
     for row in train.to_pylist():
         if row["label"] > 0:
             ids = tuple(row[name] for name in columns)
             positives.setdefault(ids[0], {})[ids] = None
-    transfer = read_table(layout.transfer, columns=columns)
+    transfer = read_table(dataset.layout.transfer, columns)
     retrieved: dict[str, list[tuple[str, ...]]] = {}
     for ids in zip(*(transfer[name].to_pylist() for name in columns), strict=True):
         retrieved.setdefault(ids[0], []).append(ids)
     if not retrieved:
-        raise FormatError(f"{layout.transfer} holds no pairs: run make-dataset again")
+        raise FormatError(f"{dataset.layout.transfer} holds no pairs: run make-dataset again")
     random = np.random.default_rng(seed)
     chosen: list[tuple[str, ...]] = []
     names = sorted(retrieved)
@@ -70,7 +68,7 @@ def pairs_to_label(dataset: Path, *, per_query: int | None, seed: int) -> pa.Tab
 
 
 def label_pairs(
-    dataset: Path,
+    dataset: Dataset,
     target: Path,
     teacher: Teacher,
     *,
@@ -93,17 +91,17 @@ def label_pairs(
         per_query,
         shard_size,
         seed,
-        fingerprint_of(read_record(dataset)),
+        dataset.fingerprint,
     )
     claim(target, settings)
     pairs = pairs_to_label(dataset, per_query=per_query, seed=seed)
-    layout = DatasetLayout(dataset)
-    columns = id_columns(sides) if sides else pairs.column_names
-    texts = {name: read_texts(layout.texts(name[:-3]), name) for name in columns}
 
     def logits_of(part: pa.Table, start: int) -> FloatArray:
         return teacher.logits(
-            *([texts[name][key] for key in part[name].to_pylist()] for name in texts)
+            *(
+                dataset.texts_of(side, part[f"{side}_id"].to_pylist(), dataset.layout.transfer)
+                for side in sides or dataset.sides
+            )
         )
 
     total = min(limit or pairs.num_rows, pairs.num_rows)
@@ -147,26 +145,6 @@ def write_shards(
                 raise FormatError(f"{settings.teacher} gave a logit that is not a number: {shard}")
             write_table(part.append_column("logit", _column(logits)), shard)
         yield min(start + part.num_rows, total), total
-
-
-def id_columns(sides: tuple[str, ...]) -> list[str]:
-    """The columns that name the items of a tuple."""
-    return [f"{side}_id" for side in sides]
-
-
-def read_texts(file: Path, id_column: str) -> dict[str, str]:
-    """Returns the text by id of one side of a dataset."""
-    table = read_table(file, columns=[id_column, "text"])
-    return dict(zip(table[id_column].to_pylist(), table["text"].to_pylist(), strict=True))
-
-
-def held_out_queries(dataset: Path) -> set[str]:
-    """Returns the ids of the queries of the valid and test splits, which no label may be of."""
-    queries = read_table(DatasetLayout(dataset).queries)
-    if "split" not in queries.column_names:
-        return set()
-    columns = (queries[name].to_pylist() for name in ("query_id", "split"))
-    return {query_id for query_id, split in zip(*columns, strict=True) if split in HELD_OUT}
 
 
 def read_labels(folder: Path) -> pa.Table:

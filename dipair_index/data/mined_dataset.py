@@ -18,7 +18,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from dipair_index.data.directory import DatasetLayout, write_record
+from dipair_index.data.directory import write_record
+from dipair_index.data.layout import DatasetLayout
 from dipair_index.data.mining import Pairs, candidates_of, sample_negatives
 from dipair_index.data.neighbours import KeptIndex, KeptVectors
 from dipair_index.data.splits import SplitQueries, split_queries
@@ -29,9 +30,8 @@ from dipair_index.evaluation.measures import area_under_curve
 from dipair_index.formats.judged_files import JudgedFiles
 from dipair_index.formats.tables import ROWS_PER_GROUP, write_table, write_tables
 from dipair_index.progress import Progress
-from dipair_index.records import FloatArray, Passage, Qrels
+from dipair_index.records import SPLITS, FloatArray, Passage, Qrels
 
-SPLITS = ("train", "valid", "test")
 MAX_SCORE_OF_USE = 0.53
 """Appendix B's threshold, which belongs to the scores of the Universal Sentence Encoder."""
 LIKE_PERCENTILE = 92.0

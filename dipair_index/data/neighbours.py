@@ -8,7 +8,7 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from dipair_index.data.directory import DatasetLayout
+from dipair_index.data.layout import DatasetLayout
 from dipair_index.data.mining import NEIGHBOUR, Pairs
 from dipair_index.encoders.sentence_embedders import SentenceEmbedder
 from dipair_index.formats.row_files import fill_rows

@@ -16,8 +16,9 @@ from typing import Any, TypeAlias
 import numpy as np
 import pyarrow as pa
 
-from dipair_index.data.directory import DatasetLayout, write_record
-from dipair_index.data.labels import id_columns
+from dipair_index.data.dataset import id_columns
+from dipair_index.data.directory import write_record
+from dipair_index.data.layout import DatasetLayout
 from dipair_index.data.splits import plain_text
 from dipair_index.digests import TextsDigest
 from dipair_index.errors import FormatError, SettingsError
@@ -25,13 +26,13 @@ from dipair_index.formats.lines import source_name
 from dipair_index.formats.tables import write_table
 from dipair_index.formats.tuples import Columns, TupleRow, read_tuples
 from dipair_index.progress import Progress
+from dipair_index.records import HELD_OUT, SPLITS
 
 Ids: TypeAlias = tuple[str, ...]
 """The items of a tuple, one a side."""
 Texts: TypeAlias = dict[str, dict[str, str]]
 """Texts by side, then id."""
 
-SPLITS = ("train", "valid", "test")
 ALSO_CALLED = {"dev": "valid", "val": "valid", "validation": "valid"}
 
 
@@ -99,9 +100,7 @@ def build_pair_dataset(
         rows[split_of[tuples.query_of(ids)]].append(ids)
     _check_splits(rows, tuples, name)
     candidates = [ids for ids in tuples.unlabelled if ids not in tuples.labels]
-    unlabelled = [
-        ids for ids in candidates if split_of.get(tuples.query_of(ids)) not in ("valid", "test")
-    ]
+    unlabelled = [ids for ids in candidates if split_of.get(tuples.query_of(ids)) not in HELD_OUT]
     rows["transfer"] = [*rows["train"], *unlabelled]
     texts = tuples.texts_of([*chain(*rows.values())])
     return write_record(
@@ -152,7 +151,7 @@ def _write_texts(
 def _write_rows(layout: DatasetLayout, split: str, rows: Sequence[Ids], tuples: _Tuples) -> str:
     """Writes the tuples of a split or of the transfer set, and returns a digest of them."""
     columns: dict[str, Any] = dict(
-        zip(id_columns(tuple(tuples.texts)), map(list, zip(*rows, strict=True)), strict=True)
+        zip(id_columns(list(tuples.texts)), map(list, zip(*rows, strict=True)), strict=True)
     )
     if split == "transfer":
         labels = [0.0] * len(rows)
@@ -189,7 +188,7 @@ class _Tuples:
             for side, text, given in zip(self._columns.sides, row.texts, row.ids, strict=True)
         )
         if row.label is None:
-            if ALSO_CALLED.get(row.split, row.split) in ("valid", "test"):
+            if ALSO_CALLED.get(row.split, row.split) in HELD_OUT:
                 self.held_out += 1
             else:
                 self.repeated += ids in self.unlabelled

@@ -13,7 +13,6 @@ from dipair_index.errors import FormatError
 from dipair_index.formats.collections import read_queries
 from dipair_index.records import Qrels, Query
 
-HELD_OUT = ("valid", "test")
 HELD_OUT_SHARE = 0.05
 """Of the judged train queries, for valid and again for test, where there are no dev files."""
 

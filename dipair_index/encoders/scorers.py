@@ -1,4 +1,4 @@
-"""A dataset's judged pairs or tuples, and what any model by name scores them."""
+"""Scores of pairs or tuples of texts by any model, a DiPair one or a cross-encoder."""
 
 from __future__ import annotations
 
@@ -11,13 +11,9 @@ import numpy as np
 import torch
 from transformers import PretrainedConfig
 
-from dipair_index.data.directory import DatasetLayout, read_record, sides_of
-from dipair_index.data.labels import read_texts
 from dipair_index.encoders.cross_encoders import open_teacher
 from dipair_index.encoders.dual_encoder import DualEncoder
-from dipair_index.errors import FormatError, ModelError
-from dipair_index.evaluation.bootstrap import JudgedPairs
-from dipair_index.formats.tables import read_table
+from dipair_index.errors import ModelError
 from dipair_index.models.heads import served_logits
 from dipair_index.models.sources import DEFAULT_MODEL
 from dipair_index.records import FloatArray
@@ -27,49 +23,7 @@ Texts: TypeAlias = Mapping[str, list[str]]
 Scorer: TypeAlias = Callable[[Texts], FloatArray]
 """Gives a logit a tuple, (tuples,), or (tuples, outputs) where a model has several."""
 
-MINER = "miner"
-"""The system whose scores chose the negatives."""
 TUPLES_AT_ONCE = 1024
-
-
-def read_judged_pairs(dataset: Path, split: str) -> tuple[JudgedPairs, Texts]:
-    """Returns the pairs or tuples of "train", "valid" or "test" with their texts.
-
-    Their only scores are those of the `MINER`, where the table has them. The ids of a tuple's
-    sides beyond the query, joined by tabs, are its `passage_ids`. Raises `IndexDirectoryError` for
-    what is no dataset, and `FormatError` for an empty split and an id without a text.
-    """
-    sides = sides_of(read_record(dataset))
-    layout = DatasetLayout(dataset)
-    table = read_table(layout.pairs(split))
-    if not table.num_rows:
-        raise FormatError(f"the {split} split of {dataset} is empty: name another --split")
-    ids = {side: table[f"{side}_id"].to_pylist() for side in sides}
-    mined = "score" in table.column_names and not table["score"].null_count
-    pairs = JudgedPairs(
-        ids["query"],
-        ["\t".join(others) for others in zip(*(ids[side] for side in sides[1:]), strict=True)],
-        table["label"].to_numpy(),
-        {MINER: table["score"].to_numpy()} if mined else {},
-    )
-    texts = {}
-    for side, names in ids.items():
-        text_of = read_texts(layout.texts(side), f"{side}_id")
-        texts[side] = texts_named(names, text_of, side, layout.pairs(split))
-    return pairs, texts
-
-
-def texts_named(
-    names: Sequence[str], text_of: Mapping[str, str], side: str, file: Path
-) -> list[str]:
-    """Returns the texts of the ids of a side; `FormatError` where `file` names one without."""
-    missing = next((name for name in names if name not in text_of), None)
-    if missing is not None:
-        raise FormatError(
-            f"{file} names {side} {missing}, and the dataset has no such {side}: run "
-            "`dipair-index make-dataset` again"
-        )
-    return [text_of[name] for name in names]
 
 
 def scores_of_model(

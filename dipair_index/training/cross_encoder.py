@@ -14,8 +14,8 @@ from dipair_index.encoders.cross_encoders import TRUNCATION, joined, longest_inp
 from dipair_index.errors import ModelError
 from dipair_index.models.dipair import first_layers
 from dipair_index.models.sources import encoder_source
-from dipair_index.progress import Progress
 from dipair_index.training.groups import GroupDataset, LabelledGroups, stacked_labels
+from dipair_index.training.run import TrainingRun
 from dipair_index.training.trainer import Schedule, run_training
 
 
@@ -57,14 +57,12 @@ def fit(
     groups: LabelledGroups,
     texts: Mapping[str, Mapping[str, str]],
     compute_loss: Callable[[Tensor, Tensor], Tensor],
-    folder: Path,
+    run: TrainingRun,
     schedule: Schedule,
     *,
     group: int,
-    progress: Progress,
-    resume: bool,
 ) -> None:
-    """Trains `model` in place on `group` tuples of each item, by their texts by side and id.
+    """Trains `model` in place on `group` tuples of each item, with the texts by side and id.
 
     `compute_loss` takes logits and labels, both (items, group) or (items, group, classes).
     """
@@ -91,15 +89,15 @@ def fit(
         return compute_loss(output.logits.float().view(labels.shape), labels)
 
     dataset = GroupDataset(groups, group, schedule.seed)
-    with progress("training the cross-encoder", "steps") as report:
+    with run.progress("training the cross-encoder", "steps") as report:
         run_training(
             model,
             dataset,
             collate,
             loss,
-            folder,
+            run.checkpoints,
             schedule,
-            resume=resume,
+            resume=run.resume,
             report=report,
             on_epoch=dataset.begin_epoch,
         )

@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 from transformers import set_seed
 
+from dipair_index.data.dataset import Dataset
 from dipair_index.encoders.cross_encoders import (
     PASSAGE_TOKENS,
     QUERY_TOKENS,
@@ -16,7 +17,6 @@ from dipair_index.encoders.cross_encoders import (
     set_longest_input,
 )
 from dipair_index.models.sources import encoder_source
-from dipair_index.progress import Progress
 from dipair_index.training.cross_encoder import (
     fit,
     pretrained_cross_encoder,
@@ -26,27 +26,22 @@ from dipair_index.training.cross_encoder import (
 from dipair_index.training.data import TrainingData, measure
 from dipair_index.training.distil import load_tokenizer
 from dipair_index.training.losses import LOSSES
-from dipair_index.training.provenance import library_versions, source_commit
-from dipair_index.training.run_folder import begin_run, check_out, finish_run
+from dipair_index.training.run import TrainingRun
 from dipair_index.training.settings import BERT_TINY, TrainingSettings
 from dipair_index.training.stages import group_schedule
 
 
 def distil_cross_encoder(
-    dataset: Path,
+    dataset: Dataset,
     labels: Path,
-    out: Path,
+    run: TrainingRun,
     *,
     encoder: str,
     layers: int | None,
     settings: TrainingSettings,
-    progress: Progress,
     random_start: bool = False,
     query_length: int = QUERY_TOKENS,
     passage_length: int = PASSAGE_TOKENS,
-    resume: bool = False,
-    overwrite: bool = False,
-    command: str | None = None,
 ) -> dict[str, Any]:
     """Trains a cross-encoder on `labels` and saves it as transformers' sequence classifier.
 
@@ -56,19 +51,7 @@ def distil_cross_encoder(
     stage, with the epochs and the learning rate of stage two. Returns and raises what
     `dipair_index.training.distil.distil` does.
     """
-    check_out(out, overwrite=overwrite)
-    commit = source_commit()  # now: the source may be another at the end of the run
     data = TrainingData.read(dataset, labels, settings)
-    record: dict[str, Any] = {
-        "system": BERT_TINY,
-        "encoder": encoder,
-        "layers": layers,
-        "sides": list(data.sides),
-        "random_start": random_start,
-        "training": asdict(settings),
-        **data.record,
-        "versions": library_versions(),
-    }
     set_seed(settings.seed)
     if random_start:
         tokenizer = load_tokenizer(encoder_source(encoder), None, encoder)
@@ -77,32 +60,38 @@ def distil_cross_encoder(
         model = pretrained_cross_encoder(encoder, layers=layers, outputs=data.groups.classes)
         tokenizer = load_tokenizer(encoder_source(encoder), model, encoder)
     length = query_length + passage_length * (len(data.sides) - 1)
-    # saved with the model, so that it is scored on what it was trained on
-    record["max_tokens"] = set_longest_input(model, tokenizer, length)
-    working = begin_run(out, record, resume=resume, overwrite=overwrite)
+    run.begin(
+        {
+            "system": BERT_TINY,
+            "encoder": encoder,
+            "layers": layers,
+            "sides": list(data.sides),
+            "random_start": random_start,
+            "training": asdict(settings),
+            **data.record,
+            # saved with the model, so that it is scored on what it was trained on
+            "max_tokens": set_longest_input(model, tokenizer, length),
+        }
+    )
 
     def compute_loss(logits: Tensor, teacher: Tensor) -> Tensor:
         return LOSSES[settings.loss](logits, teacher, settings.temperature)
 
+    schedule = group_schedule(
+        settings,
+        epochs=settings.stage_two_epochs,
+        learning_rate=settings.stage_two_learning_rate,
+    )
     fit(
         model,
         tokenizer,
         data.groups,
         data.texts,
         compute_loss,
-        working / "checkpoints",
-        group_schedule(
-            settings,
-            epochs=settings.stage_two_epochs,
-            learning_rate=settings.stage_two_learning_rate,
-        ),
+        run,
+        schedule,
         group=settings.group,
-        progress=progress,
-        resume=resume,
     )
-    student = TransformersTeacher(model, tokenizer, name=str(out))
-    record["quality"] = measure(data.held_out, lambda texts: student.logits(*texts.values()))
-    record["commit"] = commit
-    record["command"] = command
-    finish_run(out, working, record, saver(model, tokenizer))
-    return record
+    student = TransformersTeacher(model, tokenizer, name=str(run.out))
+    quality = measure(data.held_out, lambda texts: student.logits(*texts.values()))
+    return run.finish(quality, saver(model, tokenizer))

@@ -10,12 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from dipair_index.data.directory import DatasetLayout, fingerprint_of, read_record, sides_of
-from dipair_index.data.labels import held_out_queries, read_labels, read_texts
-from dipair_index.encoders.scorers import Scorer, texts_named
-from dipair_index.errors import FormatError
+from dipair_index.data.dataset import Dataset, JudgedTuples
+from dipair_index.data.labels import read_labels
+from dipair_index.encoders.scorers import Scorer
 from dipair_index.evaluation.measures import Values, area_under_curve
-from dipair_index.formats.tables import read_table
 from dipair_index.models.heads import served_logits
 from dipair_index.records import FloatArray
 from dipair_index.training.groups import LabelledGroups
@@ -27,42 +25,32 @@ Quality = dict[str, dict[str, float | None]]
 
 
 @dataclass(frozen=True)
-class HeldOut:
-    """The judged tuples of one split."""
-
-    labels: Values  # (tuples,)
-    texts: Mapping[str, list[str]]
-
-
-@dataclass(frozen=True)
 class TrainingData:
     """A dataset and a teacher's labels of it; `record` is what `training.json` says of them."""
 
     sides: tuple[str, ...]
     texts: Mapping[str, Mapping[str, str]]
     groups: LabelledGroups
-    held_out: Mapping[str, HeldOut]
+    held_out: Mapping[str, JudgedTuples]
     record: Mapping[str, Any]
 
     @classmethod
-    def read(cls, dataset: Path, labels: Path, settings: TrainingSettings) -> TrainingData:
+    def read(cls, dataset: Dataset, labels: Path, settings: TrainingSettings) -> TrainingData:
         """Reads both, and the valid and test splits that there are.
 
         Raises `FormatError` where they do not fit together or teach nothing, and `SettingsError`
         where the settings do not fit them.
         """
-        source = read_record(dataset)
-        sides = sides_of(source)
         table = read_labels(labels)
-        groups = LabelledGroups.from_table(table, sides)
+        groups = LabelledGroups.from_table(table, dataset.sides)
         settings.check(groups.classes)
         if settings.loss in GROUP_LOSSES:
             groups.check_group(settings.loss)
-        texts = read_sides(dataset, sides)
-        groups.check_ids(texts, str(dataset))
-        groups.check_splits(held_out_queries(dataset), str(dataset))
+        texts = {side: dataset.texts(side) for side in dataset.sides}
+        groups.check_ids(texts, str(dataset.folder))
+        groups.check_splits(dataset.held_out_queries, str(dataset.folder))
         record = {
-            "dataset": fingerprint_of(source),
+            "dataset": dataset.fingerprint,
             "texts": texts_digest(texts),
             "labels": {
                 **json.loads((labels / "labels.json").read_text(encoding="utf-8")),
@@ -72,44 +60,14 @@ class TrainingData:
                 "passages": len(groups.ids["passage"]),
             },
         }
-        return cls(sides, texts, groups, read_held_out(dataset, texts), record)
+        return cls(dataset.sides, texts, groups, dataset.held_out(), record)
 
 
-def read_sides(dataset: Path, sides: tuple[str, ...]) -> dict[str, dict[str, str]]:
-    """Returns the texts of a dataset by side and id."""
-    layout = DatasetLayout(dataset)
-    return {side: read_texts(layout.texts(side), f"{side}_id") for side in sides}
-
-
-def read_held_out(dataset: Path, texts: Mapping[str, Mapping[str, str]]) -> dict[str, HeldOut]:
-    """Returns the valid and test tuples, of those splits that there are and that hold any."""
-    found = {}
-    for split in ("valid", "test"):
-        file = DatasetLayout(dataset).pairs(split)
-        if file.is_file() and (held_out := read_judged(file, texts)).labels.size:
-            found[split] = held_out
-    return found
-
-
-def read_judged(file: Path, texts: Mapping[str, Mapping[str, str]]) -> HeldOut:
-    """Returns the labels and the texts of a split's tuples.
-
-    Raises `FormatError` for an id without a text, and a label that is not a finite number.
-    """
-    table = read_table(file, columns=[*(f"{side}_id" for side in texts), "label"])
-    labels = table["label"].to_numpy()
-    if not np.isfinite(labels.astype(np.float64)).all():
-        raise FormatError(f"{file} holds a label that is not a finite number: make it anew")
-    columns = {
-        side: texts_named(table[f"{side}_id"].to_pylist(), of_side, side, file)
-        for side, of_side in texts.items()
-    }
-    return HeldOut(labels, columns)
-
-
-def measure(held_out: Mapping[str, HeldOut], score: Scorer) -> Quality:
+def measure(held_out: Mapping[str, JudgedTuples], score: Scorer) -> Quality:
     """Returns the quality of a model's scores on each split."""
-    return {split: quality(of.labels, score(of.texts)) for split, of in held_out.items()}
+    return {
+        split: quality(judged.labels, score(judged.texts)) for split, judged in held_out.items()
+    }
 
 
 def quality(labels: Values, scores: FloatArray) -> dict[str, float | None]:

@@ -9,69 +9,60 @@ from typing import Any
 
 from transformers import AutoTokenizer, set_seed
 
+from dipair_index.data.dataset import Dataset
 from dipair_index.encoders.dual_encoder import DualEncoder
 from dipair_index.encoders.scorers import score_tuples
 from dipair_index.errors import ModelError, SettingsError
 from dipair_index.models.dipair import DiPairModel
 from dipair_index.models.sources import encoder_source
 from dipair_index.models.weights import round_weights, save_weights
-from dipair_index.progress import Progress
 from dipair_index.training.data import TrainingData, measure
-from dipair_index.training.provenance import library_versions, source_commit
-from dipair_index.training.run_folder import begin_run, check_out, finish_run
+from dipair_index.training.run import TrainingRun
 from dipair_index.training.settings import TrainingSettings
 from dipair_index.training.stages import train
 
 
 def distil(
-    dataset: Path,
+    dataset: Dataset,
     labels: Path,
-    out: Path,
+    run: TrainingRun,
     *,
     encoder: str,
     layers: int | None,
     model_settings: Mapping[str, Any],
     settings: TrainingSettings,
-    progress: Progress,
-    resume: bool = False,
-    overwrite: bool = False,
-    command: str | None = None,
 ) -> dict[str, Any]:
-    """Trains on `labels` and saves the model, its tokenizer, `training.json` and a card into `out`.
+    """Trains a DiPair model on `labels`, and saves it with its tokenizer as `run` does.
 
     `model_settings` are those of `DiPairConfig`; classes come from the labels, and sides beyond
     query and passage from the dataset, with the passage's lengths where `extra_sides` names none.
-    Returns what `training.json` holds: settings, data, versions, and the quality on the dataset's
-    valid and test tuples. Checkpoints stay in `<out>.training` until the model is saved, and
-    `resume` goes on from them. Raises `IndexDirectoryError` when `out` exists, `SettingsError`
-    when a run with other settings was interrupted there, and what `TrainingData.read` raises.
+    Returns the contents of `training.json`, with the quality on the dataset's valid and test
+    tuples. Raises what `TrainingData.read` and `TrainingRun.begin` raise.
     """
-    check_out(out, overwrite=overwrite)
-    commit = source_commit()  # now: the source may be another at the end of the run
     data = TrainingData.read(dataset, labels, settings)
     model_settings = settle(model_settings, data.sides, data.groups.classes)
-    record: dict[str, Any] = {
-        "encoder": encoder,
-        "layers": layers,
-        "model": dict(model_settings),
-        "training": asdict(settings),
-        **data.record,
-        "versions": library_versions(),
-    }
     set_seed(settings.seed)
     name = encoder_source(encoder)
     model = DiPairModel.from_encoder(name, layers=layers, **model_settings)
     tokenizer = load_tokenizer(name, model.encoder, encoder)
-    working = begin_run(out, record, resume=resume, overwrite=overwrite)
+    run.begin(
+        {
+            "encoder": encoder,
+            "layers": layers,
+            "model": dict(model_settings),
+            "training": asdict(settings),
+            **data.record,
+        }
+    )
     train(
         model,
         tokenizer,
         data.groups,
         data.texts,
-        working,
+        run.working,
         settings,
-        progress=progress,
-        resume=resume,
+        progress=run.progress,
+        resume=run.resume,
     )
 
     def save(folder: Path) -> None:
@@ -79,12 +70,8 @@ def distil(
         tokenizer.save_pretrained(folder)
 
     round_weights(model, settings.weights)  # what is measured is what will be loaded
-    student = DualEncoder(model, tokenizer, name=str(out), device=settings.device)
-    record["quality"] = measure(data.held_out, lambda texts: score_tuples(student, texts))
-    record["commit"] = commit
-    record["command"] = command
-    finish_run(out, working, record, save)
-    return record
+    student = DualEncoder(model, tokenizer, name=str(run.out), device=settings.device)
+    return run.finish(measure(data.held_out, lambda texts: score_tuples(student, texts)), save)
 
 
 def settle(model_settings: Mapping[str, Any], sides: Sequence[str], classes: int) -> dict[str, Any]:

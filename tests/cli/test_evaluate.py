@@ -16,7 +16,7 @@ from sklearn.metrics import roc_auc_score
 
 from dipair_index.cli import Pipeline
 from dipair_index.cli.evaluate import evaluate
-from dipair_index.data.directory import DatasetLayout
+from dipair_index.data.layout import DatasetLayout
 from dipair_index.encoders.cross_encoders import TransformersTeacher
 from dipair_index.encoders.dual_encoder import DualEncoder
 from dipair_index.encoders.scorers import score_tuples

@@ -5,7 +5,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from dipair_index.cli.make_dataset import make_dataset
-from dipair_index.data.directory import read_record
+from dipair_index.data.dataset import Dataset
 from dipair_index.encoders.sentence_embedders import UniversalSentenceEncoder
 from dipair_index.errors import DownloadError, FormatError, IndexDirectoryError, SettingsError
 from dipair_index.formats.tables import read_table
@@ -75,14 +75,14 @@ def test_a_folder_becomes_a_dataset_with_its_table(folder: Path, tmp_path: Path)
 
 def test_json_prints_what_dataset_json_says(folder: Path, tmp_path: Path) -> None:
     result = run("--from-dir", folder, "--out", tmp_path / "out", "--json")
-    assert json.loads(result.stdout) == read_record(tmp_path / "out")
+    assert json.loads(result.stdout) == Dataset.open(tmp_path / "out").record
 
 
 def test_the_sample_makes_the_same_bytes_twice(tmp_path: Path) -> None:
     assert run("--sample", "--out", tmp_path / "one").exit_code == 0
     assert run("--sample", "--out", tmp_path / "two").exit_code == 0
     assert content(tmp_path / "one") == content(tmp_path / "two")
-    train = read_record(tmp_path / "one")["table"]["train"]
+    train = Dataset.open(tmp_path / "one").record["table"]["train"]
     assert train["positives"] > 50
     assert train["pairs"] == 2 * train["positives"]
 
@@ -108,7 +108,7 @@ def test_overwriting_takes_the_index_over(folder: Path, tmp_path: Path, monkeypa
 def test_the_index_of_another_dataset_is_taken_over(folder: Path, tmp_path: Path) -> None:
     run("--from-dir", folder, "--out", tmp_path / "one", "--ann", "hnsw")
     run("--from-dir", folder, "--out", tmp_path / "two", "--ann-from", tmp_path / "one")
-    assert read_record(tmp_path / "two")["ann"] == "hnsw"
+    assert Dataset.open(tmp_path / "two").record["ann"] == "hnsw"
     first, second = (read_table(tmp_path / name / "train.parquet") for name in ("one", "two"))
     assert first["passage_id"].to_pylist() == second["passage_id"].to_pylist()
     assert first["score"].to_pylist() == pytest.approx(second["score"].to_pylist(), abs=1e-5)
@@ -186,6 +186,6 @@ def test_a_beir_folder_becomes_a_dataset(tmp_path: Path) -> None:
         ["transfer", "32", "", "4"], ["train", "8", "4", "4"], ["valid", "4", "2", "2"],
         ["test", "2", "1", "1"],
     ]  # fmt: skip
-    assert read_record(out)["dataset"] == "beir"
+    assert Dataset.open(out).record["dataset"] == "beir"
     first = read_table(out / "passages.parquet").to_pylist()[0]
     assert first == {"passage_id": "tea-0", "text": "T Green tea is brewed below boiling."}

@@ -13,7 +13,9 @@ import pytest
 from click.testing import Result
 
 from dipair_index.cli._train_options import MODEL_SETTINGS
+from dipair_index.data.dataset import Dataset
 from dipair_index.formats.tables import write_table
+from dipair_index.training.run import TrainingRun
 from dipair_index.training.settings import TrainingSettings
 
 Run = Callable[..., Result]
@@ -86,8 +88,8 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """What the command asks of the library, which does nothing."""
     seen: dict[str, Any] = {}
 
-    def distil(dataset: Path, labels: Path, out: Path, **given: Any) -> dict[str, Any]:
-        seen.update(given)
+    def distil(dataset: Dataset, labels: Path, run: TrainingRun, **given: Any) -> dict[str, Any]:
+        seen.update(given, command=run.command)
         return {"quality": {"test": {"AUC": 0.5}}}
 
     monkeypatch.setattr("dipair_index.training.distil.distil", distil)
@@ -143,14 +145,13 @@ def test_flags_may_be_false_in_a_file_and_in_the_environment(
     run: Run, dataset: Path, tmp_path: Path, asked: dict[str, Any], command: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    import dipair_index.training.distil
-    import dipair_index.training.teacher
+    from dipair_index.training import distil
 
-    stub = dipair_index.training.distil.distil
+    stub = distil.distil
     monkeypatch.setattr(
-        dipair_index.training.teacher, "train_teacher",
-        lambda dataset, out, **given: stub(dataset, dataset, out, **given),
-    )  # fmt: skip
+        "dipair_index.training.teacher.train_teacher",
+        lambda dataset, run, **given: stub(dataset, Path(), run, **given),
+    )
     monkeypatch.setattr("dipair_index.threads.limit_threads", lambda count: None)
     config = tmp_path / "config.json"
     config.write_text(json.dumps({command: {"half": False, "seed": 3}}))

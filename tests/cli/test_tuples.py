@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 from click.testing import Result
 
-from dipair_index.data.directory import DatasetLayout, read_record
-from dipair_index.data.labels import read_labels, read_texts
+from dipair_index.data.dataset import Dataset
+from dipair_index.data.labels import read_labels
+from dipair_index.data.layout import DatasetLayout
 from dipair_index.encoders.cross_encoders import open_teacher
 from dipair_index.encoders.dual_encoder import DualEncoder
-from dipair_index.encoders.scorers import read_judged_pairs, score_tuples
+from dipair_index.encoders.scorers import score_tuples
 from dipair_index.formats.tables import read_table
 
 Run = Callable[..., Result]
@@ -82,7 +83,7 @@ def test_the_judgements_of_tuples_become_their_labels(run: Run, dataset: Path) -
     result = run("label", "--dataset", dataset, "--judged")
     assert result.exit_code == 0, result.output
     labels = read_labels(DatasetLayout(dataset).labels)
-    assert labels.num_rows == read_record(dataset)["table"]["train"]["pairs"] == 48
+    assert labels.num_rows == Dataset.open(dataset).record["table"]["train"]["pairs"] == 48
     assert labels.column_names == ["query_id", "passage_id", "about_id", "logit"]
     train = read_table(dataset / "train.parquet")["label"].to_numpy()
     shares = 1 / (1 + np.exp(-labels["logit"].to_numpy()))
@@ -97,7 +98,8 @@ def test_a_model_of_tuples_is_measured_and_scores_the_file_it_came_from(
 ) -> None:
     result = run("evaluate", "--dataset", dataset, "--model", model, "--json", "--resamples", 0)
     (measured,) = json.loads(result.stdout)["results"]
-    pairs, texts = read_judged_pairs(dataset, "test")
+    judged = Dataset.open(dataset).judged("test")
+    pairs, texts = judged.as_pairs(), judged.texts
     expected = np.corrcoef(score_tuples(DualEncoder.load(model), texts), pairs.labels)[0, 1]
     assert (measured["measure"], measured["value"]) == ("Pearson", pytest.approx(expected))
     # tuples of one passage with two descriptions are two, also for ranking measures
@@ -164,7 +166,7 @@ def test_a_teacher_labels_the_sides_in_the_order_of_its_training(
     labels = read_labels(layout.labels)
     texts = []
     for side in order:
-        text_of = read_texts(layout.texts(side), f"{side}_id")
+        text_of = Dataset.open(dataset).texts(side)
         texts.append([text_of[name] for name in labels[f"{side}_id"].to_pylist()])
     expected = open_teacher(str(folder)).logits(*texts)
     np.testing.assert_allclose(labels["logit"].to_numpy(), expected, atol=1e-5)
@@ -182,9 +184,9 @@ def test_json_prints_what_dataset_json_says(run: Run, file: Path, tmp_path: Path
     out = tmp_path / "out"
     result = run("make-dataset", "pairs", file, "--columns", COLUMNS, "--max-label", 3,
                  "--out", out, "--json")  # fmt: skip
-    assert json.loads(result.stdout) == read_record(out)
+    assert json.loads(result.stdout) == Dataset.open(out).record
     # equal texts are one item, named by the digest of the text
-    assert read_texts(out / "about.parquet", "about_id") == {
+    assert Dataset.open(out).texts("about") == {
         "e3b0c44298fc1c14": "",
         "b051b34ff4389bdc": "in the winter",
     }

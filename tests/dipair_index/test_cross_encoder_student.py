@@ -11,12 +11,14 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from dipair_index.data.dataset import Dataset
 from dipair_index.encoders.cross_encoders import open_teacher
 from dipair_index.encoders.scorers import scores_of_model
 from dipair_index.errors import SettingsError
 from dipair_index.formats.tables import write_table
 from dipair_index.training.cross_encoder import pretrained_cross_encoder
 from dipair_index.training.cross_encoder_student import distil_cross_encoder
+from dipair_index.training.run import TrainingRun
 from dipair_index.training.settings import TrainingSettings
 
 WORDS = ("bees", "lava", "tea", "moon")
@@ -55,16 +57,15 @@ def student(
         "stage_two_epochs": 25, "stage_two_learning_rate": 3e-3, "batch_queries": 4, "group": 4,
     } | changes  # fmt: skip
     return distil_cross_encoder(
-        dataset,
+        Dataset.open(dataset),
         dataset / "labels",
-        out,
+        TrainingRun(out, progress=quiet),
         encoder=str(encoder),
         layers=None,
         settings=TrainingSettings(**settings),  # type: ignore[arg-type]
         random_start=random_start,
         query_length=16,
         passage_length=32,
-        progress=quiet,
     )
 
 
@@ -111,15 +112,14 @@ def test_it_learns_classes_by_the_same_call(
     write_table(pa.table({**columns, "logit": lists}), labels / "part-00000.parquet")
     (labels / "labels.json").write_text(json.dumps({"teacher": "made here"}))
     distil_cross_encoder(
-        dataset,
+        Dataset.open(dataset),
         labels,
-        tmp_path / "classes",
+        TrainingRun(tmp_path / "classes", progress=quiet),
         encoder=str(tiny_encoder_dir),
         layers=1,
         settings=TrainingSettings(
             loss="multi-class", stage_two_epochs=25, stage_two_learning_rate=1e-2, batch_queries=4
         ),
-        progress=quiet,
     )
     teacher = open_teacher(str(tmp_path / "classes"))
     assert teacher.outputs == 4

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from dipair_index.data.directory import begin, finish, read_record
+from dipair_index.data.dataset import Dataset
+from dipair_index.data.directory import begin, finish
 from dipair_index.data.mined_dataset import DatasetSettings, build_dataset
 from dipair_index.data.mining import NEIGHBOUR, Pairs, candidates_of, sample_negatives
 from dipair_index.data.splits import split_queries
@@ -192,7 +193,7 @@ def test_the_transfer_set_holds_the_nearest_passages_of_queries_not_held_out(
 
 def test_dataset_json_counts_in_the_shape_of_table_1(folder: Path, tmp_path: Path) -> None:
     record, _ = make(folder, tmp_path / "out")
-    assert read_record(tmp_path / "out") == record
+    assert Dataset.open(tmp_path / "out").record == record
     train = record["table"]["train"]
     pairs = rows(tmp_path / "out" / "train.parquet")
     auc = roc_auc_score([pair["label"] for pair in pairs], [pair["score"] for pair in pairs])
@@ -229,10 +230,21 @@ def test_too_few_candidates_are_counted(folder: Path, tmp_path: Path) -> None:
     assert (train["miner_auc"], train["share_below_threshold"]) == (None, 0.0)
 
 
+class UnequalWords(BagOfWords):
+    """Gives every word a weight of its own, so that no two scores are equal."""
+
+    def embed_queries(self, texts: Sequence[str]) -> FloatArray:
+        weighted = super().embed_queries(texts) * np.sqrt(np.arange(1, self.dim + 1))
+        return np.float32(weighted / np.linalg.norm(weighted, axis=1, keepdims=True))
+
+    embed_passages = embed_queries
+
+
 def test_a_percentile_keeps_that_share_of_the_candidates(folder: Path, tmp_path: Path) -> None:
     quarter = DatasetSettings(max_score_percentile=25, top_k_negatives=30)
-    record, _ = make(folder, tmp_path / "out", quarter)
-    assert record["table"]["train"]["share_below_threshold"] == pytest.approx(0.25, abs=0.1)
+    record, _ = make(folder, tmp_path / "out", quarter, embedder=UnequalWords())
+    train = record["table"]["train"]
+    assert train["share_below_threshold"] == pytest.approx(0.25, abs=1 / train["candidates"])
     assert record["parameters"]["max_score"] < 1
     everything, _ = make(folder, tmp_path / "all", DatasetSettings(max_score_percentile=100))
     assert everything["table"]["train"]["share_below_threshold"] == 1.0
@@ -357,13 +369,13 @@ def test_a_link_to_a_dataset_stays_a_link(folder: Path, tmp_path: Path) -> None:
     make(folder, tmp_path / "link", DatasetSettings(max_score=0.5), overwrite=True)
     assert (tmp_path / "link").is_symlink()
     assert sorted(path.name for path in (tmp_path / "disk").iterdir()) == ["out", "out.old"]
-    assert read_record(tmp_path / "disk" / "out")["parameters"]["max_score"] == 0.5
+    assert Dataset.open(tmp_path / "disk" / "out").record["parameters"]["max_score"] == 0.5
 
 
 def test_a_damaged_record_is_refused(tmp_path: Path) -> None:
     (tmp_path / "dataset.json").write_text('{"table":')
     with pytest.raises(IndexDirectoryError, match=r"dataset.json is damaged .*: run `dipair-index"):
-        read_record(tmp_path)
+        Dataset.open(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,10 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from dipair_index.data.directory import DatasetLayout
+from dipair_index.data.dataset import Dataset
 from dipair_index.data.label_imports import Imported, import_judgements, import_scores
 from dipair_index.data.labels import read_labels
+from dipair_index.data.layout import DatasetLayout
 from dipair_index.errors import FormatError, IndexDirectoryError, SettingsError
 from dipair_index.formats.tables import write_table
 from dipair_index.training.groups import LabelledGroups
@@ -47,7 +48,9 @@ def taken(
 ) -> Imported:
     file = layout.folder.parent / name
     file.write_text(text)
-    return import_scores(layout.folder, layout.labels, file, scale=scale, shard_size=2)
+    return import_scores(
+        Dataset.open(layout.folder), layout.labels, file, scale=scale, shard_size=2
+    )
 
 
 @pytest.mark.parametrize(
@@ -166,7 +169,7 @@ def test_other_scores_are_not_mixed_in(pairs: DatasetLayout) -> None:
 
 def test_judgements_are_labels_too(tmp_path: Path) -> None:
     layout = dataset(tmp_path / "tuples", "size")
-    done = import_judgements(layout.folder, layout.labels, shard_size=2)
+    done = import_judgements(Dataset.open(layout.folder), layout.labels, shard_size=2)
     assert done == Imported(3, 0, 2)
     labels = read_labels(layout.labels)
     assert labels.column_names == ["query_id", "passage_id", "size_id", "logit"]
@@ -175,4 +178,4 @@ def test_judgements_are_labels_too(tmp_path: Path) -> None:
     train = {name: ["a"] for name in ("query_id", "passage_id", "size_id")}
     write_table(pa.table({**train, "label": [1.0]}), layout.pairs("train"))
     with pytest.raises(FormatError, match="the train labels of .* are all the same: there is noth"):
-        import_judgements(layout.folder, tmp_path / "other", shard_size=2)
+        import_judgements(Dataset.open(layout.folder), tmp_path / "other", shard_size=2)

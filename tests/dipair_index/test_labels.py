@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from dipair_index.data.dataset import Dataset
 from dipair_index.data.labels import label_pairs, pairs_to_label, read_labels
 from dipair_index.errors import FormatError, IndexDirectoryError, SettingsError
 from dipair_index.formats.tables import write_table
@@ -60,11 +61,11 @@ def dataset(tmp_path: Path) -> Path:
 
 def run(dataset: Path, teacher: WordTeacher, **settings: int | None) -> list[tuple[int, int]]:
     asked = {"per_query": 3, "shard_size": 4, "seed": 0} | settings
-    return list(label_pairs(dataset, dataset / "labels", teacher, **asked))
+    return list(label_pairs(Dataset.open(dataset), dataset / "labels", teacher, **asked))
 
 
 def test_each_query_has_its_positives_and_so_many_others(dataset: Path) -> None:
-    pairs = pairs_to_label(dataset, per_query=3, seed=0).to_pylist()
+    pairs = pairs_to_label(Dataset.open(dataset), per_query=3, seed=0).to_pylist()
     assert len({(pair["query_id"], pair["passage_id"]) for pair in pairs}) == len(pairs) == 11
     by_query = {name: [p["passage_id"] for p in pairs if p["query_id"] == name] for name in "abc"}
     assert by_query["a"][:2] == ["p1", "p8"]  # judged, though p8 was not retrieved
@@ -86,12 +87,13 @@ def test_every_logit_is_that_of_its_own_pair(dataset: Path) -> None:
 def test_an_interrupted_run_goes_on_and_ends_as_an_undisturbed_one(
     dataset: Path, tmp_path: Path
 ) -> None:
+    opened = Dataset.open(dataset)
     whole = list(
-        label_pairs(dataset, tmp_path / "whole", WordTeacher(), per_query=3, shard_size=4, seed=0)
+        label_pairs(opened, tmp_path / "whole", WordTeacher(), per_query=3, shard_size=4, seed=0)
     )
     assert whole[-1] == (11, 11)
     steps = label_pairs(
-        dataset, dataset / "labels", WordTeacher(), per_query=3, shard_size=4, seed=0
+        opened, dataset / "labels", WordTeacher(), per_query=3, shard_size=4, seed=0
     )
     next(steps)
     steps.close()
@@ -208,4 +210,4 @@ def test_a_tuple_is_labelled_by_all_its_sides_and_only_once(dataset: Path) -> No
 
 def test_no_passages_a_query_is_refused(dataset: Path) -> None:
     with pytest.raises(SettingsError, match="--per-query must be 1 or more, got 0"):
-        pairs_to_label(dataset, per_query=0, seed=0)
+        pairs_to_label(Dataset.open(dataset), per_query=0, seed=0)

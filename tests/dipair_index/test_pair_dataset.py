@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from dipair_index.data.directory import DatasetLayout, begin, finish, read_record, sides_of
-from dipair_index.data.labels import read_texts
+from dipair_index.data.dataset import Dataset
+from dipair_index.data.directory import begin, finish
+from dipair_index.data.layout import DatasetLayout
 from dipair_index.data.pair_dataset import SplitSettings, build_pair_dataset
 from dipair_index.errors import FormatError, IndexDirectoryError, SettingsError
 from dipair_index.formats.tables import read_table
@@ -58,10 +59,9 @@ def make(
 
 def tuples(layout: DatasetLayout, table: Path) -> list[tuple[Any, ...]]:
     """Texts by side, and the label where there is one."""
-    sides = sides_of(read_record(layout.folder))
-    texts = {side: read_texts(layout.texts(side), f"{side}_id") for side in sides}
+    dataset = Dataset.open(layout.folder)
     return [
-        (*(texts[side][row[f"{side}_id"]] for side in sides), row.get("label"))
+        (*(dataset.texts(side)[row[f"{side}_id"]] for side in dataset.sides), row.get("label"))
         for row in read_table(table).to_pylist()
     ]
 
@@ -84,8 +84,9 @@ def test_every_row_is_in_one_split_and_no_query_in_two(tmp_path: Path) -> None:
 
 
 def test_the_record_names_sides_and_counts(tmp_path: Path) -> None:
-    record = read_record(make(tmp_path, SHOP).folder)
-    assert sides_of(record) == ("query", "passage", "about")
+    dataset = Dataset.open(make(tmp_path, SHOP).folder)
+    record = dataset.record
+    assert dataset.sides == ("query", "passage", "about")
     assert record["items"] == {"query": 12, "passage": 12, "about": 1}
     train = record["table"]["train"]
     assert (train["pairs"], train["queries"], train["mean_label"]) == (30, 10, 0.5)
@@ -97,10 +98,10 @@ def test_the_same_input_gives_the_same_bytes_and_another_seed_another_fingerprin
     for path in first.folder.iterdir():
         assert (second.folder / path.name).read_bytes() == path.read_bytes()
     third = make(tmp_path, SHOP, out="three", seed=1)
-    prints = [read_record(layout.folder)["fingerprint"] for layout in (first, third)]
+    prints = [Dataset.open(layout.folder).fingerprint for layout in (first, third)]
     assert len(set(prints)) == 2
     changed = [{**row, "label": row["label"] / 2} for row in SHOP]
-    assert read_record(make(tmp_path, changed, out="four").folder)["fingerprint"] not in prints
+    assert Dataset.open(make(tmp_path, changed, out="four").folder).fingerprint not in prints
 
 
 def test_queries_that_differ_in_case_and_spaces_stay_together(tmp_path: Path) -> None:
@@ -125,7 +126,7 @@ def test_rows_without_label_and_a_second_file_are_transferred(tmp_path: Path) ->
     found = tuples(layout, layout.transfer)
     assert len(found) == 30 + 3
     assert {row[1] for row in found if row[0] == "black rug"} == {"a rug", "a sofa", "a lamp"}
-    record = read_record(layout.folder)
+    record = Dataset.open(layout.folder).record
     assert record["left_out"]["unlabelled tuples of held-out queries"] == 1
     assert record["table"]["transfer"]["labelled"] == 30
     splits = {row["text"]: row["split"] for row in read_table(layout.queries).to_pylist()}
@@ -156,8 +157,8 @@ def test_a_column_says_the_splits(tmp_path: Path) -> None:
 def test_ids_of_ones_own_are_kept_and_name_one_text_each(tmp_path: Path) -> None:
     rows = [{**row, "qid": row["query"].upper(), "sku": number} for number, row in enumerate(SHOP)]
     layout = make(tmp_path, rows, COLUMNS + ",query_id=qid,passage_id=sku")
-    assert set(read_texts(layout.passages, "passage_id")) == {str(n) for n in range(len(SHOP))}
-    assert read_texts(layout.queries, "query_id")["RED LAMP"] == "red lamp"
+    assert set(Dataset.open(layout.folder).texts("passage")) == {str(n) for n in range(len(SHOP))}
+    assert Dataset.open(layout.folder).texts("query")["RED LAMP"] == "red lamp"
     rows[4]["sku"] = 0
     with pytest.raises(
         FormatError, match=r"line 5 of .*, column sku: the passage 0 had another te"
@@ -182,7 +183,7 @@ def test_a_tuple_with_two_labels_is_refused_or_averaged(tmp_path: Path) -> None:
     assert labels["red lamp", "a red lamp", ""] == 0.5
     assert labels["red lamp", "a red sofa", ""] == 0.25
     assert len(labels) == len(SHOP)
-    assert read_record(layout.folder)["left_out"]["rows that repeat a tuple"] == 3
+    assert Dataset.open(layout.folder).record["left_out"]["rows that repeat a tuple"] == 3
 
 
 @pytest.mark.parametrize(
@@ -256,12 +257,12 @@ def test_labels_of_edited_texts_are_not_kept(tmp_path: Path) -> None:
     edited = [{**row, "title": f"{row['title']} of oak"} for row in rows]
     with pytest.raises(IndexDirectoryError, match="labels of other pairs or texts than the new"):
         make(tmp_path, edited, columns, overwrite=True)
-    assert read_texts(layout.passages, "passage_id")["0"] == "a red lamp"
+    assert Dataset.open(layout.folder).texts("passage")["0"] == "a red lamp"
 
 
 def test_labels_that_are_kept_name_the_new_dataset(tmp_path: Path) -> None:
     layout = make(tmp_path, SHOP)
-    first = read_record(layout.folder)["fingerprint"]
+    first = Dataset.open(layout.folder).fingerprint
     layout.labels.mkdir()
     (layout.labels / "labels.json").write_text(json.dumps({"teacher": "me", "dataset": first}))
     held_out = tuples(layout, layout.pairs("test"))[0][0]
@@ -269,7 +270,7 @@ def test_labels_that_are_kept_name_the_new_dataset(tmp_path: Path) -> None:
         {**row, "label": row["label"] / 2} if row["query"] == held_out else row for row in SHOP
     ]
     make(tmp_path, changed, overwrite=True)
-    second = read_record(layout.folder)["fingerprint"]
+    second = Dataset.open(layout.folder).fingerprint
     assert second != first
     note = json.loads((layout.labels / "labels.json").read_text())
     assert note == {"teacher": "me", "dataset": second}

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pytest
 import torch
 
+from dipair_index.data.dataset import Dataset
 from dipair_index.data.labels import label_pairs
 from dipair_index.encoders.cross_encoders import open_teacher
 from dipair_index.encoders.dual_encoder import DualEncoder
@@ -24,7 +25,7 @@ from dipair_index.models.systems import SYSTEMS
 from dipair_index.records import FloatArray
 from dipair_index.training.distil import distil
 from dipair_index.training.groups import GroupDataset, LabelledGroups
-from dipair_index.training.run_folder import check_out
+from dipair_index.training.run import TrainingRun, check_out
 from dipair_index.training.settings import TrainingSettings
 from dipair_index.training.stages import initialise_projections, train
 from dipair_index.training.teacher import train_teacher
@@ -73,7 +74,10 @@ def teacher_dir(
     out = tmp_path_factory.mktemp("runs") / "teacher"
     schedule = Schedule(epochs=100, learning_rate=2e-3, batch_size=16)
     record = train_teacher(
-        dataset, out, encoder=str(tiny_encoder_dir), schedule=schedule, progress=quiet
+        Dataset.open(dataset),
+        TrainingRun(out, progress=quiet),
+        encoder=str(tiny_encoder_dir),
+        schedule=schedule,
     )
     assert record["quality"]["test"]["AUC"] > 0.95
     return out
@@ -83,7 +87,8 @@ def teacher_dir(
 def labels(dataset: Path, teacher_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("labels")
     teacher = open_teacher(str(teacher_dir))
-    assert list(label_pairs(dataset, folder, teacher, per_query=12, shard_size=16, seed=0))
+    steps = label_pairs(Dataset.open(dataset), folder, teacher, per_query=12, shard_size=16, seed=0)
+    assert list(steps)
     return folder
 
 
@@ -108,9 +113,9 @@ def student(
         "save_steps": 10,
     } | changes
     record = distil(
-        dataset,
+        Dataset.open(dataset),
         labels,
-        out,
+        TrainingRun(out, progress=quiet, resume=resume, overwrite=overwrite),
         encoder=str(encoder),
         layers=None,
         model_settings={
@@ -121,9 +126,6 @@ def student(
             "similarity_residual": "cosine",
         },
         settings=TrainingSettings(**settings),  # type: ignore[arg-type]
-        progress=quiet,
-        resume=resume,
-        overwrite=overwrite,
     )
     quality: dict[str, float] = record["quality"]["test"]
     return quality
@@ -249,16 +251,15 @@ def test_one_stage_encodes_nothing_beforehand_and_trains_separate_encoders_apart
         yield lambda count: None
 
     distil(
-        dataset,
+        Dataset.open(dataset),
         labels,
-        tmp_path / "one",
+        TrainingRun(tmp_path / "one", progress=listening),
         encoder=str(tiny_encoder_dir),
         layers=1,
         model_settings={"dim": 16, "head_intermediate": 32, "shared_encoder": False},
         settings=TrainingSettings(
             stages="one", stage_two_epochs=5, stage_two_learning_rate=1e-3, batch_queries=4
         ),
-        progress=listening,
     )
     assert stages == ["training, stage 2"]
     model = DualEncoder.load(tmp_path / "one").model
@@ -403,10 +404,9 @@ def test_a_teacher_needs_different_labels_from_nought_to_one(
     write_table(pa.table(columns), folder / "train.parquet")
     with pytest.raises(FormatError, match=message):
         train_teacher(
-            folder,
-            tmp_path / "none",
+            Dataset.open(folder),
+            TrainingRun(tmp_path / "none", progress=quiet),
             encoder=str(tiny_encoder_dir),
             schedule=Schedule(1, 1e-3, 16),
-            progress=quiet,
         )
     assert not (tmp_path / "none.training").exists()

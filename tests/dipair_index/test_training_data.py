@@ -13,14 +13,15 @@ import pyarrow as pa
 import pytest
 from transformers import BertConfig, BertModel
 
+from dipair_index.data.dataset import Dataset
 from dipair_index.encoders.cross_encoders import open_teacher
 from dipair_index.encoders.dual_encoder import DualEncoder
-from dipair_index.encoders.scorers import read_judged_pairs
 from dipair_index.errors import DiPairError, FormatError, SettingsError
 from dipair_index.formats.tables import write_table
 from dipair_index.training.cross_encoder_student import distil_cross_encoder
 from dipair_index.training.data import TrainingData, quality
 from dipair_index.training.distil import distil, settle
+from dipair_index.training.run import TrainingRun
 from dipair_index.training.settings import TrainingSettings
 from dipair_index.training.teacher import train_teacher
 from dipair_index.training.trainer import Schedule
@@ -122,7 +123,7 @@ def test_labels_that_do_not_fit_are_refused(
     dataset = write_dataset(tmp_path / "dataset", {**PAIRS, "label": [1.0, 0.0, 0.0]})
     labels = write_labels(tmp_path / "labels", columns)
     with pytest.raises(DiPairError, match=message):
-        TrainingData.read(dataset, labels, TrainingSettings(**settings))  # type: ignore[arg-type]
+        TrainingData.read(Dataset.open(dataset), labels, TrainingSettings(**settings))  # type: ignore[arg-type]
 
 
 def test_pairs_without_a_text_or_a_label_are_refused(tmp_path: Path) -> None:
@@ -132,13 +133,13 @@ def test_pairs_without_a_text_or_a_label_are_refused(tmp_path: Path) -> None:
     write_table(pa.table(names), dataset / "valid.parquet")
     message = "valid.parquet names passage sun, and the dataset has no such passage: run"
     with pytest.raises(FormatError, match=message):
-        TrainingData.read(dataset, labels, TrainingSettings())
+        TrainingData.read(Dataset.open(dataset), labels, TrainingSettings())
     with pytest.raises(FormatError, match=message):
-        read_judged_pairs(dataset, "valid")
+        Dataset.open(dataset).judged("valid")
     names = {"query_id": ["bees"], "passage_id": ["tea"], "label": [float("nan")]}
     write_table(pa.table(names), dataset / "valid.parquet")
     with pytest.raises(FormatError, match="holds a label that is not a finite number"):
-        TrainingData.read(dataset, labels, TrainingSettings())
+        TrainingData.read(Dataset.open(dataset), labels, TrainingSettings())
 
 
 def test_labels_of_held_out_queries_are_refused(tmp_path: Path) -> None:
@@ -150,10 +151,13 @@ def test_labels_of_held_out_queries_are_refused(tmp_path: Path) -> None:
         splits = pa.table({**queries, "split": ["train", split]})
         write_table(splits, dataset / "queries.parquet")
         with pytest.raises(FormatError, match=message):
-            TrainingData.read(dataset, labels, TrainingSettings())
+            TrainingData.read(Dataset.open(dataset), labels, TrainingSettings())
     splits = pa.table({**queries, "split": ["train", "unlabelled"]})
     write_table(splits, dataset / "queries.parquet")
-    assert TrainingData.read(dataset, labels, TrainingSettings()).groups.ids["query"] == WORDS[:2]
+    assert (
+        TrainingData.read(Dataset.open(dataset), labels, TrainingSettings()).groups.ids["query"]
+        == WORDS[:2]
+    )
 
 
 def test_only_the_splits_that_hold_something_are_measured(tmp_path: Path) -> None:
@@ -161,11 +165,11 @@ def test_only_the_splits_that_hold_something_are_measured(tmp_path: Path) -> Non
         tmp_path / "dataset", {**PAIRS, "label": [1.0, 0.0, 0.0]}, splits=["test"]
     )
     labels = write_labels(tmp_path / "labels", {**PAIRS, "logit": [1.0, 2.0, 3.0]})
-    data = TrainingData.read(dataset, labels, TrainingSettings())
+    data = TrainingData.read(Dataset.open(dataset), labels, TrainingSettings())
     assert list(data.held_out) == ["test"]
     empty = {"query_id": pa.array([], pa.string()), "passage_id": pa.array([], pa.string())}
     write_table(pa.table({**empty, "label": pa.array([], pa.float64())}), dataset / "test.parquet")
-    assert TrainingData.read(dataset, labels, TrainingSettings()).held_out == {}
+    assert TrainingData.read(Dataset.open(dataset), labels, TrainingSettings()).held_out == {}
 
 
 def test_digests_follow_texts_and_labels_and_nothing_else(tmp_path: Path) -> None:
@@ -173,7 +177,7 @@ def test_digests_follow_texts_and_labels_and_nothing_else(tmp_path: Path) -> Non
         pairs = {"query": ["bees", "bees", "lava"], "passage": words}
         dataset = write_dataset(tmp_path / name, {**pairs, "label": [1.0, 0.0, 0.0]})
         labels = write_labels(tmp_path / f"{name}.labels", {**pairs, "logit": logits})
-        record = TrainingData.read(dataset, labels, TrainingSettings()).record
+        record = TrainingData.read(Dataset.open(dataset), labels, TrainingSettings()).record
         return record["texts"], record["labels"]["digest"]
 
     first = digests("a", [1.0, 2.0, 3.0], ["tea", "moon", "tea"])
@@ -230,14 +234,13 @@ def test_a_student_of_tuples_reads_the_third_side(tmp_path: Path, tiny_encoder_d
     dataset = write_dataset(tmp_path / "dataset", {**sides, "label": right})
     labels = write_labels(tmp_path / "labels", {**sides, "logit": [6 * x - 3 for x in right]})
     record = distil(
-        dataset,
+        Dataset.open(dataset),
         labels,
-        tmp_path / "student",
+        TrainingRun(tmp_path / "student", progress=quiet),
         encoder=str(tiny_encoder_dir),
         layers=1,
         model_settings={"system": "ffnn", "dim": 16, "head_hidden": [32], "max_passage_tokens": 2},
         settings=TrainingSettings(loss="binary", **SETTINGS),  # type: ignore[arg-type]
-        progress=quiet,
     )
     assert record["quality"]["test"]["AUC"] == 1
     config = DualEncoder.load(tmp_path / "student").model.config
@@ -252,14 +255,13 @@ def test_a_student_of_classes_learns_which(tmp_path: Path, tiny_encoder_dir: Pat
     dataset = write_dataset(tmp_path / "dataset", {**sides, "label": np.float64(grades) / 2})
     logits = several([[4.0 * (place == grade) for place in range(3)] for grade in grades])
     record = distil(
-        dataset,
+        Dataset.open(dataset),
         write_labels(tmp_path / "labels", {**sides, "logit": logits}),
-        tmp_path / "student",
+        TrainingRun(tmp_path / "student", progress=quiet),
         encoder=str(tiny_encoder_dir),
         layers=1,
         model_settings={"system": "ffnn", "dim": 16, "head_hidden": [32]},
         settings=TrainingSettings(loss="multi-class", **SETTINGS),  # type: ignore[arg-type]
-        progress=quiet,
     )
     assert record["model"]["classes"] == 3
     assert record["quality"]["test"]["Accuracy"] == 1
@@ -271,12 +273,11 @@ def test_a_teacher_learns_grades_of_tuples(tmp_path: Path, tiny_encoder_dir: Pat
     grades = [{"honey": 1.0, "yeast": 0.5, "sun": 0.1}[name] for name in title]
     sides = {"query": query, "passage": passage, "title": title}
     record = train_teacher(
-        write_dataset(tmp_path / "dataset", {**sides, "label": grades}),
-        tmp_path / "teacher",
+        Dataset.open(write_dataset(tmp_path / "dataset", {**sides, "label": grades})),
+        TrainingRun(tmp_path / "teacher", progress=quiet),
         encoder=str(tiny_encoder_dir),
         layers=1,
         schedule=Schedule(epochs=30, learning_rate=5e-3, batch_size=12),
-        progress=quiet,
     )
     assert record["quality"]["test"]["Pearson"] > 0.8
     config = json.loads((tmp_path / "teacher" / "config.json").read_text())
@@ -284,30 +285,30 @@ def test_a_teacher_learns_grades_of_tuples(tmp_path: Path, tiny_encoder_dir: Pat
     assert record["sides"] == ["query", "passage", "title"]
 
 
-@pytest.mark.parametrize("kind", ["distillation", "cross_encoder_student", "teacher_training"])
+@pytest.mark.parametrize("kind", ["student", "cross-encoder", "teacher"])
 def test_the_commit_is_taken_before_training(
     tmp_path: Path, tiny_encoder_dir: Path, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        f"dipair_index.{kind}.source_commit",
+        "dipair_index.training.run.source_commit",
         lambda: "late" if list(tmp_path.glob("*.training")) else "early",
     )
-    dataset = write_dataset(tmp_path / "dataset", {**PAIRS, "label": [1.0, 0.0, 0.0]})
+    dataset = Dataset.open(write_dataset(tmp_path / "dataset", {**PAIRS, "label": [1.0, 0.0, 0.0]}))
     labels = write_labels(tmp_path / "labels", {**PAIRS, "logit": [1.0, 2.0, 3.0]})
-    out, encoder = tmp_path / "out", str(tiny_encoder_dir)
+    run, encoder = TrainingRun(tmp_path / "out", progress=quiet), str(tiny_encoder_dir)
     settings = TrainingSettings(loss="binary", stages="one", max_steps=1)
-    if kind == "distillation":
+    if kind == "student":
         record = distil(
-            dataset, labels, out, encoder=encoder, layers=1, model_settings={"dim": 16},
-            settings=settings, progress=quiet,
+            dataset, labels, run, encoder=encoder, layers=1, model_settings={"dim": 16},
+            settings=settings,
         )  # fmt: skip
-    elif kind == "cross_encoder_student":
+    elif kind == "cross-encoder":
         record = distil_cross_encoder(
-            dataset, labels, out, encoder=encoder, layers=1, settings=settings, progress=quiet
+            dataset, labels, run, encoder=encoder, layers=1, settings=settings
         )
     else:
         schedule = Schedule(epochs=1, learning_rate=1e-3, batch_size=2, max_steps=1)
-        record = train_teacher(dataset, out, encoder=encoder, schedule=schedule, progress=quiet)
+        record = train_teacher(dataset, run, encoder=encoder, schedule=schedule)
     assert record["commit"] == "early"
 
 
@@ -315,7 +316,7 @@ def test_a_cross_encoder_of_tuples_reads_a_passage_s_length_of_each_further_side
     tmp_path: Path, tiny_tokenizer: Any
 ) -> None:
     tuples = {"query": WORDS[:2], "passage": ["ice", "sun"], "title": ["honey", "yeast"]}
-    dataset = write_dataset(tmp_path / "dataset", {**tuples, "label": [1.0, 0.0]})
+    dataset = Dataset.open(write_dataset(tmp_path / "dataset", {**tuples, "label": [1.0, 0.0]}))
     config = BertConfig(
         vocab_size=len(tiny_tokenizer), hidden_size=32, num_hidden_layers=1, num_attention_heads=2,
         intermediate_size=64,
@@ -325,20 +326,18 @@ def test_a_cross_encoder_of_tuples_reads_a_passage_s_length_of_each_further_side
     of_student = distil_cross_encoder(
         dataset,
         write_labels(tmp_path / "labels", {**tuples, "logit": [1.0, 2.0]}),
-        tmp_path / "student",
+        TrainingRun(tmp_path / "student", progress=quiet),
         encoder=str(tmp_path / "encoder"),
         layers=None,
         settings=TrainingSettings(loss="binary", group=1, max_steps=1),
         query_length=64,
         passage_length=128,
-        progress=quiet,
     )
     of_teacher = train_teacher(
         dataset,
-        tmp_path / "teacher",
+        TrainingRun(tmp_path / "teacher", progress=quiet),
         encoder=str(tmp_path / "encoder"),
         schedule=Schedule(epochs=1, learning_rate=1e-3, batch_size=2, max_steps=1),
-        progress=quiet,
     )
     for name, record, tokens in (("student", of_student, 320), ("teacher", of_teacher, 288)):
         assert record["max_tokens"] == tokens

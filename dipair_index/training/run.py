@@ -1,0 +1,136 @@
+"""One training run: its checkpoints until the model is whole, then the model in its place."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from dipair_index.errors import IndexDirectoryError, SettingsError
+from dipair_index.files import move_into_place
+from dipair_index.progress import Progress
+from dipair_index.training.model_card import model_card
+from dipair_index.training.provenance import library_versions, source_commit
+
+MODEL_FILES = {"config.json", "training.json"}
+"""What every finished run leaves in its folder."""
+
+
+class TrainingRun:
+    """A run that trains one model and saves it into `out`.
+
+    Parameters
+    ----------
+    out : Path
+        The folder of the model. `<out>.training` beside it holds settings and checkpoints until
+        the model is saved.
+    progress : Progress
+        Shows the steps of the training.
+    resume : bool
+        Continue an interrupted run with the same settings.
+    overwrite : bool
+        Replace a model in `out`, or an interrupted run.
+    command : str, optional
+        The command line, noted in `training.json`.
+
+    Raises `IndexDirectoryError` if a model or anything else is in the way.
+    """
+
+    def __init__(
+        self,
+        out: Path,
+        *,
+        progress: Progress,
+        resume: bool = False,
+        overwrite: bool = False,
+        command: str | None = None,
+    ) -> None:
+        check_out(out, overwrite=overwrite)
+        self.out = out
+        self.progress = progress
+        self.resume = resume
+        self._overwrite = overwrite
+        self.command = command
+        self._commit = source_commit()  # now: the source may be another at the end of the run
+        self._record: dict[str, Any] = {}
+
+    @property
+    def working(self) -> Path:
+        """The folder of an unfinished run."""
+        return self.out.with_name(f"{self.out.name}.training")
+
+    @property
+    def checkpoints(self) -> Path:
+        """The folder of the checkpoints, if the run has one stage."""
+        return self.working / "checkpoints"
+
+    def begin(self, settings: Mapping[str, Any]) -> None:
+        """Makes the working folder, or finds that of an interrupted run with these settings.
+
+        Raises `SettingsError` if that run has other settings or ran on other versions, and
+        `IndexDirectoryError` if there is one and neither `resume` nor `overwrite` was passed.
+        """
+        self._record = {**settings, "versions": library_versions()}
+        check_out(self.out, overwrite=self._overwrite)
+        note = self.working / "settings.json"
+        if note.is_file() and self.resume:
+            there = json.loads(note.read_text(encoding="utf-8"))
+            here = json.loads(json.dumps(self._record))
+            differing = [key for key in here if there.get(key) != here[key]]
+            if differing:
+                raise SettingsError(
+                    f"{self.working} was begun with other settings ({', '.join(differing)}): pass "
+                    "the same ones, or delete it to begin anew"
+                )
+            return
+        if note.is_file() and not self._overwrite:
+            raise IndexDirectoryError(
+                f"{self.working} holds an interrupted run: pass --resume to go on with it, or "
+                "--overwrite to begin anew"
+            )
+        if self.working.exists():
+            if not note.is_file():
+                raise IndexDirectoryError(f"{self.working} is not a training run: move it away")
+            shutil.rmtree(self.working)
+        self.working.mkdir(parents=True)
+        note.write_text(json.dumps(self._record, indent=2) + "\n", encoding="utf-8")
+
+    def finish(self, quality: Mapping[str, Any], save: Callable[[Path], None]) -> dict[str, Any]:
+        """Saves the model with `training.json` and a card, and moves it to `out`.
+
+        `save` writes the model into a folder. Removes the checkpoints, and returns the contents of
+        `training.json`: settings, data, versions, quality, commit and command.
+        """
+        record = {
+            **self._record,
+            "quality": quality,
+            "commit": self._commit,
+            "command": self.command,
+        }
+        unfinished = self.working / "model"
+        shutil.rmtree(unfinished, ignore_errors=True)
+        unfinished.mkdir()
+        save(unfinished)
+        text = json.dumps(record, indent=2) + "\n"
+        (unfinished / "training.json").write_text(text, encoding="utf-8")
+        card = model_card(self.out.name, record)
+        (unfinished / "README.md").write_text(card, encoding="utf-8")
+        move_into_place(unfinished, self.out)
+        shutil.rmtree(self.working)
+        return record
+
+
+def check_out(out: Path, *, overwrite: bool) -> None:
+    """Raises `IndexDirectoryError` if a model is in the way, or anything but a model."""
+    if not out.exists():
+        return
+    if not overwrite:
+        raise IndexDirectoryError(f"{out} exists: pass --overwrite to replace it, or another --out")
+    inside = {path.name for path in out.iterdir()} if out.is_dir() else {"a file"}
+    if inside and not inside >= MODEL_FILES:
+        raise IndexDirectoryError(
+            f"{out} holds no model that `dipair-index` has trained, and --overwrite would delete "
+            "it: pass another --out"
+        )
