@@ -244,7 +244,8 @@ def test_a_percentile_keeps_that_share_of_the_candidates(folder: Path, tmp_path:
     quarter = DatasetSettings(max_score_percentile=25, top_k_negatives=30)
     record, _ = make(folder, tmp_path / "out", quarter, embedder=UnequalWords())
     train = record["table"]["train"]
-    assert train["share_below_threshold"] == pytest.approx(0.25, abs=1 / train["candidates"])
+    # a few equal scores at the threshold may fall to either side
+    assert train["share_below_threshold"] == pytest.approx(0.25, abs=0.01)
     assert record["parameters"]["max_score"] < 1
     everything, _ = make(folder, tmp_path / "all", DatasetSettings(max_score_percentile=100))
     assert everything["table"]["train"]["share_below_threshold"] == 1.0
