@@ -12,12 +12,10 @@ from typing import TYPE_CHECKING
 
 from dipair_index.cli._console import progress, remark
 from dipair_index.cli._options import DEFAULT_INDEX
-from dipair_index.cli._torch_device import prepare_torch
 from dipair_index.words import counted
 
 if TYPE_CHECKING:
     from dipair_index.encoders.base import TextEncoder
-    from dipair_index.models.systems import Backend, EncodingPrecision
     from dipair_index.records import Passage
     from dipair_index.rerank.part_builder import BuildSummary
 
@@ -30,27 +28,6 @@ def read_corpus(corpus: str | Path) -> Iterator[Passage]:
     return chain([next(passages)], passages)
 
 
-def load_encoder(
-    model: str | None,
-    device: str,
-    backend: Backend,
-    batch_size: int | None = None,
-    precision: EncodingPrecision = "float32",
-) -> TextEncoder:
-    """The DiPair model called `model`, None being the bundled one."""
-    from dipair_index.encoders.open import open_onnx_encoder
-
-    found = open_onnx_encoder(
-        model, backend=backend, device=device, batch_size=batch_size, precision=precision
-    )
-    if found is not None:
-        return found
-    prepare_torch(device)
-    from dipair_index.encoders.dual_encoder import DualEncoder
-
-    return DualEncoder.load(model, device=device, batch_size=batch_size)
-
-
 def write_graphs(encoder: TextEncoder) -> None:
     """Writes a model's ONNX graphs where it has none that fit and its folder may be written to.
 
@@ -61,12 +38,12 @@ def write_graphs(encoder: TextEncoder) -> None:
     if isinstance(encoder, OnnxEncoder) or encoder.device != "cpu":
         return
     from dipair_index.encoders.dual_encoder import DualEncoder
-    from dipair_index.errors import ModelError
+    from dipair_index.errors import MissingPackageError, ModelError
     from dipair_index.models.sources import model_folder
     from dipair_index.rerank.onnx_export import export_onnx
 
     if isinstance(encoder, DualEncoder) and os.access(model_folder(encoder.name), os.W_OK):
-        with suppress(ModelError, OSError):
+        with suppress(ModelError, MissingPackageError, OSError):
             export_onnx(encoder)
 
 

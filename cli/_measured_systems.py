@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 import click
 
 from dipair_index.cli._console import progress, remark
-from dipair_index.cli._torch_device import prepare_torch
 from dipair_index.words import counted
 
 if TYPE_CHECKING:
@@ -88,7 +87,6 @@ def of_dataset(dataset: Path, split: str, device: str) -> tuple[JudgedPairs, Tex
 
     judged = Dataset.open(dataset).judged(split)
     pairs = judged.as_pairs()
-    prepare_torch(device)
     counts = f"{counted(len(pairs.labels), 'pair')} of {counted(len(pairs.queries), 'query')}"
     remark(f"{dataset}, {split}: {counts}")
     return pairs, judged.texts
@@ -107,7 +105,7 @@ def scored(pairs: JudgedPairs, texts: Texts, models: Mapping[str, str], device: 
 
 def of_sample(models: Sequence[str], device: str) -> JudgedRuns:
     """Answers the bundled sample's dev queries by each model's vector search, and reranked."""
-    from dipair_index.encoders.dual_encoder import DualEncoder
+    from dipair_index.encoders.open import open_encoder
     from dipair_index.evaluation.bootstrap import JudgedRuns
     from dipair_index.formats.collections import read_passages, read_queries
     from dipair_index.formats.msmarco import sample_folder
@@ -118,10 +116,9 @@ def of_sample(models: Sequence[str], device: str) -> JudgedRuns:
     sample = sample_folder()
     queries = list(read_queries(sample / "queries.dev.tsv"))
     remark(f"no runs and no dataset: measuring {len(queries)} dev queries of the bundled sample")
-    prepare_torch(device)
     runs: dict[str, Run] = {}
     for name, model in zip(names_of(models), models, strict=True):
-        encoder = DualEncoder.load(model, device=device)
+        encoder = open_encoder(model, device=device)
         with TemporaryDirectory(prefix="dipair-") as folder:
             index_dir = Path(folder) / "sample.index"
             with progress("Encoding", "passages") as report:
@@ -136,10 +133,6 @@ def _runs_of_folder(
     name: str, folder: Path, queries: Sequence[Query], device: str
 ) -> dict[str, Run]:
     """Opens an index, and lets it answer with the model that it was built with."""
-    from dipair_index.stores.manifest import Manifest
-
-    Manifest.read(folder)  # says what is wrong with it before torch takes its seconds
-    prepare_torch(device)
     from dipair_index.rerank.index import DiPairIndex
 
     with DiPairIndex.open(folder, device=device) as index:

@@ -13,7 +13,6 @@ import click
 from dipair_index.cli._console import progress, remark, table
 from dipair_index.cli._dataset_option import new_dataset_options
 from dipair_index.cli._options import Command, all_of, compute_options
-from dipair_index.cli._torch_device import prepare_torch
 from dipair_index.words import counted
 
 if TYPE_CHECKING:
@@ -111,8 +110,6 @@ def make_mined(
     )
     check_target(out, overwrite=overwrite)
     files = files_of()
-    if vectors != "use":
-        prepare_torch(device)
     embedder = open_embedder(vectors, device=device)
     building = begin(out, overwrite=overwrite)
     index = FaissFolder(building.ann, ann, previous=out / "ann", taken_from=ann_from)

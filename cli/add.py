@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dipair_index.cli._console import remark
-from dipair_index.cli._encoding import describe, encoding, how_to_ask, load_encoder, read_corpus
+from dipair_index.cli._encoding import describe, encoding, how_to_ask, read_corpus
 from dipair_index.cli._options import all_of, encoding_options, index_dir_option
 from dipair_index.words import counted
 
@@ -71,12 +71,19 @@ def _encode(
     resume: bool,
     overwrite: bool,
 ) -> None:
+    from dipair_index.encoders.open import open_encoder
     from dipair_index.stores.manifest import Manifest
 
     # says what is wrong with the index, or with the corpus, before torch takes its seconds
     manifest = Manifest.read(index_dir)
     passages = read_corpus(corpus)
-    encoder = load_encoder(model or manifest.model, device, backend, batch_size, precision)
+    encoder = open_encoder(
+        model or manifest.model,
+        backend=backend,
+        device=device,
+        batch_size=batch_size,
+        precision=precision,
+    )
     from dipair_index.rerank.build import add_passages
 
     with encoding(index_dir, again="the same command with --resume") as report:

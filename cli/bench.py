@@ -13,7 +13,6 @@ import click
 from click.core import ParameterSource
 
 from dipair_index.cli._console import progress, remark, table
-from dipair_index.cli._encoding import load_encoder
 from dipair_index.cli._options import (
     backend_option,
     compute_options,
@@ -97,7 +96,7 @@ def bench(
       dipair-index bench
       dipair-index bench --index-dir passages.index --queries queries.tsv --candidates 100
     """
-    from dipair_index.encoders.open import backend_for
+    from dipair_index.encoders.open import backend_for, open_encoder
     from dipair_index.rerank.bench import forget_peak_memory, measure_searches, peak_memory
     from dipair_index.rerank.index import DiPairIndex
     from dipair_index.stores.index_info import IndexInfo
@@ -113,7 +112,9 @@ def bench(
         # says what is wrong with the index before a model is loaded
         manifest = Manifest.read(index_dir)
         started = time.perf_counter()
-        encoder = load_encoder(model or manifest.model, device, backend_for(precision, backend))
+        encoder = open_encoder(
+            model or manifest.model, backend=backend_for(precision, backend), device=device
+        )
         index = stack.enter_context(DiPairIndex.open(index_dir, encoder, precision=precision))
         loaded = time.perf_counter() - started
         measured = []

@@ -14,7 +14,6 @@ from dipair_index.cli._encoding import (
     describe,
     encoding,
     how_to_ask,
-    load_encoder,
     read_corpus,
     write_graphs,
 )
@@ -106,6 +105,7 @@ def build(
       zcat passages.jsonl.gz | dipair-index build --corpus - --ann hnsw
       dipair-index build --corpus passages.tsv --store tensorstore --store-url s3://bucket/tokens
     """
+    from dipair_index.encoders.open import open_encoder
     from dipair_index.stores.index_directory import refuse_target
 
     _refuse_url(store, store_url)
@@ -121,7 +121,9 @@ def build(
     _build(
         read_corpus(corpus or _sample()),
         index_dir,
-        load_encoder(model, device, backend, batch_size, precision),
+        open_encoder(
+            model, backend=backend, device=device, batch_size=batch_size, precision=precision
+        ),
         backend,
         again="the same command with --resume",
         store=store,
@@ -136,12 +138,13 @@ def build_sample(
     index_dir: Path, *, model: str | None, device: str, backend: Backend = "auto"
 ) -> None:
     """Builds the bundled sample's index for a command that finds none, and says so."""
+    from dipair_index.encoders.open import open_encoder
     from dipair_index.errors import IndexDirectoryError
     from dipair_index.stores.index_directory import refuse_target
 
     refuse_target(index_dir, overwrite=False)
     remark(f"there is no index at {index_dir}: building one of the bundled sample first")
-    encoder = load_encoder(model, device, backend)
+    encoder = open_encoder(model, backend=backend, device=device)
     again = "the same command"
     try:
         _build(read_corpus(_sample()), index_dir, encoder, backend, again=again, resume=True)
@@ -158,6 +161,7 @@ def is_sample_index(index_dir: Path) -> bool:
     if not Layout(index_dir).is_finished():
         return False
     from dipair_index.digests import TextsDigest
+    from dipair_index.encoders.open import open_encoder
     from dipair_index.formats.collections import read_passages
     from dipair_index.stores.manifest import Manifest
 
@@ -166,7 +170,7 @@ def is_sample_index(index_dir: Path) -> bool:
         digest.update([passage.passage_id], [passage.full_text])
     return (
         manifest.passages_digest == digest.hexdigest()
-        and manifest.model_fingerprint == load_encoder(None, "cpu", "auto").fingerprint
+        and manifest.model_fingerprint == open_encoder().fingerprint
     )
 
 

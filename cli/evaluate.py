@@ -135,6 +135,7 @@ def evaluate(
         raise click.UsageError(f"--{typed[0]} is for a dataset's pairs: drop it, or the runs")
     judged: JudgedPairs | JudgedRuns
     if qrels:
+        measures = measures or check_measures(_default_of_runs(relevant_from))
         judged = of_files(qrels, runs, measures, indexes, queries, device)
     elif dataset or DEFAULT_DATASET.exists() or "split" in typed:
         pairs, texts = of_dataset(dataset or DEFAULT_DATASET, split, device)
@@ -144,12 +145,11 @@ def evaluate(
         _refuse_baseline(baseline, names)
         judged = scored(pairs, texts, dict(zip(names, model, strict=False)), device)
     else:
+        measures = measures or check_measures(_default_of_runs(relevant_from))
         judged = of_sample(model, device)
     _refuse_baseline(baseline, judged.systems)
     bootstrap = Bootstrap(baseline or judged.systems[0], resamples, seed)
-    results = evaluated(
-        judged, measures or _default_of_runs(relevant_from), bootstrap, relevant_from
-    )
+    results = evaluated(judged, measures, bootstrap, relevant_from)
     if as_json:
         settings = {"queries": len(judged.queries), "relevant_from": relevant_from}
         found = {**settings, **bootstrap._asdict(), "results": [each._asdict() for each in results]}

@@ -29,10 +29,11 @@ def onnx(model: str | None) -> None:
     Example:
       dipair-index export onnx --model models/mine
     """
-    from dipair_index.cli._torch_device import prepare_torch
+    from dipair_index.models.torch_setup import prepare_torch
+
+    prepare_torch(needed_by="exporting ONNX graphs", extra="export")
     from dipair_index.encoders.dual_encoder import DualEncoder
     from dipair_index.rerank.onnx_export import export_onnx
 
-    prepare_torch("cpu")
     folder = export_onnx(DualEncoder.load(model))
     remark(f"wrote ONNX graphs into {folder}: `dipair-index rerank` needs no torch with this model")

@@ -11,7 +11,6 @@ from click.core import ParameterSource
 from dipair_index.cli._console import progress, remark
 from dipair_index.cli._dataset_option import dataset_option
 from dipair_index.cli._options import compute_options
-from dipair_index.cli._torch_device import prepare_torch
 from dipair_index.words import counted
 
 if TYPE_CHECKING:
@@ -117,8 +116,6 @@ def label(
     if per_query is None and opened.record.get("dataset") != "pairs":
         per_query = PER_QUERY
     from dipair_index.data.labels import label_pairs
-
-    prepare_torch(device)
     from dipair_index.encoders.cross_encoders import open_teacher
     from dipair_index.encoders.scorers import order_of_sides
 

@@ -14,7 +14,6 @@ import click
 from click.core import ParameterSource
 
 from dipair_index.cli._console import progress, remark, snippet, table
-from dipair_index.cli._encoding import load_encoder
 from dipair_index.cli._options import (
     backend_option,
     compute_options,
@@ -115,7 +114,7 @@ def rerank(
             f"--candidates {candidates} is fewer than --top-k {top_k}: retrieve at least as many "
             "as are printed"
         )
-    from dipair_index.encoders.open import backend_for
+    from dipair_index.encoders.open import backend_for, open_encoder
     from dipair_index.stores.manifest import MANIFEST, Manifest
 
     run, asked = _run(run_file, _queries(query, queries))
@@ -124,7 +123,9 @@ def rerank(
         build_sample(index_dir, model=model, device=device, backend=backend)
     # says what is wrong with the index before a model is loaded
     manifest = Manifest.read(index_dir)
-    encoder = load_encoder(model or manifest.model, device, backend_for(precision, backend))
+    encoder = open_encoder(
+        model or manifest.model, backend=backend_for(precision, backend), device=device
+    )
     from dipair_index.rerank.index import DiPairIndex
 
     with DiPairIndex.open(index_dir, encoder, precision=precision) as index:

@@ -11,7 +11,6 @@ import click
 
 from dipair_index.cli._console import progress, remark
 from dipair_index.cli._options import compute_options, json_option
-from dipair_index.cli._torch_device import prepare_torch
 from dipair_index.words import counted
 
 if TYPE_CHECKING:
@@ -75,7 +74,6 @@ def score(
     if taken := [name for name in batch[0].fields if re.fullmatch(rf"{SCORE}(_\d+)?", name)]:
         raise click.UsageError(f"{file} has a column {taken[0]} already: rename or remove it")
     header = list(batch[0].fields)
-    prepare_torch(device)
     from dipair_index.encoders.scorers import open_scorer
 
     scorer = open_scorer(model, named.sides, device=device)

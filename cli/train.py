@@ -10,8 +10,7 @@ from click.core import ParameterSource
 
 from dipair_index.cli._console import progress, remark
 from dipair_index.cli._dataset_option import dataset_option
-from dipair_index.cli._encoding import load_encoder, write_graphs
-from dipair_index.cli._torch_device import prepare_torch
+from dipair_index.cli._encoding import write_graphs
 from dipair_index.cli._train_options import (
     DIPAIR_ONLY,
     given_command,
@@ -97,7 +96,9 @@ def train(
     else:
         refuse_given(ctx, system, ("random_start",))
     opened = Dataset.open(dataset)
-    prepare_torch(options["device"])
+    from dipair_index.models.torch_setup import prepare_torch
+
+    prepare_torch(options["device"], needed_by="training", extra="train")
     from dipair_index.training.run import TrainingRun
 
     command = given_command(ctx)
@@ -118,7 +119,9 @@ def train(
         record = _train_cross_encoder(*data, random_start, options, common)
     else:
         record = _train_dipair(*data, system, options, common)
-        write_graphs(load_encoder(str(out), "cpu", "torch"))
+        from dipair_index.encoders.open import open_encoder
+
+        write_graphs(open_encoder(out, backend="torch"))
     show_quality(record)
     if system == BERT_TINY:
         following = "evaluate"

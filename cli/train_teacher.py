@@ -10,7 +10,6 @@ import click
 from dipair_index.cli._console import progress, remark
 from dipair_index.cli._dataset_option import dataset_option
 from dipair_index.cli._options import compute_options
-from dipair_index.cli._torch_device import prepare_torch
 from dipair_index.cli._train_options import (
     COUNT,
     NOT_NEGATIVE,
@@ -82,9 +81,10 @@ def train_teacher(
       dipair-index train-teacher --dataset dipair.dataset --out dipair.teacher
     """
     from dipair_index.data.dataset import Dataset
+    from dipair_index.models.torch_setup import prepare_torch
 
     opened = Dataset.open(dataset)
-    prepare_torch(schedule["device"])
+    prepare_torch(schedule["device"], needed_by="training", extra="train")
     from dipair_index.training import teacher as teacher_training
     from dipair_index.training.run import TrainingRun
     from dipair_index.training.trainer import Schedule

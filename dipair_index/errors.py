@@ -7,6 +7,7 @@ DiPairError
 ├── IndexDirectoryError    a directory is missing, foreign, unfinished or in the way
 ├── StoreError             the stored data cannot be read or written (full disk, corrupt file)
 ├── DownloadError          a file could not be fetched
+├── MissingPackageError    an optional package is not installed (also an ImportError)
 └── SettingsError          settings that cannot work (also a ValueError)
 """
 
@@ -56,3 +57,7 @@ class DownloadError(DiPairError):
 
 class SettingsError(DiPairError, ValueError):
     """Settings that cannot work."""
+
+
+class MissingPackageError(DiPairError, ImportError):
+    """An optional package that is needed and not installed."""

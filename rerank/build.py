@@ -7,7 +7,6 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +16,7 @@ from dipair_index.encoders.base import TextEncoder, refuse_tuples
 from dipair_index.encoders.sentence_embedders import SentenceEmbedder, open_embedder
 from dipair_index.errors import IndexDirectoryError, SettingsError
 from dipair_index.models.sources import DEFAULT_MODEL
+from dipair_index.optional import installed_versions
 from dipair_index.records import Passage
 from dipair_index.rerank.fitting import open_fitting
 from dipair_index.rerank.part_builder import BuildSummary, PartBuilder
@@ -82,7 +82,7 @@ def build_index(
         ann_kind=ann or (AnnInfo.read(taken).kind if taken else "flat"),
         seed=seed,
         store_url=store_url,
-        library_versions={name: version(name) for name in ("faiss-cpu", "lmdb", "torch")},
+        library_versions=installed_versions("faiss-cpu", "lmdb", "onnxruntime", "torch"),
     )
     with _writer_of_new(index_dir, overwrite=overwrite) as writer:
         building = PartBuilder(writer, manifest, encoder, embedder, taken)

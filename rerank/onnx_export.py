@@ -20,6 +20,7 @@ from dipair_index.onnx.graphs import (
     OnnxRecord,
     digests,
 )
+from dipair_index.optional import require
 from dipair_index.records import FloatArray
 from dipair_index.rerank.onnx_head import OnnxHeadScorer
 
@@ -47,12 +48,12 @@ def export_onnx(encoder: DualEncoder) -> Path:
     """Writes the graphs of a saved model into its folder, which is returned.
 
     Raises `ModelError` where the model has no folder or one that cannot be written, where it is of
-    a kind that has no graphs, and where the graphs do not compute what torch does.
+    a kind that has no graphs, and where the graphs do not compute what torch does;
+    `MissingPackageError` where the package onnx is missing.
     """
-    try:
-        from dipair_index.onnx.writer import stored_tensors
-    except ModuleNotFoundError as error:
-        raise ModelError(f"{error.name} is not installed: run `pip install onnx`") from error
+    require("export", "exporting ONNX graphs")
+    from dipair_index.onnx.writer import stored_tensors
+
     folder, config = model_folder(encoder.name), encoder.model.config
     if not folder.is_dir():
         raise ModelError(f"{encoder.name} is no folder: download the model into one")

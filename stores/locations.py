@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from dipair_index.errors import DiPairError, StoreError
+from dipair_index.optional import require
 
 CACHE_BYTES = 64 * 2**20
 """Of all stores of a process together: chunks read lately, and where chunks are in their shards."""
@@ -39,6 +40,7 @@ class Location:
     """
 
     def __init__(self, location: str | Path) -> None:
+        require("tensorstore", "a token store of TensorStore")
         import tensorstore
 
         self.name = str(location)

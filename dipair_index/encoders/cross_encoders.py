@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-import torch
 
 from dipair_index.encoders.batches import length_sorted_batches
 from dipair_index.errors import ModelError
-from dipair_index.models.weights import fingerprint
+from dipair_index.models.torch_setup import prepare_torch
 from dipair_index.records import FloatArray
 
 QUERY_TOKENS, PASSAGE_TOKENS = 32, 128
@@ -48,6 +47,7 @@ def open_teacher(name: str, *, device: str = "cpu", batch_size: int = 8) -> Teac
     if path.suffix == ".onnx" or (path / "model.onnx").is_file():
         file = path if path.suffix == ".onnx" else path / "model.onnx"
         return OnnxTeacher(file, batch_size=batch_size)
+    prepare_torch(device, needed_by=f"the teacher {name}")
     return TransformersTeacher.load(name, device=device, batch_size=batch_size)
 
 
@@ -73,6 +73,8 @@ class TransformersTeacher:
     """A transformers sequence classifier: a local folder or a hub name."""
 
     def __init__(self, model: Any, tokenizer: Any, *, name: str, batch_size: int = 8) -> None:
+        from dipair_index.models.weights import fingerprint
+
         self._model = model.eval()
         self._tokenizer = tokenizer
         self._batch_size = batch_size
@@ -86,6 +88,7 @@ class TransformersTeacher:
 
         Raises `ModelError` when there is no such model, or it was never trained to score pairs.
         """
+        import torch
         from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
         try:
@@ -109,6 +112,8 @@ class TransformersTeacher:
 
     def logits(self, first: Sequence[str], *others: Sequence[str]) -> FloatArray:
         """Returns logits, (tuples,) or (tuples, outputs), as `Teacher` says."""
+        import torch
+
         second = joined(self._tokenizer.sep_token or "", others)
         result = np.empty((len(first), self.outputs), np.float32)
         for rows in length_sorted_batches(_lengths(first, second), self._batch_size):
@@ -129,13 +134,9 @@ class OnnxTeacher:
     """A cross-encoder in an ONNX file, with its `tokenizer.json` beside it."""
 
     def __init__(self, file: Path, *, batch_size: int = 8) -> None:
-        try:
-            import onnxruntime
-            from tokenizers import Tokenizer
-        except ImportError as error:
-            raise ModelError(
-                f"{file} needs ONNX Runtime: pip install 'dipair-index[onnx]'"
-            ) from error
+        import onnxruntime
+        from tokenizers import Tokenizer
+
         vocabulary = file.parent / "tokenizer.json"
         for needed in (file, vocabulary):
             if not needed.is_file():

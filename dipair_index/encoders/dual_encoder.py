@@ -17,6 +17,7 @@ from dipair_index.models.config import Side
 from dipair_index.models.dipair import DiPairModel
 from dipair_index.models.sources import DEFAULT_MODEL, model_folder
 from dipair_index.models.systems import Sizes
+from dipair_index.models.torch_setup import prepare_torch
 from dipair_index.models.weights import fingerprint, load_model
 
 
@@ -50,8 +51,10 @@ class DualEncoder:
     ) -> DualEncoder:
         """Loads a saved DiPair model by folder or hub name; None is the one in the package.
 
-        Raises `ModelError` when there is none, or it is not a DiPair model.
+        Raises `ModelError` when there is none, or it is not a DiPair model, and `SettingsError`
+        for a device that is not there.
         """
+        prepare_torch(device)
         name = DEFAULT_MODEL if name is None else name
         source = model_folder(name)
         try:

@@ -5,18 +5,18 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
-import torch
-from transformers import PretrainedConfig
 
 from dipair_index.encoders.cross_encoders import open_teacher
-from dipair_index.encoders.dual_encoder import DualEncoder
 from dipair_index.errors import ModelError
-from dipair_index.models.heads import served_logits
 from dipair_index.models.sources import DEFAULT_MODEL
+from dipair_index.models.torch_setup import prepare_torch
 from dipair_index.records import FloatArray
+
+if TYPE_CHECKING:
+    from dipair_index.encoders.dual_encoder import DualEncoder
 
 Texts: TypeAlias = Mapping[str, list[str]]
 """The texts of some tuples by side, "query" first, each (tuples,)."""
@@ -42,13 +42,21 @@ def scores_of_model(
     for start in range(0, count, at_once):
         rows = slice(start, start + at_once)
         logits = score({side: column[rows] for side, column in texts.items()})
-        if logits.ndim > 1:
-            logits = served_logits(torch.from_numpy(logits)).numpy()
-        scores[rows] = logits
+        scores[rows] = logits if logits.ndim == 1 else _served(logits)
         report(min(rows.stop, count))
     if not np.isfinite(scores).all():
         raise ModelError(f"{model} gave a score that is not a number: it cannot be measured")
     return scores
+
+
+def _served(logits: FloatArray) -> FloatArray:
+    """(tuples, outputs) to one logit a tuple, as `served_logits` has it."""
+    import torch
+
+    from dipair_index.models.heads import served_logits
+
+    served: FloatArray = served_logits(torch.from_numpy(logits)).numpy()
+    return served
 
 
 def open_scorer(model: str, sides: tuple[str, ...], *, device: str = "cpu") -> Scorer:
@@ -60,6 +68,9 @@ def open_scorer(model: str, sides: tuple[str, ...], *, device: str = "cpu") -> S
         order = order_of_sides(model, sides)
         teacher = open_teacher(model, device=device)
         return lambda texts: teacher.logits(*(texts[side] for side in order))
+    prepare_torch(device, needed_by=f"scoring with {model}")
+    from dipair_index.encoders.dual_encoder import DualEncoder
+
     encoder = DualEncoder.load(model, device=device)
     _check_sides(model, encoder.model.config.sides, sides)
     return lambda texts: score_tuples(encoder, texts)
@@ -93,6 +104,8 @@ def score_tuples(encoder: DualEncoder, texts: Texts) -> FloatArray:
 
     `texts` holds the model's sides, each (tuples,).
     """
+    import torch
+
     model = encoder.model
     tokens, rows = [], []
     for side in model.config.sides:
@@ -117,6 +130,9 @@ def is_dipair(model: str) -> bool:
         return True
     if model.endswith(".onnx") or (Path(model) / "model.onnx").is_file():
         return False
+    prepare_torch(needed_by=f"scoring with {model}")
+    from transformers import PretrainedConfig
+
     try:
         kind = PretrainedConfig.get_config_dict(model)[0].get("model_type")
     except (OSError, ValueError):

@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from dipair_index.encoders.batches import TokenisedBatches
+from dipair_index.encoders.open import open_encoder
 from dipair_index.errors import ModelError
 from dipair_index.models.sources import encoder_source
+from dipair_index.models.torch_setup import prepare_torch
 from dipair_index.records import FloatArray
 
 if TYPE_CHECKING:
@@ -58,12 +60,9 @@ def open_embedder(
     if name == "use":
         return UniversalSentenceEncoder()
     if name != "model":
+        prepare_torch(device, needed_by=f"the encoder {name}")
         return TransformersEmbedder(name, device=device)
-    if dual_encoder is None:
-        from dipair_index.encoders.dual_encoder import DualEncoder
-
-        dual_encoder = DualEncoder.load(device=device)
-    return ModelVectors(dual_encoder)
+    return ModelVectors(dual_encoder or open_encoder(device=device))
 
 
 class UniversalSentenceEncoder:

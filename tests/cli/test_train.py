@@ -95,7 +95,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     monkeypatch.setattr("dipair_index.training.distil.distil", distil)
     # no model is there to be exported; the package's own `train` is the command
     command = sys.modules["dipair_index.cli.train"]
-    monkeypatch.setattr(command, "load_encoder", lambda *arguments: None)
+    monkeypatch.setattr("dipair_index.encoders.open.open_encoder", lambda *_, **__: None)
     monkeypatch.setattr(command, "write_graphs", lambda encoder: None)
     return seen
 

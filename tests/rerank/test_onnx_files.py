@@ -4,7 +4,6 @@ import errno
 import json
 import os
 import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -159,15 +158,3 @@ def test_int8_is_not_offered_where_it_is_not_near(
     assert isinstance(open_encoder(int8_model), OnnxEncoder)
     with pytest.raises(ModelError, match="holds no graph that encodes in int8"):
         open_encoder(int8_model, precision="int8")
-
-
-@pytest.fixture
-def _without_onnxruntime(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "onnxruntime", None)
-
-
-@pytest.mark.usefixtures("_without_onnxruntime")
-def test_without_onnx_runtime_auto_is_torch(exported: DualEncoder) -> None:
-    assert isinstance(open_encoder(exported.name), DualEncoder)
-    with pytest.raises(ModelError, match="ONNX Runtime is not installed: run `pip install"):
-        open_encoder(exported.name, backend="onnx")
