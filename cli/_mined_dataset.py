@@ -150,15 +150,15 @@ class FaissFolder:
     def take_over(self, key: Key) -> bool:
         """Links an index of these passages and this embedder into the folder, if there is one.
 
-        Raises `IndexDirectoryError` where the one of --ann-from is not.
+        Raises `DirectoryError` where the one of --ann-from is not.
         """
-        from dipair_index.errors import IndexDirectoryError
+        from dipair_index.errors import DirectoryError
         from dipair_index.files import link
 
         for folder in (self._folder, self._taken_from or self._elsewhere):
             if why := self._difference(folder, key):
                 if folder == self._taken_from:
-                    raise IndexDirectoryError(
+                    raise DirectoryError(
                         f"{folder} cannot be taken over ({why}): leave --ann-from away, or give "
                         "the --vectors and the collection that it was built with"
                     )
@@ -185,12 +185,12 @@ class FaissFolder:
 
     def _difference(self, folder: Path, key: Key) -> str:
         """Why the index in the folder is not the one that is wanted; empty where it is."""
-        from dipair_index.errors import IndexDirectoryError
+        from dipair_index.errors import DirectoryError
         from dipair_index.stores.ann import AnnInfo
 
         try:
             info = AnnInfo.read(folder)
-        except IndexDirectoryError as error:
+        except DirectoryError as error:
             return str(error)
         if info.source.embedder_fingerprint != key["embedder_fingerprint"]:
             return f"its vectors are those of {info.source.embedder}, not of {key['embedder']}"

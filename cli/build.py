@@ -139,7 +139,7 @@ def build_sample(
 ) -> None:
     """Builds the bundled sample's index for a command that finds none, and says so."""
     from dipair_index.encoders.open import open_encoder
-    from dipair_index.errors import IndexDirectoryError
+    from dipair_index.errors import DirectoryError
     from dipair_index.stores.index_directory import refuse_target
 
     refuse_target(index_dir, overwrite=False)
@@ -148,8 +148,8 @@ def build_sample(
     again = "the same command"
     try:
         _build(read_corpus(_sample()), index_dir, encoder, backend, again=again, resume=True)
-    except IndexDirectoryError as error:
-        raise IndexDirectoryError(
+    except DirectoryError as error:
+        raise DirectoryError(
             f"{error}. To finish what was begun there, run its `dipair-index build` with --resume"
         ) from error
 

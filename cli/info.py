@@ -91,7 +91,7 @@ def _is_given(ctx: click.Context, name: str) -> bool:
 
 
 def _describe(index_dir: Path, *, as_json: bool) -> None:
-    from dipair_index.errors import IndexDirectoryError
+    from dipair_index.errors import DirectoryError
     from dipair_index.rerank.unfinished import read_progress
     from dipair_index.stores.index_directory import Layout
     from dipair_index.stores.index_info import IndexInfo
@@ -99,7 +99,7 @@ def _describe(index_dir: Path, *, as_json: bool) -> None:
     layout = Layout(index_dir)
     begun = read_progress(layout.building)
     if begun and not layout.manifest.exists():
-        raise IndexDirectoryError(
+        raise DirectoryError(
             f"{index_dir} holds no index yet, but {counted(begun.passages, 'passage')} of an "
             f"unfinished build: go on with it by `{command_for('build', index_dir)} --resume` "
             "and its corpus"

@@ -1,14 +1,17 @@
 """What can go wrong for a user, each with a sentence that says what to do.
 
 DiPairError
-├── FormatError            a data file is not what it should be (also a ValueError)
+├── FormatError            data is not what it should be: a file, or passages (also a ValueError)
 ├── MissingPassagesError   ids that the store or the index does not hold (also a KeyError)
 ├── ModelError             a model cannot be loaded, or does not fit what it is used for
-├── IndexDirectoryError    a directory is missing, foreign, unfinished or in the way
-├── StoreError             the stored data cannot be read or written (full disk, corrupt file)
+├── TrainingError          training cannot go on, since the loss diverged
+├── DirectoryError         a directory is missing, foreign, unfinished or in the way
+├── StoreError             stored data cannot be read or written (full disk, damaged file)
+├── WriteError             another file cannot be written (full disk, no permission)
 ├── DownloadError          a file could not be fetched
-├── MissingPackageError    an optional package is not installed (also an ImportError)
 └── SettingsError          settings that cannot work (also a ValueError)
+
+`IndexDirectoryError` is the former name of `DirectoryError`: deprecated, and to be removed in 0.2.
 """
 
 from __future__ import annotations
@@ -27,7 +30,7 @@ class DiPairError(Exception):
 
 
 class FormatError(DiPairError, ValueError):
-    """A data file that cannot be read as what it should be."""
+    """Data, in a file or given as passages, that is not what it should be."""
 
 
 class MissingPassagesError(DiPairError, KeyError):
@@ -43,12 +46,23 @@ class ModelError(DiPairError):
     """A model that cannot be loaded or does not fit."""
 
 
-class IndexDirectoryError(DiPairError):
-    """An index or dataset directory that cannot be used as asked."""
+class TrainingError(DiPairError):
+    """Training that cannot go on."""
+
+
+class DirectoryError(DiPairError):
+    """A directory of an index, a dataset, labels or a model that cannot be used as asked."""
+
+
+IndexDirectoryError = DirectoryError  # deprecated
 
 
 class StoreError(DiPairError):
     """Stored data that cannot be read or written."""
+
+
+class WriteError(DiPairError):
+    """A file that cannot be written, other than those of a store."""
 
 
 class DownloadError(DiPairError):

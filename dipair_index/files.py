@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from dipair_index.errors import StoreError
+from dipair_index.errors import WriteError
 
 REPLACED = ".dipair-replaced"
 """Ends the name of what a new folder is about to replace; nobody's own folder is called so."""
@@ -48,7 +48,7 @@ def replacing(path: Path) -> Iterator[Path]:
         yield unfinished
         os.replace(unfinished, path)
     except OSError as error:
-        raise StoreError(f"cannot write {path}: {error.strerror or error}") from error
+        raise WriteError(f"cannot write {path}: {error.strerror or error}") from error
     finally:
         unfinished.unlink(missing_ok=True)
 
@@ -61,7 +61,7 @@ def put(file: Path, data: bytes) -> None:
 
 
 def write_whole(file: Path, data: bytes) -> None:
-    """Replaces `file` in one step that outlives a power cut; StoreError leaves the old one."""
+    """Replaces `file` in one step that outlives a power cut; `WriteError` leaves the old one."""
     part = file.with_name(f"{file.name}.tmp")
     try:
         with part.open("wb") as target:
@@ -71,7 +71,7 @@ def write_whole(file: Path, data: bytes) -> None:
         os.replace(part, file)
         sync(file.parent)
     except OSError as error:
-        raise StoreError(
+        raise WriteError(
             f"cannot write {file}: {error.strerror or error}. Make room on the disk, or choose a "
             "place that may be written to"
         ) from error

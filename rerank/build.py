@@ -14,7 +14,7 @@ import numpy as np
 from dipair_index import __version__
 from dipair_index.encoders.base import TextEncoder, refuse_tuples
 from dipair_index.encoders.sentence_embedders import SentenceEmbedder, open_embedder
-from dipair_index.errors import IndexDirectoryError, SettingsError
+from dipair_index.errors import DirectoryError, SettingsError
 from dipair_index.models.sources import DEFAULT_MODEL
 from dipair_index.optional import installed_versions
 from dipair_index.records import Passage
@@ -55,7 +55,7 @@ def build_index(
     so far.
 
     Whatever ends the build, Ctrl-C included, leaves what is done for `resume`, and an index that
-    is to be overwritten as it was. Raises `IndexDirectoryError` for an index that exists and is
+    is to be overwritten as it was. Raises `DirectoryError` for an index that exists and is
     not to be overwritten, and for an unfinished build or an `ann_from` that does not fit;
     `SettingsError` for settings that cannot work, and for a model of tuples.
     """
@@ -107,7 +107,7 @@ def add_passages(
 
     Readers see all of them or none. Whatever ends it leaves the index as it was, and what is done
     for `resume`; `overwrite` throws away what an interrupted one has left. Raises
-    `IndexDirectoryError` naming passages that are in the index already, without `update`.
+    `DirectoryError` naming passages that are in the index already, without `update`.
     """
     with IndexWriter(index_dir) as writer:
         manifest = writer.current
@@ -118,7 +118,7 @@ def add_passages(
             def refuse(ids: Sequence[str]) -> None:
                 held = [] if update else np.flatnonzero(now.holding(ids)).tolist()
                 if held:
-                    raise IndexDirectoryError(
+                    raise DirectoryError(
                         f"{counted(len(held), 'of these passages is', 'of these passages are')} in "
                         f"{index_dir} already, such as "
                         f"{ids[held[0]]}: replace them with `dipair-index update`, or leave them "
@@ -159,7 +159,7 @@ def _taken_from(folder: Path, embedder: SentenceEmbedder) -> Path:
     if Layout(folder).is_finished():
         parts = Manifest.read(folder).parts
         if len(parts) != 1 or parts[0].deleted:
-            raise IndexDirectoryError(
+            raise DirectoryError(
                 f"{folder} was changed since it was built, so its vectors cannot be taken over as "
                 "they are: run `dipair-index compact` on it first"
             )
@@ -168,7 +168,7 @@ def _taken_from(folder: Path, embedder: SentenceEmbedder) -> Path:
         folder = folder / "ann"
     source = AnnInfo.read(folder).source
     if source.embedder_fingerprint != embedder.fingerprint:
-        raise IndexDirectoryError(
+        raise DirectoryError(
             f"{folder} holds vectors of {source.embedder} ({source.embedder_fingerprint}), not of "
             f"{embedder.name} ({embedder.fingerprint}): pass --vectors {source.embedder}, or leave "
             "--ann-from away"

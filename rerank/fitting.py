@@ -6,23 +6,23 @@ from pathlib import Path
 
 from dipair_index.encoders.base import TextEncoder
 from dipair_index.encoders.sentence_embedders import SentenceEmbedder, open_embedder
-from dipair_index.errors import IndexDirectoryError
+from dipair_index.errors import DirectoryError
 from dipair_index.stores.manifest import Manifest
 
 
 def open_fitting(
     manifest: Manifest, index_dir: str | Path, encoder: TextEncoder
 ) -> SentenceEmbedder:
-    """Returns the embedder of the index; `IndexDirectoryError` where `encoder` or it is another."""
+    """Returns the embedder of the index; `DirectoryError` where `encoder` or it is another."""
     if encoder.fingerprint != manifest.model_fingerprint:
-        raise IndexDirectoryError(
+        raise DirectoryError(
             f"{index_dir} was built by the model {manifest.model} ({manifest.model_fingerprint}), "
             f"but {encoder.name} is {encoder.fingerprint}: name the model it was built by, or "
             "build it again"
         )
     embedder = open_embedder(manifest.embedder, dual_encoder=encoder, device=encoder.device)
     if embedder.fingerprint != manifest.embedder_fingerprint:
-        raise IndexDirectoryError(
+        raise DirectoryError(
             f"the vectors in {index_dir} are those of {manifest.embedder} "
             f"({manifest.embedder_fingerprint}), but {embedder.name} is now "
             f"{embedder.fingerprint}: build it again"

@@ -72,7 +72,7 @@ class DiPairIndex(Closing):
         """Opens an index with the model its manifest names, or with `model`.
 
         `backend` is that of `open_encoder`, `precision` that of the head. Raises
-        `IndexDirectoryError` where there is no index, where it is damaged, and where `model` is
+        `DirectoryError` where there is no index, where it is damaged, and where `model` is
         not the one that it was built by.
         """
         snapshot = Snapshot.open(path)

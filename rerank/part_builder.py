@@ -24,7 +24,7 @@ import numpy as np
 from dipair_index.encoders.base import EncodedTexts, TextEncoder
 from dipair_index.encoders.batches import Tokenised
 from dipair_index.encoders.sentence_embedders import SentenceEmbedder
-from dipair_index.errors import IndexDirectoryError, SettingsError, StoreError
+from dipair_index.errors import DirectoryError, FormatError, StoreError
 from dipair_index.files import link
 from dipair_index.records import FloatArray, Passage
 from dipair_index.rerank.unfinished import UnfinishedPart
@@ -195,7 +195,7 @@ class PartBuilder:
         if failure:
             raise failure
         if not unfinished.progress.passages:
-            raise SettingsError("there is no passage to index: give a corpus that holds some")
+            raise FormatError("there is no passage to index: give a corpus that holds some")
 
     def _write_ann(self, unfinished: UnfinishedPart) -> None:
         """Builds the FAISS index, or takes over another's."""
@@ -250,7 +250,7 @@ def _refuse_repeated(ids: list[str], texts: PassageStore) -> None:
         known = np.flatnonzero(texts.holding(ids))
         passage_id, times = (ids[known[0]], 2) if len(known) else ("", 1)
     if times > 1:
-        raise SettingsError(f"the passage id {passage_id!r} is given twice: ids must be unique")
+        raise FormatError(f"the passage id {passage_id!r} is given twice: ids must be unique")
 
 
 def _refuse_not_finite(ids: list[str], vectors: FloatArray) -> None:
@@ -271,9 +271,9 @@ def _as_in(taken: Path, passages: Iterator[Passage]) -> Iterator[Passage]:
         yield passage
 
 
-def other_passages(taken: Path) -> IndexDirectoryError:
+def other_passages(taken: Path) -> DirectoryError:
     """What to say where the vectors in `taken` are not of the passages that are given."""
-    return IndexDirectoryError(
+    return DirectoryError(
         f"{taken} holds other passages, or in another order, {AnnInfo.read(taken).count:,} in "
         "number: give the corpus that it was made from, or leave --ann-from away and pass "
         "--overwrite"

@@ -8,6 +8,7 @@ from concurrent.futures import Executor
 from dataclasses import dataclass
 from threading import Lock
 
+from dipair_index.errors import SettingsError
 from dipair_index.records import FloatArray
 from dipair_index.stores.codecs import Codec, Rows
 
@@ -57,7 +58,7 @@ class Scorer(ABC):
 
     def _check(self, query_shape: tuple[int, ...], passages: Passages) -> None:
         if (query_shape, passages.shape) != (self._query_shape, self._passage_shape):
-            raise ValueError(
+            raise SettingsError(
                 f"tokens must be {self._query_shape} for the query and {self._passage_shape} a "
                 f"passage, got {query_shape} and {passages.shape}"
             )

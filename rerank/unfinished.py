@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dipair_index.digests import TextsDigest
-from dipair_index.errors import IndexDirectoryError
+from dipair_index.errors import DirectoryError
 from dipair_index.records import FloatArray, Passage
 from dipair_index.stores.index_directory import PartLayout
 from dipair_index.stores.packed_ids import PackedIds
@@ -58,7 +58,7 @@ class UnfinishedPart:
     ) -> UnfinishedPart:
         """Takes up the part, or begins it anew with its tokens in a place below `store_url`.
 
-        Raises `IndexDirectoryError` for one that is there and not asked for, and for settings
+        Raises `DirectoryError` for one that is there and not asked for, and for settings
         that are not its own.
         """
         begun = read_progress(part)
@@ -66,7 +66,7 @@ class UnfinishedPart:
         if begun and begun.passages and resume:
             unfinished._take_up(begun)
         elif begun and begun.passages and not overwrite:
-            raise IndexDirectoryError(
+            raise DirectoryError(
                 f"{part.root} holds {counted(begun.passages, 'passage')} of an interrupted "
                 f"{begun.settings['command']}: pass --resume to go on with it, or --overwrite to "
                 "start over"
@@ -83,7 +83,7 @@ class UnfinishedPart:
     def _take_up(self, begun: Progress) -> None:
         for name, asked in self.progress.settings.items():
             if begun.settings.get(name) != asked:
-                raise IndexDirectoryError(
+                raise DirectoryError(
                     f"the unfinished part in {self.part.root} was begun with "
                     f"{name} {begun.settings.get(name)}, not {asked}: resume it with the same "
                     "settings, or pass --overwrite without --resume to start over"
@@ -97,13 +97,13 @@ class UnfinishedPart:
             os.truncate(file, size)
 
     def skip(self, passages: Iterator[Passage]) -> None:
-        """Passes over what is stored; `IndexDirectoryError` where it is not the same passages."""
+        """Passes over what is stored; `DirectoryError` where it is not the same passages."""
         left = self.progress.passages
         while left and (known := list(islice(passages, min(left, PASSAGES_AT_ONCE)))):
             self._count_in(known)
             left -= len(known)
         if self._digest.hexdigest() != self.progress.digest:
-            raise IndexDirectoryError(
+            raise DirectoryError(
                 f"the corpus does not begin with the {counted(self.progress.passages, 'passage')} "
                 f"of the unfinished part in {self.part.root}: give the same corpus, or pass "
                 "--overwrite without --resume to start over"
@@ -138,9 +138,9 @@ class UnfinishedPart:
         shape = (self.progress.passages, self._vector_dim)
         return np.memmap(self._vectors, np.float32, mode="r", shape=shape)
 
-    def lossy(self) -> IndexDirectoryError:
+    def lossy(self) -> DirectoryError:
         """What to say where less is there than was counted."""
-        return IndexDirectoryError(
+        return DirectoryError(
             f"the unfinished part in {self.part.root} has lost some of its "
             f"{counted(self.progress.passages, 'passage')}: pass --overwrite without "
             "--resume to start over"
@@ -181,9 +181,7 @@ def read_progress(part: PartLayout) -> Progress | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (ValueError, TypeError) as error:
-        raise IndexDirectoryError(
-            f"{file} is damaged: remove {part.root} and run it again"
-        ) from error
+        raise DirectoryError(f"{file} is damaged: remove {part.root} and run it again") from error
 
 
 def _progress_file(part: PartLayout) -> Path:

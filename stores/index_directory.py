@@ -21,7 +21,7 @@ from datetime import datetime
 from pathlib import Path
 from uuid import uuid4
 
-from dipair_index.errors import IndexDirectoryError, StoreError
+from dipair_index.errors import DirectoryError, StoreError
 from dipair_index.files import write_whole
 from dipair_index.stores.manifest import MANIFEST, is_manifest
 
@@ -133,7 +133,7 @@ class Layout:
 
 
 def refuse_target(target: str | Path, *, overwrite: bool) -> None:
-    """IndexDirectoryError where an index at `target` could not be built.
+    """DirectoryError where an index at `target` could not be built.
 
     An empty directory and an unfinished index are no obstacle. Only an index is ever overwritten.
     """
@@ -141,12 +141,12 @@ def refuse_target(target: str | Path, *, overwrite: bool) -> None:
     layout = Layout(target)
     # asked more than once: another process may make or remove the directory between the questions
     if not any(_is_free(target) or layout.is_ours() for _ in range(3)):
-        raise IndexDirectoryError(
+        raise DirectoryError(
             f"{target} exists and is not an index, so it will not be overwritten: "
             "choose another --index-dir"
         )
     if (layout.manifest.exists() or layout.holds_parts()) and not overwrite:
-        raise IndexDirectoryError(
+        raise DirectoryError(
             f"there is an index at {target} already: pass --overwrite to replace it, or choose "
             "another --index-dir"
         )
@@ -184,7 +184,7 @@ class WriterLock:
             # not by its name, which may be gone already
             first = os.pread(self._handle, 1000, 0).decode(errors="replace").strip()
             self.release()
-            raise IndexDirectoryError(
+            raise DirectoryError(
                 f"{root} is being changed by {first or 'another process'}: let it end, then run "
                 "this again"
             ) from error
@@ -201,8 +201,8 @@ class WriterLock:
             self._handle = -1
 
 
-def _removed(root: Path) -> IndexDirectoryError:
-    return IndexDirectoryError(f"{root} was removed at this moment: run this again")
+def _removed(root: Path) -> DirectoryError:
+    return DirectoryError(f"{root} was removed at this moment: run this again")
 
 
 def _signature() -> str:

@@ -15,7 +15,13 @@ import numpy as np
 
 from dipair_index.closing import Closing
 from dipair_index.digests import TextsDigest, checksum
-from dipair_index.errors import IndexDirectoryError, MissingPassagesError, SettingsError, StoreError
+from dipair_index.errors import (
+    DirectoryError,
+    MissingPassagesError,
+    SettingsError,
+    StoreError,
+    WriteError,
+)
 from dipair_index.files import sync, write_whole
 from dipair_index.records import FloatArray
 from dipair_index.stores.ann import FaissIndex, VectorSource
@@ -37,7 +43,7 @@ class IndexWriter(Closing):
     """The one that may change the index in `root`, until it is closed. A context manager.
 
     Raises as `Manifest.read` does where there is no index, unless one is to be `new` there;
-    IndexDirectoryError names another process that is at it; StoreError where the directory
+    DirectoryError names another process that is at it; StoreError where the directory
     cannot be written. What an interrupted writer has left behind is removed first, except for
     a part that can be gone on with.
     """
@@ -62,7 +68,7 @@ class IndexWriter(Closing):
 
     def _read(self) -> Manifest | None:
         """The manifest; None where there is none, or a damaged one."""
-        with suppress(IndexDirectoryError):
+        with suppress(DirectoryError):
             return Manifest.read(self.layout.root)
         return None
 
@@ -79,7 +85,7 @@ class IndexWriter(Closing):
         finally:
             # an error may come after it was put in place
             self.manifest = self._read()
-        with suppress(OSError, StoreError):
+        with suppress(OSError, StoreError, WriteError):
             # the change counts already: what is left goes with the next one
             self.tidy()
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from dipair_index.digests import checksum
-from dipair_index.errors import IndexDirectoryError
+from dipair_index.errors import DirectoryError
 from dipair_index.files import write_whole
 
 FORMAT_VERSION = 2
@@ -90,13 +90,13 @@ class Manifest:
     def read(cls, root: str | Path) -> Manifest:
         """The manifest of the index at `root`.
 
-        IndexDirectoryError, with what to do, where there is no such directory, where it is no
+        DirectoryError, with what to do, where there is no such directory, where it is no
         index, where a single byte of the manifest was changed, and for another format version.
         """
         root = Path(root)
         file = root / MANIFEST
         if not root.is_dir():
-            raise IndexDirectoryError(
+            raise DirectoryError(
                 f"there is no index at {root}: build one with `dipair-index build "
                 f"--index-dir {root}`"
             )
@@ -105,14 +105,14 @@ class Manifest:
             text = file.read_bytes().decode()
             values = json.loads(text)
         except FileNotFoundError as error:
-            raise IndexDirectoryError(
+            raise DirectoryError(
                 f"{root} is not an index: it has no {MANIFEST}. Give the directory that "
                 "`dipair-index build` made"
             ) from error
         except (OSError, ValueError) as error:
             raise _damaged(file, str(error)) from error
         if not isinstance(values, dict) or values.pop("kind", None) != _KIND:
-            raise IndexDirectoryError(f"{root} is not an index: its {MANIFEST} is another's")
+            raise DirectoryError(f"{root} is not an index: its {MANIFEST} is another's")
         _refuse_other_format(file, values.pop("format_version", None))
         try:
             values.pop("digest", None)
@@ -147,8 +147,8 @@ def is_manifest(file: Path) -> bool:
     return isinstance(values, dict) and values.get("kind") == _KIND
 
 
-def _damaged(file: Path, why: str) -> IndexDirectoryError:
-    return IndexDirectoryError(
+def _damaged(file: Path, why: str) -> DirectoryError:
+    return DirectoryError(
         f"{file} is damaged ({why}): restore it, or build the index again with --overwrite"
     )
 
@@ -158,7 +158,7 @@ def _refuse_other_format(file: Path, version: object) -> None:
         raise _damaged(file, f"format_version is {version!r}")
     if version != FORMAT_VERSION:
         advice = "upgrade dipair-index" if version > FORMAT_VERSION else "an older one made it"
-        raise IndexDirectoryError(
+        raise DirectoryError(
             f"{file.parent} has format version {version}, but this version of dipair-index reads "
             f"{FORMAT_VERSION} ({advice}): build the index again with --overwrite"
         )

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dipair_index.closing import Closing
-from dipair_index.errors import IndexDirectoryError, MissingPassagesError, StoreError
+from dipair_index.errors import DirectoryError, MissingPassagesError, StoreError
 from dipair_index.records import FloatArray, Passage
 from dipair_index.stores.codecs import Rows, open_codec
 from dipair_index.stores.manifest import Manifest
@@ -46,7 +46,7 @@ class Snapshot(Closing):
                         opened.callback(parts[-1].close)
                     opened.pop_all()
                     return cls(manifest, parts)
-                except (StoreError, IndexDirectoryError):
+                except (StoreError, DirectoryError):
                     if Manifest.read(root) == manifest:
                         raise
 

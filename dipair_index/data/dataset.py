@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from dipair_index.data.layout import DatasetLayout
-from dipair_index.errors import FormatError, IndexDirectoryError
+from dipair_index.errors import DirectoryError, FormatError
 from dipair_index.evaluation.bootstrap import JudgedPairs
 from dipair_index.evaluation.measures import Values
 from dipair_index.formats.tables import read_table
@@ -77,22 +77,20 @@ class Dataset:
     def open(cls, folder: str | Path) -> Dataset:
         """Opens the dataset in `folder`.
 
-        Raises `IndexDirectoryError` if there is none, or if its `dataset.json` is damaged.
+        Raises `DirectoryError` if there is none, or if its `dataset.json` is damaged.
         """
         layout = DatasetLayout(Path(folder))
         try:
             record = json.loads(layout.record.read_text(encoding="utf-8"))
         except OSError as error:
-            raise IndexDirectoryError(
+            raise DirectoryError(
                 f"{folder} is not a dataset (it has no dataset.json): name one that "
                 "`dipair-index make-dataset` has written"
             ) from error
         except ValueError as error:
-            raise IndexDirectoryError(
-                f"{layout.record} is damaged ({error}): {MAKE_AGAIN}"
-            ) from error
+            raise DirectoryError(f"{layout.record} is damaged ({error}): {MAKE_AGAIN}") from error
         if not isinstance(record, dict):
-            raise IndexDirectoryError(f"{layout.record} is damaged: {MAKE_AGAIN}")
+            raise DirectoryError(f"{layout.record} is damaged: {MAKE_AGAIN}")
         return cls(layout, record)
 
     @property

@@ -13,7 +13,7 @@ from typing import Any
 
 from dipair_index.data.dataset import Dataset
 from dipair_index.data.layout import DatasetLayout
-from dipair_index.errors import IndexDirectoryError, StoreError
+from dipair_index.errors import DirectoryError, WriteError
 from dipair_index.files import REPLACED, link, move_into_place, sibling
 from dipair_index.formats.lines import writing
 
@@ -40,15 +40,13 @@ def write_record(layout: DatasetLayout, record: Mapping[str, Any]) -> dict[str, 
 
 
 def check_target(out: Path, *, overwrite: bool) -> None:
-    """Raises `IndexDirectoryError` where something is in the way of a new dataset at `out`."""
+    """Raises `DirectoryError` where something is in the way of a new dataset at `out`."""
     old = sibling(out, REPLACED)
     if not out.exists() and (old / "dataset.json").is_file():
         os.replace(old, out)  # a run was stopped just before it put the new one there
     if out.exists() or out.is_symlink():
         if not overwrite:
-            raise IndexDirectoryError(
-                f"{out} exists: pass --overwrite to replace it, or another --out"
-            )
+            raise DirectoryError(f"{out} exists: pass --overwrite to replace it, or another --out")
         Dataset.open(out)
     building = sibling(out, ".building")
     if building.exists():
@@ -57,7 +55,7 @@ def check_target(out: Path, *, overwrite: bool) -> None:
         if "queries.parquet" in inside:  # the sides of tuples go by names of their own
             foreign = {name for name in foreign if not name.endswith(".parquet")}
         if foreign:
-            raise IndexDirectoryError(
+            raise DirectoryError(
                 f"{building} holds {min(foreign)}, which is no part of a dataset: move it away"
             )
 
@@ -81,20 +79,20 @@ def begin(out: Path, *, overwrite: bool, anew: bool = False) -> DatasetLayout:
                 for suffix in (".npy", ".json"):
                     link(out / f"{name}{suffix}", building.folder / f"{name}{suffix}")
     except OSError as error:
-        raise StoreError(f"cannot write {building.folder}: {error.strerror or error}") from error
+        raise WriteError(f"cannot write {building.folder}: {error.strerror or error}") from error
     return building
 
 
 def finish(building: DatasetLayout, out: Path) -> None:
     """Moves a whole dataset to `out`, with the labels of the one that was there.
 
-    Raises `IndexDirectoryError` when those labels are of other pairs or of other texts; nothing is
+    Raises `DirectoryError` when those labels are of other pairs or of other texts; nothing is
     moved then.
     """
     previous = DatasetLayout(out)
     if previous.labels.exists() and not building.labels.exists():
         if not _same_pairs_to_label(previous, building):
-            raise IndexDirectoryError(
+            raise DirectoryError(
                 f"{previous.labels} holds a teacher's labels of other pairs or texts than the new "
                 "ones: move or delete that folder, then run this again (nothing is computed twice)"
             )

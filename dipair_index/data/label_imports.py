@@ -50,7 +50,7 @@ def import_scores(
     It has the columns `query_id`, `passage_id`, `NAME_id` of each further side, and `score`, or
     `score_0`, `score_1` and on of a teacher with several outputs; a TREC run is for pairs alone.
     Scores are of items of the dataset; those of held-out queries are left out. Raises
-    `FormatError` that names the line of what cannot be a label, and `IndexDirectoryError` when
+    `FormatError` that names the line of what cannot be a label, and `DirectoryError` when
     `target` holds other labels.
     """
     if scale not in SCALES:

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from dipair_index.data.dataset import Dataset
-from dipair_index.errors import FormatError, IndexDirectoryError, SettingsError
+from dipair_index.errors import DirectoryError, FormatError, SettingsError
 from dipair_index.formats.tables import read_table, write_table
 from dipair_index.records import FloatArray
 
@@ -83,7 +83,7 @@ def label_pairs(
     Yields (pairs done, pairs asked for) after each shard. Shards that are there already are
     kept, so that a second call goes on where the first was interrupted, and a larger `limit`
     adds to what is there. `sides` is the order in which the teacher reads them, with None the
-    dataset's. Raises `IndexDirectoryError` when `target` holds other labels.
+    dataset's. Raises `DirectoryError` when `target` holds other labels.
     """
     settings = LabelSettings(
         Path(teacher.name).name,
@@ -109,7 +109,7 @@ def label_pairs(
 
 
 def claim(target: Path, settings: LabelSettings) -> None:
-    """Notes in `target` whose labels it holds; `IndexDirectoryError` where it holds others."""
+    """Notes in `target` whose labels it holds; `DirectoryError` where it holds others."""
     target.mkdir(parents=True, exist_ok=True)
     note = target / "labels.json"
     # a run that ended before its first shard has labelled nothing
@@ -117,7 +117,7 @@ def claim(target: Path, settings: LabelSettings) -> None:
         there = json.loads(note.read_text(encoding="utf-8"))
         # older notes do not name their dataset
         if {"dataset": settings.dataset, **there} != asdict(settings):
-            raise IndexDirectoryError(
+            raise DirectoryError(
                 f"{target} holds labels made with other settings or of another dataset ({there}): "
                 "pass the same ones to go on, or another --labels folder to begin anew"
             )

@@ -11,7 +11,7 @@ from http.client import HTTPException
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from dipair_index.errors import DownloadError, StoreError
+from dipair_index.errors import DownloadError, WriteError
 
 CHUNK = 1 << 20
 SILENCE = 30.0
@@ -36,7 +36,7 @@ def fetch(
     """Returns `folder/file.name`, downloaded unless it is there; reports bytes so far.
 
     What arrived stays in a `.part` file, and the next mirror or the next call goes on from its
-    end. Raises `DownloadError` when no mirror gives the whole file, `StoreError` when it cannot
+    end. Raises `DownloadError` when no mirror gives the whole file, `WriteError` when it cannot
     be written.
     """
     target = folder / file.name
@@ -52,7 +52,7 @@ def fetch(
                 return target
             failures.append(f"{urlsplit(mirror).netloc}: {failure}")
     except OSError as error:  # the network's own errors are told apart in _receive
-        raise StoreError(f"cannot write {target}: {error.strerror or error}") from error
+        raise WriteError(f"cannot write {target}: {error.strerror or error}") from error
     raise DownloadError(f"{file.name} could not be downloaded ({'; '.join(failures)})")
 
 

@@ -11,7 +11,7 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from dipair_index.errors import StoreError
+from dipair_index.errors import WriteError
 from dipair_index.formats.lines import writing
 
 
@@ -64,7 +64,7 @@ def fill_rows(
                     report(stop)
                 start = stop
     except OSError as error:
-        raise StoreError(f"cannot write {path}: {error.strerror or error}") from error
+        raise WriteError(f"cannot write {path}: {error.strerror or error}") from error
     return np.lib.format.open_memmap(path, mode="r")
 
 

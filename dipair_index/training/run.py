@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from dipair_index.errors import IndexDirectoryError, SettingsError
+from dipair_index.errors import DirectoryError, SettingsError
 from dipair_index.files import move_into_place
 from dipair_index.progress import Progress
 from dipair_index.training.model_card import model_card
@@ -35,7 +35,7 @@ class TrainingRun:
     command : str, optional
         The command line, noted in `training.json`.
 
-    Raises `IndexDirectoryError` if a model or anything else is in the way.
+    Raises `DirectoryError` if a model or anything else is in the way.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class TrainingRun:
         """Makes the working folder, or finds that of an interrupted run with these settings.
 
         Raises `SettingsError` if that run has other settings or ran on other versions, and
-        `IndexDirectoryError` if there is one and neither `resume` nor `overwrite` was passed.
+        `DirectoryError` if there is one and neither `resume` nor `overwrite` was passed.
         """
         self._record = {**settings, "versions": library_versions()}
         check_out(self.out, overwrite=self._overwrite)
@@ -86,13 +86,13 @@ class TrainingRun:
                 )
             return
         if note.is_file() and not self._overwrite:
-            raise IndexDirectoryError(
+            raise DirectoryError(
                 f"{self.working} holds an interrupted run: pass --resume to go on with it, or "
                 "--overwrite to begin anew"
             )
         if self.working.exists():
             if not note.is_file():
-                raise IndexDirectoryError(f"{self.working} is not a training run: move it away")
+                raise DirectoryError(f"{self.working} is not a training run: move it away")
             shutil.rmtree(self.working)
         self.working.mkdir(parents=True)
         note.write_text(json.dumps(self._record, indent=2) + "\n", encoding="utf-8")
@@ -123,14 +123,14 @@ class TrainingRun:
 
 
 def check_out(out: Path, *, overwrite: bool) -> None:
-    """Raises `IndexDirectoryError` if a model is in the way, or anything but a model."""
+    """Raises `DirectoryError` if a model is in the way, or anything but a model."""
     if not out.exists():
         return
     if not overwrite:
-        raise IndexDirectoryError(f"{out} exists: pass --overwrite to replace it, or another --out")
+        raise DirectoryError(f"{out} exists: pass --overwrite to replace it, or another --out")
     inside = {path.name for path in out.iterdir()} if out.is_dir() else {"a file"}
     if inside and not inside >= MODEL_FILES:
-        raise IndexDirectoryError(
+        raise DirectoryError(
             f"{out} holds no model that `dipair-index` has trained, and --overwrite would delete "
             "it: pass another --out"
         )

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
-from dipair_index.errors import DiPairError
+from dipair_index.errors import TrainingError
 
 STEPS_BETWEEN_LOGS = 20
 DIVERGED = 10.0
@@ -53,15 +53,15 @@ def run_training(
 ) -> None:
     """Trains `model` in place with checkpoints in `folder`; `resume` goes on from the last.
 
-    `compute_loss` takes the model's output and the batch's "labels". Raises `DiPairError` when the
-    loss is no longer a number, or stays far above its start.
+    `compute_loss` takes the model's output and the batch's "labels". Raises `TrainingError` when
+    the loss is no longer a number, or stays far above its start.
     """
 
     def checked_loss(output: Any, labels: Tensor, **_: Any) -> Tensor:
         loss = compute_loss(output, labels)
         # at once, so that no checkpoint is written of what cannot be gone on with
         if not torch.isfinite(loss):
-            raise DiPairError(
+            raise TrainingError(
                 f"the loss is no longer a number at step {trainer.state.global_step + 1}: train "
                 "again with --overwrite and a smaller learning rate"
             )
@@ -126,7 +126,7 @@ class _Watch(TrainerCallback):
         losses = [float(entry["loss"]) for entry in state.log_history if "loss" in entry]
         latest = losses[1:][-LOGS_TO_DIVERGE:]
         if len(latest) == LOGS_TO_DIVERGE and min(latest) > DIVERGED * losses[0]:
-            raise DiPairError(
+            raise TrainingError(
                 f"the loss has gone from {losses[0]:.3g} to {losses[-1]:.3g} by step "
                 f"{state.global_step}: train again with --overwrite and a smaller learning rate"
             )

@@ -7,7 +7,7 @@ from click.testing import CliRunner, Result
 from dipair_index.cli.make_dataset import make_dataset
 from dipair_index.data.dataset import Dataset
 from dipair_index.encoders.sentence_embedders import UniversalSentenceEncoder
-from dipair_index.errors import DownloadError, FormatError, IndexDirectoryError, SettingsError
+from dipair_index.errors import DirectoryError, DownloadError, FormatError, SettingsError
 from dipair_index.formats.tables import read_table
 
 TOPICS = {
@@ -118,9 +118,9 @@ def test_an_index_that_does_not_agree_is_refused_with_the_reason(folder, tmp_pat
     run("--from-dir", folder, "--out", tmp_path / "one")
     with open(folder / "collection.tsv", "a") as target:
         target.write("new\tA new passage.\n")
-    with pytest.raises(IndexDirectoryError, match=r"it holds other passages, 8 in number\): leav"):
+    with pytest.raises(DirectoryError, match=r"it holds other passages, 8 in number\): leav"):
         run("--from-dir", folder, "--out", tmp_path / "two", "--ann-from", tmp_path / "one")
-    with pytest.raises(IndexDirectoryError, match=r"there is no ANN index in .*msmarco"):
+    with pytest.raises(DirectoryError, match=r"there is no ANN index in .*msmarco"):
         run("--from-dir", folder, "--out", tmp_path / "two", "--ann-from", folder)
     assert not (tmp_path / "two").exists()
 
@@ -129,9 +129,9 @@ def test_an_existing_directory_is_refused_before_any_work(folder: Path, tmp_path
     out = tmp_path / "out"
     out.mkdir()
     (out / "letter.txt").write_text("mine")
-    with pytest.raises(IndexDirectoryError, match=r"out exists: pass --overwrite to replace it"):
+    with pytest.raises(DirectoryError, match=r"out exists: pass --overwrite to replace it"):
         run("--from-dir", tmp_path / "nowhere", "--out", out)
-    with pytest.raises(IndexDirectoryError, match=r"out is not a dataset"):
+    with pytest.raises(DirectoryError, match=r"out is not a dataset"):
         run("--from-dir", folder, "--out", out, "--overwrite")
     assert content(out) == {"letter.txt": b"mine"}
 

@@ -16,7 +16,7 @@ from dipair_index.data.directory import begin, finish
 from dipair_index.data.mined_dataset import DatasetSettings, build_dataset
 from dipair_index.data.mining import NEIGHBOUR, Pairs, candidates_of, sample_negatives
 from dipair_index.data.splits import split_queries
-from dipair_index.errors import FormatError, IndexDirectoryError, SettingsError, StoreError
+from dipair_index.errors import DirectoryError, FormatError, SettingsError, WriteError
 from dipair_index.evaluation.measures import area_under_curve
 from dipair_index.formats.msmarco import MsMarcoFiles
 from dipair_index.formats.row_files import fill_rows
@@ -330,7 +330,7 @@ def test_labels_stay_when_only_negatives_change_and_are_never_lost(folder, tmp_p
     assert (out / "labels" / "part-00000.parquet").read_text() == "hours of a teacher's work"
     before = content(out)
     other_pairs = DatasetSettings(max_score=0.7, top_k_negatives=8, transfer_top_k=3)
-    with pytest.raises(IndexDirectoryError, match=r"labels holds a teacher's labels of other pai"):
+    with pytest.raises(DirectoryError, match=r"labels holds a teacher's labels of other pai"):
         make(folder, out, other_pairs, overwrite=True)
     assert content(out) == before
 
@@ -341,15 +341,15 @@ def test_labels_stay_when_only_negatives_change_and_are_never_lost(folder, tmp_p
 def test_an_existing_or_foreign_directory_is_left_alone(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     make(folder, out)
-    with pytest.raises(IndexDirectoryError, match=r"out exists: pass --overwrite to replace it"):
+    with pytest.raises(DirectoryError, match=r"out exists: pass --overwrite to replace it"):
         begin(out, overwrite=False)
     foreign = tmp_path / "thesis"
     foreign.mkdir()
     (foreign / "chapter-1.tex").write_text("words")
-    with pytest.raises(IndexDirectoryError, match=r"thesis is not a dataset \(it has no dataset.j"):
+    with pytest.raises(DirectoryError, match=r"thesis is not a dataset \(it has no dataset.j"):
         begin(foreign, overwrite=True)
     foreign.rename(tmp_path / "new.building")
-    with pytest.raises(IndexDirectoryError, match=r"new.building holds chapter-1.tex, which is no"):
+    with pytest.raises(DirectoryError, match=r"new.building holds chapter-1.tex, which is no"):
         begin(tmp_path / "new", overwrite=False)
     assert (tmp_path / "new.building" / "chapter-1.tex").read_text() == "words"
 
@@ -358,7 +358,7 @@ def test_a_dataset_whose_replacement_was_stopped_midway_is_put_back(folder, tmp_
     make(folder, tmp_path / "out")
     before = content(tmp_path / "out")
     (tmp_path / "out").rename(tmp_path / "out.dipair-replaced")
-    with pytest.raises(IndexDirectoryError, match=r"out exists: pass --overwrite"):
+    with pytest.raises(DirectoryError, match=r"out exists: pass --overwrite"):
         begin(tmp_path / "out", overwrite=False)
     assert content(tmp_path / "out") == before
 
@@ -375,7 +375,7 @@ def test_a_link_to_a_dataset_stays_a_link(folder: Path, tmp_path: Path) -> None:
 
 def test_a_damaged_record_is_refused(tmp_path: Path) -> None:
     (tmp_path / "dataset.json").write_text('{"table":')
-    with pytest.raises(IndexDirectoryError, match=r"dataset.json is damaged .*: run `dipair-index"):
+    with pytest.raises(DirectoryError, match=r"dataset.json is damaged .*: run `dipair-index"):
         Dataset.open(tmp_path)
 
 
@@ -491,7 +491,7 @@ def test_a_full_disk_is_said_before_rows_are_computed(tmp_path: Path, monkeypatc
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "posix_fallocate", full, raising=False)
-    with pytest.raises(StoreError, match=r"cannot write .*rows.npy: No space left on device"):
+    with pytest.raises(WriteError, match=r"cannot write .*rows.npy: No space left on device"):
         fill_rows(
             tmp_path / "rows.npy", (1, 1), np.float32, key={}, chunks=[[0]],
             compute=lambda chunk: pytest.fail("computed"), report=lambda count: None,

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from dipair_index.errors import FormatError, StoreError
+from dipair_index.errors import FormatError, WriteError
 from dipair_index.formats.collections import (
     read_passages,
     read_queries,
@@ -148,7 +148,7 @@ def test_jsonl_holds_what_tsv_cannot(tmp_path: Path) -> None:
 
 
 def test_a_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
-    with pytest.raises(StoreError, match=r"cannot write .*c.tsv: No such file or directory"):
+    with pytest.raises(WriteError, match=r"cannot write .*c.tsv: No such file or directory"):
         write_passages([], tmp_path / "missing" / "c.tsv")
 
 

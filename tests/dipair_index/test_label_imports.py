@@ -13,7 +13,7 @@ from dipair_index.data.dataset import Dataset
 from dipair_index.data.label_imports import Imported, import_judgements, import_scores
 from dipair_index.data.labels import read_labels
 from dipair_index.data.layout import DatasetLayout
-from dipair_index.errors import FormatError, IndexDirectoryError, SettingsError
+from dipair_index.errors import DirectoryError, FormatError, SettingsError
 from dipair_index.formats.tables import write_table
 from dipair_index.training.groups import LabelledGroups
 
@@ -163,7 +163,7 @@ def test_other_scores_are_not_mixed_in(pairs: DatasetLayout) -> None:
     text = f"{HEADER}\na\tp0\t1\n"
     assert taken(pairs, text) == taken(pairs, text)
     for other, scale in ((f"{HEADER}\na\tp0\t0.5\n", "logit"), (text, "probability")):
-        with pytest.raises(IndexDirectoryError, match="holds labels made with other settings"):
+        with pytest.raises(DirectoryError, match="holds labels made with other settings"):
             taken(pairs, other, scale=scale)
 
 

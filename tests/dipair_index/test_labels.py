@@ -13,7 +13,7 @@ import pytest
 
 from dipair_index.data.dataset import Dataset
 from dipair_index.data.labels import label_pairs, pairs_to_label, read_labels
-from dipair_index.errors import FormatError, IndexDirectoryError, SettingsError
+from dipair_index.errors import DirectoryError, FormatError, SettingsError
 from dipair_index.formats.tables import write_table
 from dipair_index.records import FloatArray
 
@@ -117,7 +117,7 @@ def test_labels_of_another_teacher_are_not_mixed_in(dataset: Path) -> None:
     other = WordTeacher()
     other.fingerprint = "2"
     before = {path.name: path.read_bytes() for path in (dataset / "labels").iterdir()}
-    with pytest.raises(IndexDirectoryError, match="holds labels made with other settings"):
+    with pytest.raises(DirectoryError, match="holds labels made with other settings"):
         run(dataset, other)
     assert {path.name: path.read_bytes() for path in (dataset / "labels").iterdir()} == before
 
@@ -128,7 +128,7 @@ def test_labels_of_another_dataset_are_not_mixed_in(dataset: Path) -> None:
     note = dataset / "labels" / "labels.json"
     assert json.loads(note.read_text())["dataset"] == "f00d"
     (dataset / "dataset.json").write_text('{"fingerprint": "beef"}')
-    with pytest.raises(IndexDirectoryError, match="or of another dataset .*'dataset': 'f00d'"):
+    with pytest.raises(DirectoryError, match="or of another dataset .*'dataset': 'f00d'"):
         run(dataset, WordTeacher())
     # a note of an older version, which does not name its dataset
     without = {name: value for name, value in json.loads(note.read_text()).items()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from dipair_index.errors import DownloadError, FormatError, StoreError
+from dipair_index.errors import DownloadError, FormatError, WriteError
 from dipair_index.formats.downloads import RemoteFile, fetch
 from dipair_index.formats.msmarco import ARCHIVE, MsMarcoFiles, download_msmarco, sample_folder
 
@@ -232,7 +232,7 @@ def test_a_file_that_is_too_short_or_too_long_is_refused(tmp_path, content) -> N
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path, mirror: Mirror, content) -> None:
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(StoreError, match=r"cannot write .*file.bin: Not a directory"):
+    with pytest.raises(WriteError, match=r"cannot write .*file.bin: Not a directory"):
         fetch(remote(content, mirror.url), tmp_path / "file" / "folder")
 
 

@@ -14,7 +14,7 @@ from dipair_index.data.dataset import Dataset
 from dipair_index.data.directory import begin, finish
 from dipair_index.data.layout import DatasetLayout
 from dipair_index.data.pair_dataset import SplitSettings, build_pair_dataset
-from dipair_index.errors import FormatError, IndexDirectoryError, SettingsError
+from dipair_index.errors import DirectoryError, FormatError, SettingsError
 from dipair_index.formats.tables import read_table
 from dipair_index.formats.tuples import Columns
 
@@ -234,7 +234,7 @@ def test_what_is_left_of_tuples_is_no_part_of_the_next_dataset(tmp_path: Path) -
     assert not (layout.folder / "about.parquet").exists()
     (tmp_path / "out.building").mkdir()
     (tmp_path / "out.building" / "mine.parquet").write_text("mine")
-    with pytest.raises(IndexDirectoryError, match=r"holds mine.parquet, which is no part of a dat"):
+    with pytest.raises(DirectoryError, match=r"holds mine.parquet, which is no part of a dat"):
         begin(tmp_path / "out", overwrite=True)
 
 
@@ -244,7 +244,7 @@ def test_labels_of_the_same_tuples_are_kept_and_of_others_are_not(tmp_path: Path
     (layout.labels / "labels.json").write_text("{}")
     make(tmp_path, SHOP, overwrite=True)
     assert (layout.labels / "labels.json").read_text() == "{}"
-    with pytest.raises(IndexDirectoryError, match="holds a teacher's labels of other pairs"):
+    with pytest.raises(DirectoryError, match="holds a teacher's labels of other pairs"):
         make(tmp_path, SHOP, overwrite=True, seed=1)
 
 
@@ -255,7 +255,7 @@ def test_labels_of_edited_texts_are_not_kept(tmp_path: Path) -> None:
     layout.labels.mkdir()
     (layout.labels / "labels.json").write_text("{}")
     edited = [{**row, "title": f"{row['title']} of oak"} for row in rows]
-    with pytest.raises(IndexDirectoryError, match="labels of other pairs or texts than the new"):
+    with pytest.raises(DirectoryError, match="labels of other pairs or texts than the new"):
         make(tmp_path, edited, columns, overwrite=True)
     assert Dataset.open(layout.folder).texts("passage")["0"] == "a red lamp"
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from dipair_index.errors import DiPairError
+from dipair_index.errors import TrainingError
 from dipair_index.training.trainer import Schedule, last_checkpoint, run_training
 
 
@@ -44,19 +44,19 @@ def run(folder: Path, loss_at: Callable[[int], float], *, steps: int, resume: bo
 def test_a_loss_that_is_no_number_ends_the_run_before_anything_is_saved(tmp_path: Path) -> None:
     message = "the loss is no longer a number at step 8: train again with --overwrite and a smaller"
     for bad in (float("nan"), float("inf")):
-        with pytest.raises(DiPairError, match=message):
+        with pytest.raises(TrainingError, match=message):
             run(tmp_path, lambda step: 1.0 if step < 7 else bad, steps=30)  # noqa: B023
     assert list(tmp_path.glob("checkpoint-*")) == []
 
 
 def test_a_loss_that_stays_ten_times_its_start_ends_the_run(tmp_path: Path) -> None:
-    with pytest.raises(DiPairError, match="the loss has gone from 0.5 to 6 by step 140"):
+    with pytest.raises(TrainingError, match="the loss has gone from 0.5 to 6 by step 140"):
         run(tmp_path, lambda step: 0.5 if step < 40 else 6.0, steps=400)
 
 
 def test_a_resumed_run_still_knows_its_start(tmp_path: Path) -> None:
     assert run(tmp_path, lambda step: 0.5, steps=50) == 50
-    with pytest.raises(DiPairError, match="the loss has gone from 0.5 to 6"):
+    with pytest.raises(TrainingError, match="the loss has gone from 0.5 to 6"):
         run(tmp_path, lambda step: 6.0, steps=400, resume=True)
 
 

@@ -18,7 +18,7 @@ from dipair_index.data.labels import label_pairs
 from dipair_index.encoders.cross_encoders import open_teacher
 from dipair_index.encoders.dual_encoder import DualEncoder
 from dipair_index.encoders.scorers import score_tuples
-from dipair_index.errors import FormatError, IndexDirectoryError, SettingsError
+from dipair_index.errors import DirectoryError, FormatError, SettingsError
 from dipair_index.formats.tables import write_table
 from dipair_index.models.dipair import DiPairModel
 from dipair_index.models.systems import SYSTEMS
@@ -203,7 +203,7 @@ def test_an_interrupted_run_ends_with_the_weights_of_an_undisturbed_one(
         with pytest.raises(Stopped):
             student(dataset, labels, tiny_encoder_dir, out, **EPOCHS)
     assert not out.exists()
-    with pytest.raises(IndexDirectoryError, match="holds an interrupted run: pass --resume"):
+    with pytest.raises(DirectoryError, match="holds an interrupted run: pass --resume"):
         student(dataset, labels, tiny_encoder_dir, out, **EPOCHS)
     with pytest.raises(SettingsError, match="was begun with other settings \\(training\\)"):
         student(dataset, labels, tiny_encoder_dir, out, resume=True)
@@ -304,7 +304,7 @@ def test_a_model_that_exists_is_not_replaced(
     dataset: Path, labels: Path, tiny_encoder_dir: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "there").mkdir()
-    with pytest.raises(IndexDirectoryError, match="there exists: pass --overwrite"):
+    with pytest.raises(DirectoryError, match="there exists: pass --overwrite"):
         student(dataset, labels, tiny_encoder_dir, tmp_path / "there")
     assert list((tmp_path / "there").iterdir()) == []
 
@@ -318,7 +318,7 @@ def test_overwrite_replaces_a_model_and_nothing_else(
         (model / name).write_text("{}")
     (tmp_path / "notes.txt").write_text("mine")
     for other in (tmp_path / "models", tmp_path / "notes.txt", dataset):
-        with pytest.raises(IndexDirectoryError, match="holds no model that .* pass another --out"):
+        with pytest.raises(DirectoryError, match="holds no model that .* pass another --out"):
             student(dataset, labels, tiny_encoder_dir, other, overwrite=True)
     assert (model / "config.json").read_text() == "{}"
     check_out(model, overwrite=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from dipair_index.encoders.dual_encoder import DualEncoder
-from dipair_index.errors import IndexDirectoryError
+from dipair_index.errors import DirectoryError
 from dipair_index.records import Passage
 from dipair_index.rerank.index import DiPairIndex
 from dipair_index.stores.index_directory import Layout
@@ -39,7 +39,7 @@ def held(index_dir: Path, encoder: DualEncoder) -> dict[str, Passage]:
 def found(index_dir: Path, encoder: DualEncoder) -> Held:
     """What the index holds; it can be opened, unless there never was one."""
     if not Layout(index_dir).manifest.exists():
-        with pytest.raises(IndexDirectoryError, match="there is no index at|it has no manifest"):
+        with pytest.raises(DirectoryError, match="there is no index at|it has no manifest"):
             DiPairIndex.open(index_dir, encoder)
         return None
     return held(index_dir, encoder)

@@ -31,7 +31,7 @@ from soak_workers import (
 )
 
 from dipair_index.encoders.dual_encoder import DualEncoder
-from dipair_index.errors import IndexDirectoryError
+from dipair_index.errors import DirectoryError
 from dipair_index.records import Passage
 from dipair_index.rerank.build import build_index
 from dipair_index.stores.index_writer import IndexWriter
@@ -127,8 +127,8 @@ def test_a_second_writer_is_refused_by_the_name_of_the_first_and_a_dead_one_leav
         Change("build overwrite", some_passages(2)),
     ):
         outcome = Worker(workers, perform, change, index_dir).end()
-        assert re.search(f"IndexDirectoryError: .*{named}", outcome.complaint)
-    with pytest.raises(IndexDirectoryError, match=named):
+        assert re.search(f"DirectoryError: .*{named}", outcome.complaint)
+    with pytest.raises(DirectoryError, match=named):
         IndexWriter(index_dir)
     assert first.kill().killed
     with IndexWriter(index_dir) as writer:

@@ -24,7 +24,7 @@ from fault_workers import (
 from held_index import held
 
 from dipair_index.encoders.dual_encoder import DualEncoder
-from dipair_index.errors import IndexDirectoryError, StoreError
+from dipair_index.errors import DirectoryError, StoreError
 from dipair_index.stores.index_writer import IndexWriter
 from dipair_index.stores.manifest import Manifest
 from dipair_index.stores.verification import verify_index
@@ -114,14 +114,14 @@ def test_each_byte_of_the_manifest_counts(index_dir: Path, bits: int) -> None:
     for place in range(len(whole)):
         for bit in chance.sample(range(8), bits):
             file.write_bytes(whole[:place] + bytes([whole[place] ^ 1 << bit]) + whole[place + 1 :])
-            with pytest.raises(IndexDirectoryError, match=r"manifest\.json|has format version"):
+            with pytest.raises(DirectoryError, match=r"manifest\.json|has format version"):
                 next(verify_index(index_dir))
 
 
 def test_a_line_end_that_python_takes_for_another_is_found(index_dir: Path) -> None:
     file = index_dir / "manifest.json"
     file.write_bytes(file.read_bytes().replace(b"\n", b"\r", 1))
-    with pytest.raises(IndexDirectoryError, match=r"damaged \(it is not what was written\)"):
+    with pytest.raises(DirectoryError, match=r"damaged \(it is not what was written\)"):
         Manifest.read(index_dir)
 
 

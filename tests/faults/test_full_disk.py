@@ -32,7 +32,7 @@ KIB = 1024
 DISK_BYTES = 8192 * KIB
 PAGE = os.sysconf("SC_PAGE_SIZE")
 NO_ROOM = (
-    "^(StoreError|IndexDirectoryError|OSError): "
+    "^(StoreError|WriteError|DirectoryError|OSError): "
     ".*(No space left|File too large|make room on the disk)"
 )
 

@@ -9,7 +9,7 @@ import pytest
 from dipair_index.encoders.base import EncodedTexts
 from dipair_index.encoders.batches import Tokenised
 from dipair_index.encoders.dual_encoder import DualEncoder
-from dipair_index.errors import DiPairError, IndexDirectoryError, SettingsError, StoreError
+from dipair_index.errors import DiPairError, DirectoryError, FormatError, StoreError
 from dipair_index.records import Passage
 from dipair_index.rerank import part_builder
 from dipair_index.rerank.build import add_passages, build_index
@@ -95,7 +95,7 @@ def test_passages_that_are_there_already_are_refused_and_nothing_is_changed(
 ) -> None:
     before = Manifest.read(target)
     with pytest.raises(
-        IndexDirectoryError,
+        DirectoryError,
         match=r"2 of these passages are in .* already, such as p03: .*`dipair-index update`",
     ):
         add_passages([passages[20], passages[3], passages[4]], target, lone_encoder)
@@ -108,7 +108,7 @@ def test_a_refusal_after_some_passages_leaves_them_to_be_gone_on_with(
 ) -> None:
     """A corpus that is in part in the index: it goes on as an update, or without that part."""
     corpus = [*passages[12:18], passages[0]]
-    with pytest.raises(IndexDirectoryError, match="1 of these passages are in .*, such as p00"):
+    with pytest.raises(DirectoryError, match="1 of these passages are in .*, such as p00"):
         add_passages(corpus, target, lone_encoder)
     summary = add_passages(corpus, target, lone_encoder, update=True, resume=True)
     assert (summary.passages, summary.encoded, summary.replaced) == (7, 2, 1)
@@ -127,7 +127,7 @@ def test_passages_that_came_meanwhile_are_refused_at_the_end(
     add_passages(passages[12:14], target, lone_encoder)
     os.rename(target.parent / "building", target / "building")
     before = seen(target, lone_encoder)
-    with pytest.raises(IndexDirectoryError, match="2 of these passages are in .*, such as p12"):
+    with pytest.raises(DirectoryError, match="2 of these passages are in .*, such as p12"):
         add_passages(passages[12:], target, lone_encoder, resume=True)
     assert seen(target, lone_encoder) == before
 
@@ -144,7 +144,7 @@ def test_an_interrupted_add_goes_on_to_the_same_index(
     assert seen(target, lone_encoder) == before
 
     kept = 5 * (stored // 5)
-    with pytest.raises(IndexDirectoryError, match=f"holds {kept} passages of an interrupted add"):
+    with pytest.raises(DirectoryError, match=f"holds {kept} passages of an interrupted add"):
         add_passages(coming, target, lone_encoder, update=update)
     summary = add_passages(coming, target, lone_encoder, update=update, resume=True)
     assert (summary.encoded, summary.replaced) == (12 - kept, 6 if update else 0)
@@ -173,10 +173,10 @@ def test_an_interrupted_add_can_be_thrown_away(
 ) -> None:
     with pytest.raises(KeyboardInterrupt):
         add_passages(interrupted_after(passages[12:], 5), target, lone_encoder)
-    with pytest.raises(IndexDirectoryError, match="begun with command add, not build"):
+    with pytest.raises(DirectoryError, match="begun with command add, not build"):
         build_index(passages[12:], target, lone_encoder, resume=True, overwrite=True)
     other = passages[20:]
-    with pytest.raises(IndexDirectoryError, match="does not begin with the 5 passages of the unf"):
+    with pytest.raises(DirectoryError, match="does not begin with the 5 passages of the unf"):
         add_passages(other, target, lone_encoder, resume=True)
     assert add_passages(other, target, lone_encoder, overwrite=True).encoded == 4
     expected = [*passages[:12], *other]
@@ -188,7 +188,7 @@ def test_another_model_is_refused_before_anything_is_done(
     target: Path, lone_encoder: DualEncoder, passages: list[Passage], other_model_dir: Path
 ) -> None:
     before = seen(target, lone_encoder)
-    with pytest.raises(IndexDirectoryError, match="was built by the model .*, but .*other"):
+    with pytest.raises(DirectoryError, match="was built by the model .*, but .*other"):
         add_passages(passages[12:], target, DualEncoder.load(other_model_dir))
     assert seen(target, lone_encoder) == before
     assert_tidy(target)
@@ -197,8 +197,8 @@ def test_another_model_is_refused_before_anything_is_done(
 @pytest.mark.parametrize(
     ("coming", "error", "message"),
     [
-        ([], SettingsError, "there is no passage to index"),
-        ([Passage("x", "tea"), Passage("x", "ash")], SettingsError, "'x' is given twice"),
+        ([], FormatError, "there is no passage to index"),
+        ([Passage("x", "tea"), Passage("x", "ash")], FormatError, "'x' is given twice"),
         ([Passage("", "tea")], StoreError, "a passage id is empty"),
         ([Passage("ü" * 256, "tea")], StoreError, "is 512 bytes long: an id may have 511"),
         ([Passage("\ud800", "tea")], StoreError, "is not valid Unicode"),
@@ -245,7 +245,7 @@ def test_a_model_that_gives_nan_is_refused_and_nothing_is_lost(
 def test_a_repetition_is_found_in_a_later_chunk_too(
     target: Path, lone_encoder: DualEncoder, passages: list[Passage]
 ) -> None:
-    with pytest.raises(SettingsError, match="the passage id 'p13' is given twice"):
+    with pytest.raises(FormatError, match="the passage id 'p13' is given twice"):
         add_passages([*passages[12:20], passages[13]], target, lone_encoder)
     assert add_passages(passages[12:20], target, lone_encoder, resume=True).encoded == 3
     assert len(seen(target, lone_encoder)["ids"]) == 20

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from dipair_index.encoders.dual_encoder import DualEncoder
-from dipair_index.errors import IndexDirectoryError, SettingsError
+from dipair_index.errors import DirectoryError, FormatError, SettingsError
 from dipair_index.records import Passage
 from dipair_index.rerank import build, part_builder
 from dipair_index.rerank.build import add_passages, build_index
@@ -102,7 +102,7 @@ def test_an_interrupted_build_goes_on_to_the_same_index(
     target = tmp_path / "some.index"
     with pytest.raises(KeyboardInterrupt):
         build_index(interrupted_after(passages, stored), target, encoder)
-    with pytest.raises(IndexDirectoryError, match=r"is not an index: it has no manifest\.json"):
+    with pytest.raises(DirectoryError, match=r"is not an index: it has no manifest\.json"):
         Snapshot.open(target)
     summary = build_index(passages, target, encoder, resume=True)
 
@@ -203,7 +203,7 @@ def test_an_unfinished_part_that_lost_something_is_not_gone_on_with(
         shutil.rmtree(place)
     else:
         os.truncate(place, place.stat().st_size - 1)
-    with pytest.raises(IndexDirectoryError, match="has lost some of its 10 passages: pass --over"):
+    with pytest.raises(DirectoryError, match="has lost some of its 10 passages: pass --over"):
         build_index(passages, tmp_path / "i", encoder, resume=True)
     assert build_index(passages, tmp_path / "i", encoder, overwrite=True).encoded == 24
 
@@ -215,7 +215,7 @@ def test_an_unfinished_build_is_neither_taken_up_nor_thrown_away_unasked(
     with pytest.raises(KeyboardInterrupt):
         build_index(interrupted_after(passages, 10), target, encoder)
     with pytest.raises(
-        IndexDirectoryError, match="holds 10 passages of an interrupted build: pass --res"
+        DirectoryError, match="holds 10 passages of an interrupted build: pass --res"
     ):
         build_index(passages, target, encoder)
     assert build_index(passages, target, encoder, overwrite=True).encoded == 24
@@ -227,12 +227,12 @@ def test_a_build_resumes_only_with_its_own_settings_and_passages(
     target = tmp_path / "some.index"
     with pytest.raises(KeyboardInterrupt):
         build_index(interrupted_after(passages, 10), target, encoder)
-    with pytest.raises(IndexDirectoryError, match="begun with codec int8, not float16"):
+    with pytest.raises(DirectoryError, match="begun with codec int8, not float16"):
         build_index(passages, target, encoder, codec="float16", resume=True)
-    with pytest.raises(IndexDirectoryError, match="begun with model"):
+    with pytest.raises(DirectoryError, match="begun with model"):
         build_index(passages, target, DualEncoder.load(other_model_dir), resume=True)
     for other in (passages[1:], passages[:4], [passages[0]._replace(text="x"), *passages[1:]]):
-        with pytest.raises(IndexDirectoryError, match="does not begin with the 10 passages"):
+        with pytest.raises(DirectoryError, match="does not begin with the 10 passages"):
             build_index(other, target, encoder, resume=True)
     assert build_index(passages, target, encoder, resume=True).encoded == 14
 
@@ -247,7 +247,7 @@ def test_the_kind_of_search_may_change_when_a_build_goes_on(
 
 
 def test_a_build_that_stored_nothing_leaves_nothing(tmp_path: Path, encoder: DualEncoder) -> None:
-    with pytest.raises(SettingsError, match="no passage to index"):
+    with pytest.raises(FormatError, match="no passage to index"):
         build_index([], tmp_path / "some.index", encoder)
     with pytest.raises(SettingsError, match="cannot make an index 'nonsense'.*flat, hnsw, ivf"):
         build_index([], tmp_path / "some.index", encoder, ann="nonsense")
@@ -258,7 +258,7 @@ def test_two_builds_of_one_index_do_not_mix(
     tmp_path: Path, encoder: DualEncoder, passages: list[Passage]
 ) -> None:
     def beginning_another() -> Iterator[Passage]:
-        with pytest.raises(IndexDirectoryError, match=f"is being changed by process {os.getpid()}"):
+        with pytest.raises(DirectoryError, match=f"is being changed by process {os.getpid()}"):
             build_index(passages, tmp_path / "some.index", encoder)
         yield from passages
 
@@ -273,9 +273,9 @@ def test_a_foreign_directory_is_not_built_in(
     mine.parent.mkdir(parents=True)
     mine.write_text("years of work")
     for overwrite in (False, True):
-        with pytest.raises(IndexDirectoryError, match=r"is not an index, so it will not be overwr"):
+        with pytest.raises(DirectoryError, match=r"is not an index, so it will not be overwr"):
             build_index(passages, tmp_path / "mine", encoder, overwrite=overwrite)
-    with pytest.raises(IndexDirectoryError, match=r"is not an index: it has no manifest\.json"):
+    with pytest.raises(DirectoryError, match=r"is not an index: it has no manifest\.json"):
         add_passages(passages, tmp_path / "mine", encoder)
     assert [path for path in (tmp_path / "mine").rglob("*") if path.is_file()] == [mine]
 
@@ -291,7 +291,7 @@ def test_an_index_that_was_built_meanwhile_is_not_replaced(
         return opened(*arguments, **more)
 
     monkeypatch.setattr(build, "open_embedder", slowly)
-    with pytest.raises(IndexDirectoryError, match="there is an index at .* already: pass --over"):
+    with pytest.raises(DirectoryError, match="there is an index at .* already: pass --over"):
         build_index(passages, tmp_path / "i", encoder)
     assert Manifest.read(tmp_path / "i").passages == 6
 
@@ -300,7 +300,7 @@ def test_an_index_is_replaced_only_when_asked(
     tmp_path: Path, encoder: DualEncoder, passages: list[Passage]
 ) -> None:
     build_index(passages, tmp_path / "i", encoder)
-    with pytest.raises(IndexDirectoryError, match="--overwrite to replace it"):
+    with pytest.raises(DirectoryError, match="--overwrite to replace it"):
         build_index(passages[:6], tmp_path / "i", encoder)
     before = answers(tmp_path / "i", encoder)
     with pytest.raises(KeyboardInterrupt):
@@ -322,7 +322,7 @@ def test_a_damaged_index_can_be_replaced(
 ) -> None:
     build_index(passages, tmp_path / "i", encoder)
     (tmp_path / "i" / "manifest.json").write_bytes(b'{"ki')
-    with pytest.raises(IndexDirectoryError, match="is damaged"):
+    with pytest.raises(DirectoryError, match="is damaged"):
         add_passages(passages[:1], tmp_path / "i", encoder)
     build_index(passages[:6], tmp_path / "i", encoder, overwrite=True)
     assert answers(tmp_path / "i", encoder)["texts"] == passages[:6]
@@ -339,7 +339,7 @@ def test_every_store_gives_the_same_answers(
     with pytest.raises(KeyboardInterrupt):
         build_index(interrupted_after(passages, 12), tmp_path / "i", encoder, store=store)
     other = "lmdb" if store == "tensorstore" else "tensorstore"
-    with pytest.raises(IndexDirectoryError, match=f"begun with store {store}, not {other}"):
+    with pytest.raises(DirectoryError, match=f"begun with store {store}, not {other}"):
         build_index(passages, tmp_path / "i", encoder, store=other, resume=True)
     summary = build_index(passages, tmp_path / "i", encoder, store=store, resume=True)
     assert summary.encoded == 14

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dipair_index.encoders.dual_encoder import DualEncoder
-from dipair_index.errors import IndexDirectoryError
+from dipair_index.errors import DirectoryError
 from dipair_index.records import Passage
 from dipair_index.rerank.build import build_index
 from dipair_index.rerank.index import DiPairIndex
@@ -59,19 +59,19 @@ def test_vectors_of_other_passages_or_another_encoder_are_not_taken_over(
 ) -> None:
     build_index(passages, tmp_path / "first", encoder)
     before = (ann_of(tmp_path / "first") / "index.faiss").read_bytes()
-    with pytest.raises(IndexDirectoryError, match="holds vectors of model .* pass --vectors model"):
+    with pytest.raises(DirectoryError, match="holds vectors of model .* pass --vectors model"):
         build_index(
             passages, tmp_path / "i", encoder, vectors=str(tiny_encoder_dir),
             ann_from=tmp_path / "first",
         )  # fmt: skip
     others = passages[1:], passages[:8], [*passages, passages[0]._replace(passage_id="p99")]
     for corpus in others:
-        with pytest.raises(IndexDirectoryError, match="holds other passages, .* 24 in number"):
+        with pytest.raises(DirectoryError, match="holds other passages, .* 24 in number"):
             build_index(
                 corpus, tmp_path / "i", encoder, ann_from=tmp_path / "first", overwrite=True
             )
     changed = [passages[0]._replace(text="another text"), *passages[1:]]
-    with pytest.raises(IndexDirectoryError, match="holds other passages"):
+    with pytest.raises(DirectoryError, match="holds other passages"):
         build_index(changed, tmp_path / "i", encoder, ann_from=tmp_path / "first", overwrite=True)
     assert (ann_of(tmp_path / "first") / "index.faiss").read_bytes() == before
 
@@ -83,7 +83,7 @@ def test_vectors_of_an_index_that_was_changed_are_taken_over_once_it_is_compacte
     with DiPairIndex.open(tmp_path / "first", encoder) as index:
         index.delete(["p03"])
         left = [passage for passage in passages if passage.passage_id != "p03"]
-        with pytest.raises(IndexDirectoryError, match="was changed .* run `dipair-index compact`"):
+        with pytest.raises(DirectoryError, match="was changed .* run `dipair-index compact`"):
             build_index(left, tmp_path / "i", encoder, ann_from=tmp_path / "first")
         index.compact()
     build_index(left, tmp_path / "i", encoder, ann_from=tmp_path / "first")

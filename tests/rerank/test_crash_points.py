@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from dipair_index.encoders.dual_encoder import DualEncoder
-from dipair_index.errors import DiPairError, IndexDirectoryError, MissingPassagesError
+from dipair_index.errors import DiPairError, DirectoryError, MissingPassagesError
 from dipair_index.records import Passage
 from dipair_index.rerank import part_builder
 from dipair_index.rerank.build import add_passages, build_index
@@ -79,7 +79,7 @@ def _small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
 def seen(index_dir: Path, encoder: DualEncoder) -> dict[str, Any] | None:
     """Everything that a reader of an index sees; None where there is none."""
     if not Layout(index_dir).manifest.exists():
-        with pytest.raises(IndexDirectoryError, match=r"is no index at|has no manifest\.json"):
+        with pytest.raises(DirectoryError, match=r"is no index at|has no manifest\.json"):
             Snapshot.open(index_dir)
         return None
     with Snapshot.open(index_dir) as snapshot, DiPairIndex.open(index_dir, encoder) as index:
@@ -123,16 +123,16 @@ def commands(
     build = partial(build_index, passages[3:6], encoder=encoder, store=store)
     remove = partial(delete, ids=["p01", "p05"])
     return {
-        "add": (add, partial(add, resume=True), IndexDirectoryError),
+        "add": (add, partial(add, resume=True), DirectoryError),
         "update": (update, partial(update, resume=True), None),
         "start over": (
             partial(add, overwrite=True),
             partial(add, resume=True),
-            IndexDirectoryError,
+            DirectoryError,
         ),
         "delete": (remove, remove, MissingPassagesError),
         "compact": (compact, compact, None),
-        "build": (build, partial(build, resume=True), IndexDirectoryError),
+        "build": (build, partial(build, resume=True), DirectoryError),
         "overwrite": (
             partial(build, overwrite=True),
             partial(build, overwrite=True, resume=True),

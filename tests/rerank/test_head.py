@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dipair_index.encoders.dual_encoder import DualEncoder
+from dipair_index.errors import SettingsError
 from dipair_index.models.config import DiPairConfig
 from dipair_index.models.dipair import DiPairModel
 from dipair_index.models.systems import RESIDUALS
@@ -223,9 +224,9 @@ def test_no_passages_have_no_scores(case: Case) -> None:
 def test_tokens_of_another_shape_are_refused(case: Case) -> None:
     scorer = HeadScorer(case.model)
     refusal = r"\(4, 32\) for the query .* got \(4, 32\) and \(9, 32\)"
-    with pytest.raises(ValueError, match=refusal):
+    with pytest.raises(SettingsError, match=refusal):
         scorer.logits(case.queries[0], np.empty((2, 9, 32), np.float32))
     codec = open_codec("int8", tokens_per_passage=9, dim=32)
     rows = np.empty((2, codec.bytes_per_passage), np.uint8)
-    with pytest.raises(ValueError, match=refusal):
+    with pytest.raises(SettingsError, match=refusal):
         scorer.encoded_logits(case.queries[0], rows, codec)

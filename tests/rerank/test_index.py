@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from dipair_index.encoders.dual_encoder import DualEncoder
-from dipair_index.errors import IndexDirectoryError, MissingPassagesError, SettingsError
+from dipair_index.errors import DirectoryError, MissingPassagesError, SettingsError
 from dipair_index.records import Passage, Query
 from dipair_index.rerank.build import build_index
 from dipair_index.rerank.head import HeadScorer
@@ -181,7 +181,7 @@ def test_an_index_opens_by_the_model_its_manifest_names(
 
 
 def test_another_model_is_refused_by_name(index_dir: Path, other_model_dir: Path) -> None:
-    with pytest.raises(IndexDirectoryError, match="was built by the model .*, but .*other") as info:
+    with pytest.raises(DirectoryError, match="was built by the model .*, but .*other") as info:
         DiPairIndex.open(index_dir, other_model_dir)
     fingerprint = DualEncoder.load(other_model_dir).fingerprint
     assert fingerprint in str(info.value)

@@ -26,7 +26,7 @@ from hypothesis.stateful import (
 )
 
 from dipair_index.encoders.dual_encoder import DualEncoder
-from dipair_index.errors import IndexDirectoryError, MissingPassagesError
+from dipair_index.errors import DirectoryError, MissingPassagesError
 from dipair_index.records import Passage
 from dipair_index.rerank.build import build_index
 from dipair_index.rerank.index import DiPairIndex
@@ -104,7 +104,7 @@ class LifeCycle(RuleBasedStateMachine):
     def add_what_is_there(self, passages: list[Passage], place: int) -> None:
         held = list(self.passages.values())[place % len(self.passages)]
         others = [each for each in passages if each.passage_id not in self.passages]
-        with pytest.raises(IndexDirectoryError, match="1 of these passages are in .* already"):
+        with pytest.raises(DirectoryError, match="1 of these passages are in .* already"):
             self.index.add([*others, held])
         self.index.refresh()
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from dipair_index.encoders.dual_encoder import DualEncoder
-from dipair_index.errors import IndexDirectoryError, MissingPassagesError
+from dipair_index.errors import DirectoryError, MissingPassagesError
 from dipair_index.records import Passage
 from dipair_index.rerank import part_builder
 from dipair_index.rerank.build import build_index
@@ -69,7 +69,7 @@ def test_an_interrupted_add_is_gone_on_with(
     with pytest.raises(KeyboardInterrupt):
         index.add(interrupted())
     assert len(index) == len(found(index)) == 12
-    with pytest.raises(IndexDirectoryError, match="5 passages of an interrupted add: pass --res"):
+    with pytest.raises(DirectoryError, match="5 passages of an interrupted add: pass --res"):
         index.add(passages[12:])
     assert index.add(passages[12:], resume=True).encoded == 7
     with pytest.raises(KeyboardInterrupt):
@@ -110,7 +110,7 @@ def test_a_reader_stays_with_the_old_index_where_the_new_one_has_another_model(
     before = found(index)
     other = DualEncoder.load(other_model_dir)
     build_index(passages[:3], index.path, other, overwrite=True)
-    with pytest.raises(IndexDirectoryError, match=r"was built by the model .*name the model it"):
+    with pytest.raises(DirectoryError, match=r"was built by the model .*name the model it"):
         index.refresh()
     assert found(index) == before
     with DiPairIndex.open(index.path) as opened:

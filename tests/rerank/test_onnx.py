@@ -123,7 +123,7 @@ def test_a_passage_has_the_score_it_has_among_others_whatever_their_number(
     for row in (0, MICRO_BATCH, len(logits) - 1):
         assert scorer.logits(query, passages[row : row + 1]).tolist() == [logits[row]]
     assert scorer.logits(query, passages[:0]).shape == (0,)
-    with pytest.raises(ValueError, match=r"must be \(4, 16\) .* got \(4, 16\) and \(7, 16\)"):
+    with pytest.raises(SettingsError, match=r"must be \(4, 16\) .* got \(4, 16\) and \(7, 16\)"):
         scorer.logits(query, passages[:, :7])
 
 

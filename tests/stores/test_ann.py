@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dipair_index.errors import IndexDirectoryError, SettingsError, StoreError
+from dipair_index.errors import DirectoryError, SettingsError, StoreError
 from dipair_index.records import FloatArray
 from dipair_index.stores.ann import AnnInfo, ExactIndex, FaissIndex, VectorSource
 
@@ -271,15 +271,15 @@ def saved(folder: Path) -> Path:
 
 
 def test_damaged_folders_are_told_from_absent_and_newer_ones(tmp_path: Path) -> None:
-    with pytest.raises(IndexDirectoryError, match=r"no ANN index in .*: no ann\.json"):
+    with pytest.raises(DirectoryError, match=r"no ANN index in .*: no ann\.json"):
         FaissIndex.load(tmp_path)
     for damage in ("{", "[]", '{"format_version": 1}', "\udcff"):
         folder = saved(tmp_path / "a")
         (folder / "ann.json").write_text(damage, "utf-8", "surrogateescape")
-        with pytest.raises(IndexDirectoryError, match=r"ann\.json is damaged .*build it again"):
+        with pytest.raises(DirectoryError, match=r"ann\.json is damaged .*build it again"):
             FaissIndex.load(folder)
     (folder / "ann.json").write_text('{"format_version": 2}')
-    with pytest.raises(IndexDirectoryError, match="has format version 2, this version reads 1"):
+    with pytest.raises(DirectoryError, match="has format version 2, this version reads 1"):
         FaissIndex.load(folder)
 
 

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from dipair_index.errors import IndexDirectoryError, SettingsError
+from dipair_index.errors import DirectoryError, SettingsError
 from dipair_index.stores.codecs import CODEC_NAMES, open_codec
 from dipair_index.stores.estimate import Basis, Settings
 from dipair_index.stores.index_info import IndexInfo
@@ -46,5 +46,5 @@ def test_unknown_names_are_refused() -> None:
 
 def test_what_is_no_index_has_no_sizes(tmp_path: Path) -> None:
     for read in (Basis.of_index, IndexInfo.read):
-        with pytest.raises(IndexDirectoryError, match="is not an index: it has no manifest.json"):
+        with pytest.raises(DirectoryError, match="is not an index: it has no manifest.json"):
             read(tmp_path)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from dipair_index.errors import IndexDirectoryError, StoreError
+from dipair_index.errors import DirectoryError, StoreError
 from dipair_index.stores.index_directory import Layout, PartLayout, WriterLock, refuse_target
 
 FOREIGN = ["letter.txt", "parts/engine/bolt.step", "building/plan.dwg", "merging/lane.txt"]
@@ -56,7 +56,7 @@ def test_what_is_not_an_index_is_never_overwritten(
     tmp_path: Path, name: str, overwrite: bool
 ) -> None:
     write(tmp_path / "i" / name)
-    with pytest.raises(IndexDirectoryError, match="exists and is not an index, so it will not be"):
+    with pytest.raises(DirectoryError, match="exists and is not an index, so it will not be"):
         refuse_target(tmp_path / "i", overwrite=overwrite)
 
 
@@ -68,7 +68,7 @@ def test_a_file_a_lost_link_and_anothers_manifest_are_never_overwritten(
     (tmp_path / "link").symlink_to(tmp_path / "nowhere")
     write(tmp_path / "app" / "manifest.json", '{"kind": "app"}')
     for name in ("file", "link", "app"):
-        with pytest.raises(IndexDirectoryError, match=f"{name} exists and is not an index"):
+        with pytest.raises(DirectoryError, match=f"{name} exists and is not an index"):
             refuse_target(tmp_path / name, overwrite=overwrite)
 
 
@@ -78,7 +78,7 @@ def test_a_finished_index_is_overwritten_only_when_asked(tmp_path: Path) -> None
         write(target / "manifest.json", f'{{"kind": "dipair-index", "format_version": {version}}}')
         write(target / "notes.txt")
         assert Layout(target).is_finished()
-        with pytest.raises(IndexDirectoryError, match="there is an index at .*: pass --overwrite"):
+        with pytest.raises(DirectoryError, match="there is an index at .*: pass --overwrite"):
             refuse_target(target, overwrite=False)
         refuse_target(target, overwrite=True)
 
@@ -92,18 +92,18 @@ def test_an_unfinished_index_is_no_obstacle_and_a_damaged_one_may_be_overwritten
     write(tmp_path / "manifest.json.tmp", '{"ki')
     refuse_target(tmp_path, overwrite=False)
     write(tmp_path / "manifest.json", '{"ki')
-    with pytest.raises(IndexDirectoryError, match="there is an index at .*: pass --overwrite"):
+    with pytest.raises(DirectoryError, match="there is an index at .*: pass --overwrite"):
         refuse_target(tmp_path, overwrite=False)
     refuse_target(tmp_path, overwrite=True)
     write(tmp_path / "thesis.tex")
-    with pytest.raises(IndexDirectoryError, match="is not an index"):
+    with pytest.raises(DirectoryError, match="is not an index"):
         refuse_target(tmp_path, overwrite=True)
 
 
 def test_a_second_writer_is_told_who_the_first_is(tmp_path: Path) -> None:
     first = WriterLock(tmp_path)
     with pytest.raises(
-        IndexDirectoryError,
+        DirectoryError,
         match=rf"is being changed by process {os.getpid()} on .* \(.*, since \d+-.*\): let it end",
     ):
         WriterLock(tmp_path)
@@ -116,7 +116,7 @@ def test_who_the_first_is_may_be_unreadable(tmp_path: Path) -> None:
     first = WriterLock(tmp_path)
     for content, name in ((b"", "another process"), (b"\xff 7", "\ufffd 7")):
         Layout(tmp_path).writer_lock.write_bytes(content)
-        with pytest.raises(IndexDirectoryError, match=f"is being changed by {name}: let it end"):
+        with pytest.raises(DirectoryError, match=f"is being changed by {name}: let it end"):
             WriterLock(tmp_path)
     first.release()
 
@@ -144,7 +144,7 @@ def test_a_writer_that_is_killed_leaves_no_lock(tmp_path: Path) -> None:
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "held\n"
-        with pytest.raises(IndexDirectoryError, match=f"changed by process {holder.pid} on"):
+        with pytest.raises(DirectoryError, match=f"changed by process {holder.pid} on"):
             WriterLock(tmp_path)
         holder.send_signal(signal.SIGKILL)
         holder.wait()
@@ -155,7 +155,7 @@ def test_a_writer_that_is_killed_leaves_no_lock(tmp_path: Path) -> None:
 def test_a_directory_that_cannot_be_written_can_still_be_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(IndexDirectoryError, match="absent was removed at this moment: run this"):
+    with pytest.raises(DirectoryError, match="absent was removed at this moment: run this"):
         WriterLock(tmp_path / "absent")
 
     def no_locks(handle: int, operation: int) -> None:

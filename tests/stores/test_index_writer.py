@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dipair_index.errors import IndexDirectoryError, MissingPassagesError, StoreError
+from dipair_index.errors import DirectoryError, MissingPassagesError, StoreError, WriteError
 from dipair_index.stores import index_writer
 from dipair_index.stores.codecs import CODEC_NAMES
 from dipair_index.stores.index_writer import IndexWriter
@@ -148,7 +148,7 @@ def test_counts_and_digests_go_with_the_passages(toy: Any) -> None:
 
 def test_a_second_writer_is_refused(toy: Any) -> None:
     with IndexWriter(toy.root):
-        with pytest.raises(IndexDirectoryError, match=f"being changed by process {os.getpid()}"):
+        with pytest.raises(DirectoryError, match=f"being changed by process {os.getpid()}"):
             IndexWriter(toy.root)
         assert toy.seen() == toy.expected(ALL)
     IndexWriter(toy.root).close()
@@ -161,9 +161,9 @@ def test_a_directory_that_is_no_index_is_not_touched(quick_path: Path) -> None:
         file.write_text("dear")
     before = files_of(quick_path)
     for folder in quick_path.iterdir():
-        with pytest.raises(IndexDirectoryError, match=r"is not an index: it has no manifest\.json"):
+        with pytest.raises(DirectoryError, match=r"is not an index: it has no manifest\.json"):
             IndexWriter(folder)
-    with pytest.raises(IndexDirectoryError, match="there is no index at .*absent: build one"):
+    with pytest.raises(DirectoryError, match="there is no index at .*absent: build one"):
         IndexWriter(quick_path / "absent")
     assert files_of(quick_path) == before
     assert not (quick_path / "absent").exists()
@@ -174,7 +174,7 @@ def test_an_index_whose_manifest_cannot_be_read_is_not_touched(toy: Any, content
     (toy.root / "manifest.json").write_bytes(content)
     (toy.root / "parts" / "000077").mkdir()
     before = files_of(toy.root)
-    with pytest.raises(IndexDirectoryError, match=r"is damaged|has format version 3"):
+    with pytest.raises(DirectoryError, match=r"is damaged|has format version 3"):
         IndexWriter(toy.root)
     with IndexWriter(toy.root, new=True) as writer:
         assert writer.manifest is None
@@ -233,7 +233,7 @@ def test_a_writer_that_fails_to_say_so_has_changed_all_or_nothing(
                     raise OSError(5, "Input/output error")
 
             patch.setattr("dipair_index.files.sync", fail)
-            with pytest.raises(StoreError, match=r"cannot write .*manifest\.json: Input/output"):
+            with pytest.raises(WriteError, match=r"cannot write .*manifest\.json: Input/output"):
                 writer.delete(["a"])
         assert writer.manifest == Manifest.read(toy.root)
         first = writer.current.generation

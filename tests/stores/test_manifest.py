@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from dipair_index.errors import IndexDirectoryError, StoreError
+from dipair_index.errors import DirectoryError, WriteError
 from dipair_index.files import write_whole
 from dipair_index.stores import manifest as manifest_module
 from dipair_index.stores.manifest import (
@@ -70,7 +70,7 @@ def test_a_single_changed_byte_anywhere_is_refused(quick_path: Path, mask: int) 
     whole = file.read_bytes()
     for place in range(len(whole)):
         file.write_bytes(whole[:place] + bytes([whole[place] ^ mask]) + whole[place + 1 :])
-        with pytest.raises(IndexDirectoryError):
+        with pytest.raises(DirectoryError):
             Manifest.read(quick_path)
 
 
@@ -80,7 +80,7 @@ def test_a_manifest_that_is_cut_short_or_longer_is_refused(quick_path: Path) -> 
     whole = file.read_bytes()
     for content in (*(whole[:end] for end in range(len(whole))), whole + b"\n", whole + b" "):
         file.write_bytes(content)
-        with pytest.raises(IndexDirectoryError, match=r"manifest\.json is damaged \(.*--overwrite"):
+        with pytest.raises(DirectoryError, match=r"manifest\.json is damaged \(.*--overwrite"):
             Manifest.read(quick_path)
 
 
@@ -105,7 +105,7 @@ def test_what_is_wrong_with_a_manifest_is_told(
     values = {**json.loads((tmp_path / MANIFEST).read_bytes()), **change}
     values = {name: value for name, value in values.items() if value is not None}
     (tmp_path / MANIFEST).write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n")
-    with pytest.raises(IndexDirectoryError, match=rf"manifest\.json is damaged \(.*{message}"):
+    with pytest.raises(DirectoryError, match=rf"manifest\.json is damaged \(.*{message}"):
         Manifest.read(tmp_path)
 
 
@@ -120,7 +120,7 @@ def test_another_format_is_refused_with_what_to_do(
     content = {"kind": "dipair-index", "format_version": version, "something": "else"}
     (tmp_path / MANIFEST).write_text(json.dumps(content))
     with pytest.raises(
-        IndexDirectoryError,
+        DirectoryError,
         match=f"has format version {version}, but this version of dipair-index reads "
         rf"{FORMAT_VERSION} \({advice}\): build the index again with --overwrite",
     ):
@@ -129,13 +129,13 @@ def test_another_format_is_refused_with_what_to_do(
 
 
 def test_what_is_no_index_is_told_from_what_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(IndexDirectoryError, match=r"there is no index at .*i: build one with"):
+    with pytest.raises(DirectoryError, match=r"there is no index at .*i: build one with"):
         Manifest.read(tmp_path / "i")
-    with pytest.raises(IndexDirectoryError, match=r"is not an index: it has no manifest\.json"):
+    with pytest.raises(DirectoryError, match=r"is not an index: it has no manifest\.json"):
         Manifest.read(tmp_path)
     for foreign in ('{"name": "an app"}', "[1]", '"dipair-index"'):
         (tmp_path / MANIFEST).write_text(foreign)
-        with pytest.raises(IndexDirectoryError, match=r"is not an index: its manifest\.json is an"):
+        with pytest.raises(DirectoryError, match=r"is not an index: its manifest\.json is an"):
             Manifest.read(tmp_path)
         assert not is_manifest(tmp_path / MANIFEST)
 
@@ -145,7 +145,7 @@ def test_a_manifest_that_cannot_be_written_leaves_the_old_one(
 ) -> None:
     WRITTEN.write(tmp_path)
     monkeypatch.setattr(manifest_module.os, "fsync", full)
-    with pytest.raises(StoreError, match=r"cannot write .*manifest.json: No space left.*Make room"):
+    with pytest.raises(WriteError, match=r"cannot write .*manifest.json: No space left.*Make room"):
         replace(WRITTEN, seed=7).write(tmp_path)
     assert Manifest.read(tmp_path) == WRITTEN
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dipair_index.errors import IndexDirectoryError, MissingPassagesError, StoreError
+from dipair_index.errors import DirectoryError, MissingPassagesError, StoreError
 from dipair_index.stores import snapshot as snapshot_module
 from dipair_index.stores.ann import ExactIndex
 from dipair_index.stores.index_directory import Layout
@@ -192,7 +192,7 @@ def test_ids_of_deleted_passages_that_change_meanwhile_are_read_again(
 )
 def test_an_index_whose_part_is_missing_says_which(toy: Any, gone: str, message: str) -> None:
     shutil.rmtree(toy.root / "parts" / "000004" / gone)
-    with pytest.raises((StoreError, IndexDirectoryError), match=message):
+    with pytest.raises((StoreError, DirectoryError), match=message):
         Snapshot.open(toy.root)
     # nobody holds those that were opened before it
     remove_part(Layout(toy.root).part("000002"))

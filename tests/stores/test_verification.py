@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from dipair_index.errors import IndexDirectoryError
+from dipair_index.errors import DirectoryError
 from dipair_index.stores.index_writer import IndexWriter
 from dipair_index.stores.manifest import Manifest
 from dipair_index.stores.verification import verify_index
@@ -109,7 +109,7 @@ def test_a_strange_file_is_named_and_what_a_killed_writer_leaves_is_not(toy: Any
 
 def test_a_damaged_manifest_is_said_as_whoever_opens_it_is_told(toy: Any) -> None:
     (toy.root / "manifest.json").write_bytes(b"{")
-    with pytest.raises(IndexDirectoryError, match="is damaged"):
+    with pytest.raises(DirectoryError, match="is damaged"):
         verified(toy)
 
 
