@@ -14,8 +14,8 @@ import torch
 from dipair_index.cli._console import progress
 from dipair_index.data.dataset import Dataset
 from dipair_index.models.dipair import DiPairModel
+from dipair_index.models.pretrained import load_tokenizer
 from dipair_index.models.sources import encoder_source
-from dipair_index.training.distil import load_tokenizer
 from dipair_index.training.state_cache import StateCache
 
 Scores = Mapping[str, np.ndarray]
@@ -89,7 +89,7 @@ def new_model(encoder: str, layers: int, passage_length: int, **settings: Any) -
 
 
 def tokenizer_of(encoder: str) -> Any:
-    return load_tokenizer(encoder_source(encoder), None, encoder)
+    return load_tokenizer(encoder)
 
 
 def encoded(

@@ -22,3 +22,9 @@ def listed(names: Iterable[str], most: int = 5) -> str:
     known = list(names)
     others = f" and {len(known) - most:,} more" if len(known) > most else ""
     return ", ".join(known[:most]) + others
+
+
+def reason(error: BaseException) -> str:
+    """Returns what a library says of its error, in one line of 200 characters at most."""
+    said = " ".join(str(error).split()) or type(error).__name__
+    return said if len(said) <= 200 else f"{said[:199]}…"

@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Sequence
+import inspect
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
+from dipair_index.digests import short_digest
 from dipair_index.encoders.batches import length_sorted_batches
 from dipair_index.errors import ModelError
 from dipair_index.models.torch_setup import prepare_torch
 from dipair_index.records import FloatArray
+from dipair_index.words import reason
 
 QUERY_TOKENS, PASSAGE_TOKENS = 32, 128
 """What the encoder reads of each (DiPair, section 3.2)."""
 MAX_TOKENS = QUERY_TOKENS + PASSAGE_TOKENS
 """What a cross-encoder that was trained elsewhere reads, of pairs and of tuples."""
+ONNX_INPUTS = {
+    "input_ids": "ids",
+    "attention_mask": "attention_mask",
+    "token_type_ids": "type_ids",
+}
+"""What an ONNX file may be fed, and what the package `tokenizers` calls it."""
 TRUNCATION = "longest_first"
 """What is cut where a pair is longer: the passage, and a query only where it is as long."""
 
@@ -53,13 +62,17 @@ def open_teacher(name: str, *, device: str = "cpu", batch_size: int = 8) -> Teac
 
 def longest_input(model: Any, tokenizer: Any) -> int:
     """Tokens that a transformers cross-encoder reads of a tuple: what it was trained on here."""
-    trained_on = getattr(model.config, "dipair_max_tokens", MAX_TOKENS)
-    return min(trained_on, int(tokenizer.model_max_length))
+    from dipair_index.models.pretrained import readable_tokens
+
+    trained_on: int = getattr(model.config, "dipair_max_tokens", MAX_TOKENS)
+    return min(trained_on, int(tokenizer.model_max_length), readable_tokens(model) or trained_on)
 
 
 def set_longest_input(model: Any, tokenizer: Any, tokens: int) -> int:
     """Has both save that a cross-encoder reads so many tokens; returns how many it can."""
-    longest = min(tokens, getattr(model.config, "max_position_embeddings", tokens))
+    from dipair_index.models.pretrained import readable_tokens
+
+    longest = min(tokens, readable_tokens(model) or tokens)
     model.config.dipair_max_tokens = tokenizer.model_max_length = longest
     return longest
 
@@ -67,6 +80,27 @@ def set_longest_input(model: Any, tokenizer: Any, tokens: int) -> int:
 def joined(separator: str, others: Sequence[Sequence[str]]) -> list[str]:
     """Returns what a cross-encoder reads as its second text, (tuples,)."""
     return [f" {separator} ".join(texts) for texts in zip(*others, strict=True)]
+
+
+def accepted(model: Any, inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns those of a tokenizer's outputs that a model takes: DistilBERT takes no types."""
+    known = inspect.signature(model.forward).parameters
+    return {name: values for name, values in inputs.items() if name in known}
+
+
+def refuse_unusable(teacher: Teacher) -> None:
+    """Raises `ModelError` where a teacher gives a short pair, or one that it cuts, no numbers."""
+    try:
+        logits = teacher.logits(["a", "b"], ["b", "a " * MAX_TOKENS])
+    # whatever a model of another kind, or ONNX Runtime, raises
+    except Exception as error:
+        raise ModelError(
+            f"{teacher.name} cannot score pairs of texts ({reason(error)}): name a cross-encoder"
+        ) from error
+    if not np.isfinite(logits).all():
+        raise ModelError(
+            f"{teacher.name} gives a pair of texts a score that is not a number: name another"
+        )
 
 
 class TransformersTeacher:
@@ -88,27 +122,13 @@ class TransformersTeacher:
 
         Raises `ModelError` when there is no such model, or it was never trained to score pairs.
         """
-        import torch
-        from transformers import AutoModelForSequenceClassification, AutoTokenizer
+        from dipair_index.models.pretrained import load_cross_encoder, load_tokenizer
 
-        try:
-            # in float32 whatever it was saved in, since numpy has no bfloat16
-            model, loaded = AutoModelForSequenceClassification.from_pretrained(
-                name, dtype=torch.float32, output_loading_info=True
-            )
-            tokenizer = AutoTokenizer.from_pretrained(name)
-        except (OSError, ValueError) as error:
-            raise ModelError(
-                f"no cross-encoder could be loaded from {name}: name a folder with config.json "
-                "and model.safetensors, a hub model that can be reached, or an ONNX file"
-            ) from error
-        if loaded["missing_keys"]:
-            raise ModelError(
-                f"{name} is no cross-encoder, since it has no {min(loaded['missing_keys'])}, which "
-                f"would be random: run `dipair-index train-teacher --encoder {name}`, or name a "
-                "cross-encoder"
-            )
-        return cls(model.to(device), tokenizer, name=name, batch_size=batch_size)
+        model = load_cross_encoder(name)
+        tokenizer = load_tokenizer(name, model)
+        teacher = cls(model.to(device), tokenizer, name=name, batch_size=batch_size)
+        refuse_unusable(teacher)
+        return teacher
 
     def logits(self, first: Sequence[str], *others: Sequence[str]) -> FloatArray:
         """Returns logits, (tuples,) or (tuples, outputs), as `Teacher` says."""
@@ -126,7 +146,9 @@ class TransformersTeacher:
                 return_tensors="pt",
             ).to(self._model.device)
             with torch.inference_mode():
-                result[rows] = self._model(**inputs).logits.float().cpu().numpy()
+                result[rows] = (
+                    self._model(**accepted(self._model, inputs)).logits.float().cpu().numpy()
+                )
         return _flat(result)
 
 
@@ -153,16 +175,27 @@ class OnnxTeacher:
             shapes = ", ".join(str(output.shape) for output in outputs)
             raise ModelError(f"{file} gives outputs {shapes}, a teacher gives one (batch, outputs)")
         self.outputs = width
-        self._tokenizer: Any = Tokenizer.from_file(str(vocabulary))
-        self._tokenizer.enable_truncation(MAX_TOKENS, strategy=TRUNCATION)
+        # what `tokenizers` raises has no class of its own
+        try:
+            self._tokenizer: Any = Tokenizer.from_file(str(vocabulary))
+        except Exception as error:
+            raise ModelError(f"{vocabulary} is not a tokenizer: {error}") from error
+        self._tokenizer.enable_truncation(_onnx_length(file.parent), strategy=TRUNCATION)
         padding = self._tokenizer.padding or {}
         self._tokenizer.enable_padding(
             pad_id=padding.get("pad_id", 0), pad_token=padding.get("pad_token", "[PAD]")
         )
-        self._inputs = {entry.name for entry in self._session.get_inputs()}
+        self._inputs = {entry.name: entry.type for entry in self._session.get_inputs()}
+        unknown = sorted(set(self._inputs) - set(ONNX_INPUTS))
+        if unknown:
+            raise ModelError(
+                f"{file} takes {', '.join(unknown)}: export it with the inputs "
+                f"{', '.join(ONNX_INPUTS)}, or some of them"
+            )
         self._batch_size = batch_size
         self.name = str(file)
-        self.fingerprint = hashlib.sha256(file.read_bytes()).hexdigest()[:16]
+        self.fingerprint = short_digest(file.read_bytes())
+        refuse_unusable(self)
 
     def logits(self, first: Sequence[str], *others: Sequence[str]) -> FloatArray:
         """Returns logits, (tuples,) or (tuples, outputs), as `Teacher` says."""
@@ -171,14 +204,31 @@ class OnnxTeacher:
         result = np.empty((len(first), self.outputs), np.float32)
         for rows in length_sorted_batches(_lengths(first, second), self._batch_size):
             encodings = self._tokenizer.encode_batch([(first[row], second[row]) for row in rows])
-            inputs = {
-                "input_ids": np.array([encoding.ids for encoding in encodings]),
-                "attention_mask": np.array([encoding.attention_mask for encoding in encodings]),
-                "token_type_ids": np.array([encoding.type_ids for encoding in encodings]),
+            fed = {
+                name: np.array(
+                    [getattr(encoding, ONNX_INPUTS[name]) for encoding in encodings],
+                    np.int32 if kind == "tensor(int32)" else np.int64,
+                )
+                for name, kind in self._inputs.items()
             }
-            fed = {name: array for name, array in inputs.items() if name in self._inputs}
             result[rows] = self._session.run(None, fed)[0]
         return _flat(result)
+
+
+def _onnx_length(folder: Path) -> int:
+    """How many tokens a teacher in an ONNX file reads, by the files of transformers beside it."""
+    limits = [MAX_TOKENS]
+    for name, key in (
+        ("tokenizer_config.json", "model_max_length"),
+        ("config.json", "max_position_embeddings"),
+    ):
+        try:
+            limit = json.loads((folder / name).read_text(encoding="utf-8"))[key]
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+        if isinstance(limit, int) and limit > 0:
+            limits.append(limit)
+    return min(limits)
 
 
 def _lengths(first: Sequence[str], second: Sequence[str]) -> list[int]:

@@ -8,13 +8,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import AutoTokenizer
 
 from dipair_index.encoders.base import EncodedTexts
 from dipair_index.encoders.batches import Tokenised, best_batch_size, padded_batches, tokenise
-from dipair_index.errors import ModelError, SettingsError
 from dipair_index.models.config import Side
 from dipair_index.models.dipair import DiPairModel
+from dipair_index.models.pretrained import load_tokenizer
 from dipair_index.models.sources import DEFAULT_MODEL, model_folder
 from dipair_index.models.systems import Sizes
 from dipair_index.models.torch_setup import prepare_torch
@@ -57,16 +56,8 @@ class DualEncoder:
         prepare_torch(device)
         name = DEFAULT_MODEL if name is None else name
         source = model_folder(name)
-        try:
-            model = load_model(source)
-            tokenizer = AutoTokenizer.from_pretrained(str(source))
-        except SettingsError as error:
-            raise ModelError(f"the config.json of {name} is of no use: {error}") from error
-        except (OSError, ValueError, RuntimeError) as error:
-            raise ModelError(
-                f"no DiPair model could be loaded from {name}: name a folder written by "
-                "`dipair-index train`, or a hub model that can be reached"
-            ) from error
+        model = load_model(source)
+        tokenizer = load_tokenizer(str(source), model.encoder)
         return cls(model, tokenizer, name=str(name), device=device, batch_size=batch_size)
 
     @property

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from dipair_index.digests import short_digest
 from dipair_index.encoders.batches import TokenisedBatches
 from dipair_index.encoders.open import open_encoder
 from dipair_index.errors import ModelError
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 MAX_TOKENS = 128
 """How much of a text a transformers encoder reads, unless it says otherwise (DiPair, section 4)."""
+MAX_SPECIAL_TOKENS = 2
+"""Tokens that an encoder puts around a text."""
 
 
 class SentenceEmbedder(Protocol):
@@ -119,31 +122,32 @@ class TransformersEmbedder:
 
     def __init__(self, name: str, *, device: str = "cpu", batch_size: int = 64) -> None:
         import torch
-        from transformers import AutoModel, AutoTokenizer
 
+        from dipair_index.models.pretrained import (
+            NEXT,
+            load_encoder,
+            load_tokenizer,
+            readable_tokens,
+        )
         from dipair_index.models.weights import fingerprint
 
         source = encoder_source(name)
         self._first_token = reads_first_token(name)
-        try:
-            self._tokenizer: Any = AutoTokenizer.from_pretrained(source)
-            model = AutoModel.from_pretrained(source, dtype=torch.float32)
-        except (OSError, ValueError) as error:
-            raise ModelError(
-                f"no encoder could be loaded from {name}: name a folder with config.json and "
-                'model.safetensors, a hub model that can be reached, "use" or "model"'
-            ) from error
-        self._model: Any = model.to(device).eval()
+        model, never_read = load_encoder(name, following=f'{NEXT}, "use" or "model"')
+        self._tokenizer: Any = load_tokenizer(name, model)
+        self._model: Any = model.to(device)
         self._torch = torch
         self._batch_size = batch_size
-        own_length = _settings(source, "sentence_bert_config.json").get("max_seq_length")
-        positions = getattr(self._model.config, "max_position_embeddings", None)
-        self._max_tokens = min(own_length or MAX_TOKENS, positions or own_length or MAX_TOKENS)
+        length = _read_length(source)
+        positions = getattr(model.config, "max_position_embeddings", None)
+        length = min(length or MAX_TOKENS, positions or length or MAX_TOKENS)
+        self._max_tokens = min(length, readable_tokens(model) or length)
         prompts = _settings(source, "config_sentence_transformers.json").get("prompts") or {}
         self._query_prompt = prompts.get("query") or ""
         self._passage_prompt = prompts.get("passage") or prompts.get("document") or ""
-        how = f"{self._first_token} {self._max_tokens} {sorted(prompts.items())}"
-        self.fingerprint = hashlib.sha256((fingerprint(model) + how).encode()).hexdigest()[:16]
+        how = f"{self._first_token} {length} {sorted(prompts.items())}"
+        weights = fingerprint(model, without=never_read)
+        self.fingerprint = short_digest((weights + how).encode())
         self.name = name
         self.dim: int = self._model.config.hidden_size
         self.truncated = 0
@@ -212,8 +216,22 @@ def _settings(source: str, file: str) -> dict[str, Any]:
             return {}
     if not path.is_file():
         return {}
-    content = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ModelError(f"{path} is not JSON ({error}): restore the file or remove it") from error
     return content if isinstance(content, dict) else {"modules": content}
+
+
+def _read_length(source: str) -> int | None:
+    """How many tokens of a text sentence-transformers reads; None where its files do not say."""
+    length = _settings(source, "sentence_bert_config.json").get("max_seq_length")
+    if length is None or (isinstance(length, int) and length > MAX_SPECIAL_TOKENS):
+        return length
+    raise ModelError(
+        f"{source} reads max_seq_length {length!r} tokens of a text, as its "
+        f"sentence_bert_config.json has it: put a number above {MAX_SPECIAL_TOKENS} there"
+    )
 
 
 def reads_first_token(name: str) -> bool:

@@ -26,9 +26,10 @@ from torch.nn import functional
 from transformers import AutoConfig, AutoModel, PreTrainedModel
 from transformers.utils.generic import ModelOutput
 
-from dipair_index.errors import ModelError, SettingsError
+from dipair_index.errors import SettingsError
 from dipair_index.models.config import DiPairConfig, Side
 from dipair_index.models.heads import TupleHead, make_head
+from dipair_index.models.pretrained import load_encoder, readable_tokens
 from dipair_index.models.truncation import keep_tokens
 
 
@@ -88,17 +89,10 @@ class DiPairModel(PreTrainedModel):
     def from_encoder(cls, name: str, *, layers: int | None = None, **settings: Any) -> DiPairModel:
         """Starts from the first `layers` layers of a pretrained BERT (section 3.2).
 
-        `settings` are those of `DiPairConfig`. Raises `ModelError` when there is no such encoder,
-        and `SettingsError` when it has fewer layers.
+        `settings` are those of `DiPairConfig`. Raises what `load_encoder` does, and
+        `SettingsError` where the encoder cannot read texts so long.
         """
-        depth = first_layers(name, layers)
-        try:
-            encoder = AutoModel.from_pretrained(name, dtype=torch.float32, **depth)
-        except (OSError, ValueError) as error:
-            raise ModelError(
-                f"no encoder could be loaded from {name}: name a folder with config.json and "
-                "model.safetensors, or a hub model that can be reached"
-            ) from error
+        encoder, _ = load_encoder(name, layers=layers)
         described = encoder.config.to_diff_dict()
         described.pop("_name_or_path", None)  # a folder of this machine means nothing elsewhere
         model = cls(DiPairConfig(encoder=described, **settings))
@@ -189,32 +183,14 @@ class DiPairModel(PreTrainedModel):
         return torch.cat(chunks)[order.argsort()]
 
 
-def first_layers(name: str, layers: int | None) -> dict[str, int]:
-    """Returns what has transformers load the first `layers` layers of an encoder; None is all.
-
-    Raises `SettingsError` where it has fewer: those that are missing would be random.
-    """
-    if layers is None:
-        return {}
-    try:
-        depth = getattr(AutoConfig.from_pretrained(name), "num_hidden_layers", layers)
-    except (OSError, ValueError):
-        depth = layers  # there is no such encoder, which loading it says
-    if layers > depth:
-        raise SettingsError(
-            f"--layers {layers} is more than the encoder's {depth}: pass {depth} or fewer"
-        )
-    return {"num_hidden_layers": layers}
-
-
 def _new_encoder(config: DiPairConfig) -> nn.Module:
     """An encoder with random weights; `SettingsError` where it cannot read texts so long."""
     encoder_config = AutoConfig.for_model(**config.encoder)
-    longest = max(map(config.text_length, config.sides))
-    limit = getattr(encoder_config, "max_position_embeddings", longest)
-    if longest > limit:
-        raise SettingsError(f"the encoder reads {limit} tokens at most, not {longest} of a text")
     encoder: Any = AutoModel.from_config(encoder_config)
+    longest = max(map(config.text_length, config.sides))
+    limit = readable_tokens(encoder)
+    if limit is not None and longest > limit:
+        raise SettingsError(f"the encoder reads {limit} tokens at most, not {longest} of a text")
     # BERT's pooler is trained for next-sentence prediction; nothing here reads it
     encoder.pooler = None
     module: nn.Module = encoder

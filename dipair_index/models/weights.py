@@ -13,18 +13,21 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers.utils.hub import cached_file
 
-from dipair_index.errors import ModelError
+from dipair_index.errors import ModelError, SettingsError
 from dipair_index.models.config import DiPairConfig
 from dipair_index.models.dipair import DiPairModel
+from dipair_index.models.pretrained import load_weights, loading
 from dipair_index.models.systems import WeightCodec
+from dipair_index.words import listed
 
 INDEX_FILE = "model.safetensors.index.json"
 SCALE = ".scale"
@@ -55,21 +58,32 @@ def save_weights(
 def load_model(source: str | Path) -> DiPairModel:
     """Loads a model from a folder or from the hub, in float32.
 
-    Raises `OSError` where there is none, and `ModelError` where its weights are not all there.
+    Raises `ModelError` where there is none, where no model could have its config.json, and where
+    its weights are not all there or do not fit that.
     """
-    config = DiPairConfig.from_pretrained(str(source))
-    if getattr(config, "weights", "float16") != "int8":
-        model: DiPairModel = DiPairModel.from_pretrained(str(source), dtype=torch.float32)
-        return model
-    index = json.loads(Path(_file(source, INDEX_FILE)).read_text(encoding="utf-8"))
-    stored: dict[str, Tensor] = {}
-    for file in sorted(set(index["weight_map"].values())):
-        stored |= load_file(_file(source, file))
-    model = DiPairModel(config)
-    try:
-        model.load_state_dict(dequantised(stored))
-    except RuntimeError as error:
-        raise ModelError(f"the weights of {source} do not fit its config.json: {error}") from error
+    following = "name a folder written by `dipair-index train`, or a hub model that can be reached"
+    with loading("DiPair model", str(source), following):
+        try:
+            config = DiPairConfig.from_pretrained(str(source))
+        except SettingsError as error:
+            raise ModelError(f"{source} has an invalid config.json: {error}") from error
+        kept: dict[str, Any] = {"config": config}
+        if getattr(config, "weights", "float16") == "int8":
+            kept["state_dict"] = dequantised(_read(source))
+    model: DiPairModel
+    model, missing = load_weights(
+        DiPairModel,
+        None if "state_dict" in kept else str(source),
+        str(source),
+        "DiPair model",
+        following=following,
+        **kept,
+    )
+    if missing:
+        raise ModelError(
+            f"the weights of {source} do not fit its config.json: they lack {listed(missing)}, "
+            f"which would be random: {following}"
+        )
     return model
 
 
@@ -107,6 +121,15 @@ def _stored(model: DiPairModel, codec: WeightCodec) -> dict[str, Tensor]:
     return stored
 
 
+def _read(source: str | Path) -> dict[str, Tensor]:
+    """The tensors of all files of a model, by name."""
+    index = json.loads(Path(_file(source, INDEX_FILE)).read_text(encoding="utf-8"))
+    stored: dict[str, Tensor] = {}
+    for file in sorted(set(index["weight_map"].values())):
+        stored |= load_file(_file(source, file))
+    return stored
+
+
 def _file(source: str | Path, name: str) -> str:
     """The path of one file of a model, fetched from the hub where `source` is no folder."""
     found = cached_file(str(source), name)
@@ -115,10 +138,16 @@ def _file(source: str | Path, name: str) -> str:
     return str(found)
 
 
-def fingerprint(model: torch.nn.Module, also: str = "") -> str:
-    """Returns 16 hex digits that change when any weight does, or what is `also` told of them."""
+def fingerprint(
+    model: torch.nn.Module, also: str = "", *, without: Collection[str] = frozenset()
+) -> str:
+    """Returns 16 hex digits that change when any weight does, or what is `also` told of them.
+
+    The weights called `without` do not count, such as random ones that nothing is read of.
+    """
     digest = hashlib.sha256(also.encode())
     for name, tensor in sorted(model.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+        if name not in without:
+            digest.update(name.encode())
+            digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()[:16]

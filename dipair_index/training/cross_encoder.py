@@ -6,35 +6,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification, BertConfig
 
-from dipair_index.encoders.cross_encoders import TRUNCATION, joined, longest_input
-from dipair_index.errors import ModelError
-from dipair_index.models.dipair import first_layers
-from dipair_index.models.sources import encoder_source
+from dipair_index.encoders.cross_encoders import TRUNCATION, accepted, joined, longest_input
 from dipair_index.training.groups import GroupDataset, LabelledGroups, stacked_labels
 from dipair_index.training.run import TrainingRun
 from dipair_index.training.trainer import Schedule, run_training
-
-
-def pretrained_cross_encoder(name: str, *, layers: int | None, outputs: int) -> Any:
-    """Starts a classifier from the first `layers` layers of a pretrained encoder.
-
-    Raises `ModelError` when there is no such encoder, and `SettingsError` when it has fewer layers.
-    """
-    source = encoder_source(name)
-    depth = first_layers(source, layers)
-    try:
-        return AutoModelForSequenceClassification.from_pretrained(
-            source, dtype=torch.float32, num_labels=outputs, **depth
-        )
-    except (OSError, ValueError, RuntimeError) as error:
-        raise ModelError(
-            f"no encoder could be loaded from {name}: name a folder with config.json and "
-            f"model.safetensors, or a hub model that can be reached ({error})"
-        ) from error
 
 
 def random_bert_tiny(tokenizer: Any, *, layers: int | None, outputs: int) -> Any:
@@ -83,7 +61,7 @@ def fit(
             padding=True,
             return_tensors="pt",
         )
-        return {**batch, "labels": stacked_labels(items)}
+        return {**accepted(model, batch), "labels": stacked_labels(items)}
 
     def loss(output: Any, labels: Tensor) -> Tensor:
         return compute_loss(output.logits.float().view(labels.shape), labels)

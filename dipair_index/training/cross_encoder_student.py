@@ -16,15 +16,13 @@ from dipair_index.encoders.cross_encoders import (
     TransformersTeacher,
     set_longest_input,
 )
-from dipair_index.models.sources import encoder_source
+from dipair_index.models.pretrained import load_classifier, load_tokenizer
 from dipair_index.training.cross_encoder import (
     fit,
-    pretrained_cross_encoder,
     random_bert_tiny,
     saver,
 )
 from dipair_index.training.data import TrainingData, measure
-from dipair_index.training.distil import load_tokenizer
 from dipair_index.training.losses import LOSSES
 from dipair_index.training.run import TrainingRun
 from dipair_index.training.settings import BERT_TINY, TrainingSettings
@@ -54,11 +52,11 @@ def distil_cross_encoder(
     data = TrainingData.read(dataset, labels, settings)
     set_seed(settings.seed)
     if random_start:
-        tokenizer = load_tokenizer(encoder_source(encoder), None, encoder)
+        tokenizer = load_tokenizer(encoder)
         model = random_bert_tiny(tokenizer, layers=layers, outputs=data.groups.classes)
     else:
-        model = pretrained_cross_encoder(encoder, layers=layers, outputs=data.groups.classes)
-        tokenizer = load_tokenizer(encoder_source(encoder), model, encoder)
+        model = load_classifier(encoder, layers=layers, outputs=data.groups.classes)
+        tokenizer = load_tokenizer(encoder, model)
     length = query_length + passage_length * (len(data.sides) - 1)
     run.begin(
         {

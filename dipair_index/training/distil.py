@@ -7,14 +7,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoTokenizer, set_seed
+from transformers import set_seed
 
 from dipair_index.data.dataset import Dataset
 from dipair_index.encoders.dual_encoder import DualEncoder
 from dipair_index.encoders.scorers import score_tuples
-from dipair_index.errors import ModelError, SettingsError
+from dipair_index.errors import SettingsError
 from dipair_index.models.dipair import DiPairModel
-from dipair_index.models.sources import encoder_source
+from dipair_index.models.pretrained import load_tokenizer
 from dipair_index.models.weights import round_weights, save_weights
 from dipair_index.training.data import TrainingData, measure
 from dipair_index.training.run import TrainingRun
@@ -42,9 +42,8 @@ def distil(
     data = TrainingData.read(dataset, labels, settings)
     model_settings = settle(model_settings, data.sides, data.groups.classes)
     set_seed(settings.seed)
-    name = encoder_source(encoder)
-    model = DiPairModel.from_encoder(name, layers=layers, **model_settings)
-    tokenizer = load_tokenizer(name, model.encoder, encoder)
+    model = DiPairModel.from_encoder(encoder, layers=layers, **model_settings)
+    tokenizer = load_tokenizer(encoder, model.encoder)
     run.begin(
         {
             "encoder": encoder,
@@ -89,22 +88,3 @@ def settle(model_settings: Mapping[str, Any], sides: Sequence[str], classes: int
     settled = {**model_settings, "classes": classes}
     settled["extra_sides"] = {side: list(asked.get(side, usual)) for side in extra}
     return settled
-
-
-def load_tokenizer(source: str, encoder: Any, name: str) -> Any:
-    """Loads the tokenizer beside an encoder; `ModelError` where there is none that fits it.
-
-    With None for the encoder any fits.
-    """
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(source)
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{name} has no tokenizer: {error}") from error
-    pieces = len(tokenizer)
-    rows = pieces if encoder is None else encoder.get_input_embeddings().num_embeddings
-    if pieces > rows:
-        raise ModelError(
-            f"the tokenizer of {name} has {pieces} pieces, its encoder {rows} embeddings: they do "
-            "not fit"
-        )
-    return tokenizer

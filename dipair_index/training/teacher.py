@@ -19,10 +19,9 @@ from dipair_index.encoders.cross_encoders import (
     set_longest_input,
 )
 from dipair_index.errors import FormatError
-from dipair_index.models.sources import encoder_source
-from dipair_index.training.cross_encoder import fit, pretrained_cross_encoder, saver
+from dipair_index.models.pretrained import load_classifier, load_tokenizer
+from dipair_index.training.cross_encoder import fit, saver
 from dipair_index.training.data import measure
-from dipair_index.training.distil import load_tokenizer
 from dipair_index.training.groups import LabelledGroups
 from dipair_index.training.provenance import labels_digest, texts_digest
 from dipair_index.training.run import TrainingRun
@@ -50,8 +49,8 @@ def train_teacher(
     groups.check_ids(texts, str(dataset.folder))
     held_out = dataset.held_out()
     set_seed(schedule.seed)
-    model = pretrained_cross_encoder(encoder, layers=layers, outputs=1)
-    tokenizer = load_tokenizer(encoder_source(encoder), model, encoder)
+    model = load_classifier(encoder, layers=layers, outputs=1)
+    tokenizer = load_tokenizer(encoder, model)
     length = MAX_TOKENS + PASSAGE_TOKENS * (len(texts) - 2)
     longest = min(length, int(tokenizer.model_max_length))
     run.begin(

@@ -16,7 +16,7 @@ from dipair_index.encoders.cross_encoders import open_teacher
 from dipair_index.encoders.scorers import scores_of_model
 from dipair_index.errors import SettingsError
 from dipair_index.formats.tables import write_table
-from dipair_index.training.cross_encoder import pretrained_cross_encoder
+from dipair_index.models.pretrained import load_classifier
 from dipair_index.training.cross_encoder_student import distil_cross_encoder
 from dipair_index.training.run import TrainingRun
 from dipair_index.training.settings import TrainingSettings
@@ -97,7 +97,7 @@ def test_two_runs_agree_bit_for_bit(dataset: Path, tiny_encoder_dir: Path, tmp_p
 
 def test_more_layers_than_the_encoder_has_are_refused(tiny_encoder_dir: Path) -> None:
     with pytest.raises(SettingsError, match="--layers 3 is more than the encoder's 2: pass 2 or"):
-        pretrained_cross_encoder(str(tiny_encoder_dir), layers=3, outputs=1)
+        load_classifier(str(tiny_encoder_dir), layers=3, outputs=1)
 
 
 def test_it_learns_classes_by_the_same_call(

@@ -16,7 +16,7 @@ from dipair_index.encoders.cross_encoders import (
     set_longest_input,
 )
 from dipair_index.errors import ModelError
-from dipair_index.training.cross_encoder import pretrained_cross_encoder
+from dipair_index.models.pretrained import load_classifier
 
 QUERIES = ["why do bees dance", "lava", "green tea", "lava"]
 PASSAGES = ["the honey bees dance " * 60, "lava ash erupts", "tea leaves", "moon"]
@@ -141,7 +141,7 @@ def test_a_teacher_saved_in_half_precision_scores_in_float32(
     assert teacher.fingerprint == expected.fingerprint
     logits = expected.logits(QUERIES, PASSAGES)
     np.testing.assert_allclose(teacher.logits(QUERIES, PASSAGES), logits, atol=1e-6)
-    start = pretrained_cross_encoder(str(tmp_path), layers=None, outputs=1)
+    start = load_classifier(str(tmp_path), layers=None, outputs=1)
     assert {weights.dtype for weights in start.parameters()} == {torch.float32}
 
 

@@ -1,0 +1,247 @@
+"""Pretrained models and tokenizers of transformers, loaded whole or refused in one sentence.
+
+transformers draws the weights that a checkpoint lacks at random, reads a folder without tokenizer
+files with an empty vocabulary, and leaves it to the first batch to fail in a model that is no
+encoder. Here each of these is a `ModelError` before anything is encoded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, AutoTokenizer
+
+from dipair_index.errors import ModelError, SettingsError
+from dipair_index.models.sources import encoder_source
+from dipair_index.words import listed, reason
+
+NEXT = "name a folder with config.json and model.safetensors, or a hub model that can be reached"
+"""What to do where a name gives no model."""
+
+
+def load_encoder(
+    name: str, *, layers: int | None = None, following: str = NEXT
+) -> tuple[Any, frozenset[str]]:
+    """Loads an encoder in float32, in evaluation mode, by folder or hub name.
+
+    Returns it with the names of the weights that its checkpoint lacks, which are random: none of
+    the output depends on them, as none does on BERT's pooler. `layers` takes the first ones only.
+    Raises `ModelError` where there is no such encoder, where it is damaged or no encoder of texts,
+    and where it lacks weights that are read; `SettingsError` where it has fewer layers.
+    """
+    model, missing = load_weights(
+        AutoModel, encoder_source(name), name, "encoder",
+        following=following, **first_layers(name, layers),
+    )  # fmt: skip
+    read = weights_read(model, missing, name)
+    if read:
+        raise ModelError(
+            f"{name} lacks {listed(read)}, which would be random: save the whole model again, or "
+            "name another encoder"
+        )
+    return model, frozenset(missing)
+
+
+def load_classifier(name: str, *, layers: int | None = None, outputs: int) -> Any:
+    """Loads an encoder with a classifier of so many outputs, which may be a new, random one.
+
+    Raises what `load_encoder` does.
+    """
+    model, missing = load_weights(
+        AutoModelForSequenceClassification, encoder_source(name), name, "encoder",
+        num_labels=outputs, **first_layers(name, layers),
+    )  # fmt: skip
+    body = f"{model.base_model_prefix}."
+    inside = [weight.removeprefix(body) for weight in missing if weight.startswith(body)]
+    read = weights_read(model.base_model, inside, name)
+    if read:
+        raise ModelError(
+            f"{name} lacks {listed(read)}, which would be random: save the whole model again, or "
+            "name another encoder"
+        )
+    return model
+
+
+def load_cross_encoder(name: str) -> Any:
+    """Loads a cross-encoder in float32, in evaluation mode, by folder or hub name.
+
+    Raises `ModelError` where there is none, or it was never trained to score pairs.
+    """
+    model, missing = load_weights(
+        AutoModelForSequenceClassification, name, name, "cross-encoder",
+        following=f"{NEXT}, or an ONNX file",
+    )  # fmt: skip
+    if missing:
+        raise ModelError(
+            f"{name} is no cross-encoder, since it has no {listed(missing)}, which would be "
+            f"random: run `dipair-index train-teacher --encoder {name}`, or name a cross-encoder"
+        )
+    return model
+
+
+def load_tokenizer(name: str, model: nn.Module | None = None) -> Any:
+    """Loads the fast tokenizer beside a model, by folder or hub name.
+
+    Raises `ModelError` where there is none, or one without a fast form, a vocabulary or a padding
+    token, and where `model` has fewer embeddings than it has pieces.
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(encoder_source(name))
+    # transformers and tokenizers raise errors of many types, of which some have no base
+    except Exception as error:
+        raise ModelError(
+            f"{name} has no tokenizer that can be read ({reason(error)}): put the tokenizer.json "
+            "that it was trained with beside its config.json"
+        ) from error
+    if not tokenizer.is_fast:
+        raise ModelError(
+            f"the tokenizer of {name}, a {type(tokenizer).__name__}, has no fast form: name a "
+            "model that has a tokenizer.json"
+        )
+    vocabulary: dict[str, int] = tokenizer.get_vocab()
+    special = set(tokenizer.all_special_tokens)
+    pieces = {piece: row for piece, row in vocabulary.items() if piece not in special}
+    # what transformers makes of no files at all knows special tokens and marks of a space
+    if not any(any(map(str.isalnum, piece)) for piece in pieces):
+        raise ModelError(
+            f"{name} has no vocabulary, so it would read all words as unknown: put the "
+            "tokenizer.json that it was trained with beside its config.json"
+        )
+    if tokenizer.pad_token is None:
+        raise ModelError(
+            f"the tokenizer of {name} has no padding token, which batches of texts need: name a "
+            "model that has one"
+        )
+    if model is not None:
+        rows = model.get_input_embeddings().num_embeddings  # type: ignore[operator]
+        # special tokens that no text gets may lie beyond, as [MASK] where transformers adds it
+        given = [tokenizer.pad_token_id, *tokenizer("")["input_ids"]]
+        needed = max(*pieces.values(), *given) + 1
+        if needed > rows:
+            raise ModelError(
+                f"the tokenizer of {name} needs {needed:,} embeddings and its model has {rows:,}: "
+                "put the tokenizer.json that it was trained with beside its config.json"
+            )
+    return tokenizer
+
+
+def readable_tokens(model: nn.Module) -> int | None:
+    """Returns how many tokens of a text a model can read, special ones included; None is any."""
+    limits = [getattr(model.config, "max_position_embeddings", None)]
+    for name, table in model.named_modules():
+        if name.endswith("position_embeddings") and isinstance(table, nn.Embedding):
+            # RoBERTa and its kin number positions from behind that of padding
+            taken = 0 if table.padding_idx is None else table.padding_idx + 1
+            limits.append(table.num_embeddings - taken)
+    # some families without a limit say -1
+    return min((limit for limit in limits if isinstance(limit, int) and limit > 0), default=None)
+
+
+def first_layers(name: str, layers: int | None) -> dict[str, int]:
+    """Returns what has transformers load the first `layers` layers of an encoder; None is all.
+
+    Raises `SettingsError` where it has fewer: those that are missing would be random.
+    """
+    if layers is None:
+        return {}
+    try:
+        depth = getattr(AutoConfig.from_pretrained(encoder_source(name)), "num_hidden_layers", None)
+    except (OSError, ValueError):
+        depth = None  # there is no such encoder, which loading it says
+    if depth is not None and layers > depth:
+        raise SettingsError(
+            f"--layers {layers} is more than the encoder's {depth}: pass {depth} or fewer"
+        )
+    return {"num_hidden_layers": layers}
+
+
+@contextmanager
+def loading(kind: str, name: str, following: str = NEXT) -> Iterator[None]:
+    """Turns what libraries raise on a damaged or missing model into `ModelError`."""
+    try:
+        yield
+    except ModelError:
+        raise
+    # transformers, safetensors and torch have no base of their own for their many types
+    except Exception as error:
+        raise ModelError(
+            f"no {kind} could be loaded from {name} ({reason(error)}): {following}"
+        ) from error
+
+
+def load_weights(
+    loader: Any, source: str | None, name: str, kind: str, *, following: str = NEXT, **settings: Any
+) -> tuple[Any, list[str]]:
+    """Returns what `loader.from_pretrained` makes of `source`, and the weights it lacks, sorted.
+
+    Raises `ModelError`, which calls it a `kind` and says `following` at its end, where it cannot
+    be loaded, where shapes are not those of its config, and where a weight is not finite.
+    """
+    with loading(kind, name, following):
+        # in float32 whatever it was saved in, since numpy has no bfloat16
+        model, loaded = loader.from_pretrained(
+            source,
+            dtype=torch.float32,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+            **settings,
+        )
+    if loaded["mismatched_keys"]:
+        weight, stored, expected = min(loaded["mismatched_keys"])
+        raise ModelError(
+            f"the weights of {name} do not fit its config.json: {weight} is "
+            f"{shape(stored)}, not {shape(expected)}: {following}"
+        )
+    refuse_not_finite(model, name)
+    return model, sorted(loaded["missing_keys"])
+
+
+def refuse_not_finite(model: nn.Module, name: str) -> None:
+    """Raises `ModelError` where a weight is NaN or infinite."""
+    for weight, values in model.named_parameters():
+        if not torch.isfinite(values).all():
+            raise ModelError(
+                f"{name} holds numbers in {weight} that are not finite: its training diverged or "
+                "its file is damaged, name another"
+            )
+
+
+def weights_read(model: Any, names: Collection[str], name: str) -> list[str]:
+    """Returns those of the weights called `names` that a model's output depends on.
+
+    The model reads a few tokens for that. Raises `ModelError` where it gives no vector of its
+    hidden size a token, being no encoder of texts.
+    """
+    kind = f"{name} is no encoder that can be used here"
+    if model.config.is_encoder_decoder:
+        raise ModelError(f"{kind}, since it has a decoder: name a model such as BERT")
+    ids = torch.arange(min(8, readable_tokens(model) or 8))[None]  # (1, tokens)
+    try:
+        with torch.enable_grad():
+            hidden = model(input_ids=ids, attention_mask=torch.ones_like(ids))[0]
+        fits = hidden.shape == (*ids.shape, model.config.hidden_size)
+    # whatever a model of another kind, which wants images or sounds, does with tokens
+    except Exception as error:
+        raise ModelError(f"{kind} ({reason(error)}): name a model such as BERT") from error
+    if not fits:
+        raise ModelError(
+            f"{kind}, since its output is {shape(hidden.shape)}, not a vector a token: name a "
+            "model such as BERT"
+        )
+    parameters = dict(model.named_parameters())
+    lacking = [each for each in names if each in parameters]
+    if not lacking:
+        return []
+    gradients = torch.autograd.grad(
+        hidden.sum(), [parameters[each] for each in lacking], allow_unused=True
+    )
+    return [each for each, slope in zip(lacking, gradients, strict=True) if slope is not None]
+
+
+def shape(sizes: Iterable[int]) -> str:
+    """Returns sizes as "100 x 48"."""
+    return " x ".join(map(str, sizes))
