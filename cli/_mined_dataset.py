@@ -102,7 +102,8 @@ def make_mined(
 ) -> None:
     """Makes the dataset of `mining_options` from judged files, which are looked for in time."""
     from dipair_index.data.directory import begin, check_target, finish
-    from dipair_index.data.mined_dataset import DatasetSettings, build_dataset
+    from dipair_index.data.mined_dataset import build_dataset
+    from dipair_index.data.mining import DatasetSettings
     from dipair_index.encoders.sentence_embedders import open_embedder
 
     settings = DatasetSettings(
@@ -217,6 +218,9 @@ def _show(record: dict[str, Any], out: Path, *, as_json: bool) -> None:
     else:
         columns = ["set", "pairs", "positives", "queries", "words/passage", "words/query", "AUC"]
         table([*columns[:6], "miner AUC"], rows, numbers=[*columns[1:6], "miner AUC"])
+    for what, count in record["left_out"].items():
+        if count:
+            remark(f"left out: {count:,} {what}")
     threshold = record["parameters"]["max_score"]
     share = record["table"]["train"]["share_below_threshold"] or 0
     below = "of any score" if threshold is None else f"below {threshold:.4f} ({share:.1%} are)"

@@ -76,8 +76,9 @@ def pairs(
       dipair-index make-dataset pairs pairs.tsv --columns query=term,passage=title,label=relevance
       dipair-index make-dataset pairs shop.jsonl --columns query,passage=title,description,label
     """
+    from dipair_index.data.collected_tuples import SplitSettings
     from dipair_index.data.directory import begin, finish
-    from dipair_index.data.pair_dataset import SplitSettings, build_pair_dataset
+    from dipair_index.data.pair_dataset import build_pair_dataset
     from dipair_index.formats.tuples import Columns
 
     named = Columns.parse(columns)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import filecmp
-import hashlib
 import json
 import os
 import shutil
@@ -13,6 +12,7 @@ from typing import Any
 
 from dipair_index.data.dataset import Dataset
 from dipair_index.data.layout import DatasetLayout
+from dipair_index.digests import short_digest
 from dipair_index.errors import DirectoryError, WriteError
 from dipair_index.files import REPLACED, link, move_into_place, sibling
 from dipair_index.formats.lines import writing
@@ -33,7 +33,7 @@ def write_record(layout: DatasetLayout, record: Mapping[str, Any]) -> dict[str, 
     The record is to hold digests of all that went into the dataset.
     """
     said = json.dumps(record, sort_keys=True).encode()
-    whole = {**record, "fingerprint": hashlib.sha256(said).hexdigest()[:16]}
+    whole = {**record, "fingerprint": short_digest(said)}
     with writing(layout.record) as target:
         target.write(json.dumps(whole, indent=2, sort_keys=True) + "\n")
     return whole

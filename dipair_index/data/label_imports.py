@@ -7,7 +7,6 @@ one a class, they become log(p), and those below `CLIP` are moved to it.
 
 from __future__ import annotations
 
-import hashlib
 import math
 import re
 from collections.abc import Iterable, Iterator
@@ -21,6 +20,7 @@ import pyarrow as pa
 
 from dipair_index.data.dataset import Dataset
 from dipair_index.data.labels import LabelSettings, claim, write_shards
+from dipair_index.digests import short_digest
 from dipair_index.errors import FormatError, SettingsError
 from dipair_index.formats.lines import iter_lines, source_name
 from dipair_index.formats.tuples import iter_rows
@@ -57,7 +57,6 @@ def import_scores(
         raise SettingsError(f"scores are {' or '.join(SCALES)}, got {scale}")
     name = source_name(source)
     known = {side: dataset.ids(side) for side in dataset.sides}
-    digest = hashlib.sha256()
     rows: dict[tuple[str, ...], tuple[float, ...]] = {}
     for where, ids, outputs in _scores(source, dataset.id_columns):
         for (side, of_side), item in zip(known.items(), ids, strict=True):
@@ -76,14 +75,14 @@ def import_scores(
         if ids in rows:
             raise FormatError(f"{where}: {', '.join(ids)} was scored before: keep one line")
         rows[ids] = outputs
-        digest.update(repr((ids, *outputs)).encode())
     kept = {ids: s for ids, s in rows.items() if ids[0] not in dataset.held_out_queries}
     if not kept:
         raise FormatError(f"{name} scores no query to train on: all are held out")
     scores = np.array(list(kept.values()), np.float64)  # (labels, outputs)
     if scores.shape[1] == 1:
         scores = scores[:, 0]
-    scored_by = f"{scale} {digest.hexdigest()[:16]}"
+    digest = short_digest(repr((ids, *outputs)).encode() for ids, outputs in rows.items())
+    scored_by = f"{scale} {digest}"
     settings = LabelSettings(Path(name).name, scored_by, None, shard_size, 0, dataset.fingerprint)
     columns = dict(zip(dataset.id_columns, map(list, zip(*kept, strict=True)), strict=True))
     clipped = _write(target, settings, pa.table(columns), scores, scale)

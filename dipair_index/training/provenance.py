@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 import platform
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 
-from dipair_index.digests import TextsDigest
+from dipair_index.digests import TextsDigest, short_digest
 
 LIBRARIES = ("dipair-index", "torch", "transformers", "tokenizers", "numpy")
 
@@ -65,12 +64,14 @@ def texts_digest(texts: Mapping[str, Mapping[str, str]]) -> str:
 
 def labels_digest(labels: pa.Table, column: str = "logit") -> str:
     """Returns 16 hex digits for the ids and the numbers of a table of labels."""
-    digest = hashlib.sha256()
-    for name in sorted(name for name in labels.column_names if name.endswith("_id")):
-        ids = TextsDigest()
-        ids.update(labels[name].to_pylist(), [""] * labels.num_rows)
-        digest.update(f"{name} {ids.hexdigest()} ".encode())
-    for chunk in labels[column].chunks:
-        values = chunk.flatten() if pa.types.is_fixed_size_list(chunk.type) else chunk
-        digest.update(np.asarray(values, np.float32).tobytes())
-    return digest.hexdigest()[:16]
+
+    def pieces() -> Iterator[bytes]:
+        for name in sorted(name for name in labels.column_names if name.endswith("_id")):
+            ids = TextsDigest()
+            ids.update(labels[name].to_pylist(), [""] * labels.num_rows)
+            yield f"{name} {ids.hexdigest()} ".encode()
+        for chunk in labels[column].chunks:
+            values = chunk.flatten() if pa.types.is_fixed_size_list(chunk.type) else chunk
+            yield np.asarray(values, np.float32).tobytes()
+
+    return short_digest(pieces())

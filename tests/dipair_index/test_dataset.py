@@ -1,9 +1,10 @@
 import errno
 import json
 import os
+from array import array
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import pairwise
+from itertools import groupby, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +14,23 @@ from sklearn.metrics import roc_auc_score
 
 from dipair_index.data.dataset import Dataset
 from dipair_index.data.directory import begin, finish
-from dipair_index.data.mined_dataset import DatasetSettings, build_dataset
-from dipair_index.data.mining import NEIGHBOUR, Pairs, candidates_of, sample_negatives
-from dipair_index.data.splits import split_queries
+from dipair_index.data.equal_texts import EqualTexts, first_rows, plain_text, text_key
+from dipair_index.data.mined_dataset import build_dataset
+from dipair_index.data.mining import (
+    NEIGHBOUR,
+    DatasetSettings,
+    Pairs,
+    candidates_of,
+    sample_negatives,
+)
+from dipair_index.digests import short_digest
 from dipair_index.errors import DirectoryError, FormatError, SettingsError, WriteError
 from dipair_index.evaluation.measures import area_under_curve
+from dipair_index.formats.beir import BeirFiles
 from dipair_index.formats.msmarco import MsMarcoFiles
 from dipair_index.formats.row_files import fill_rows
 from dipair_index.formats.tables import iter_tables, read_table, write_table, write_tables
-from dipair_index.records import FloatArray, Query
+from dipair_index.records import FloatArray
 
 TOPICS = ["tea", "ice", "bread", "rope", "moss", "lamp", "coal", "fern"]
 WORDS = ["hot", "cold", "old", "new", "wet", "dry", "red", "blue", "thin", "wide"]
@@ -252,6 +261,111 @@ def test_a_percentile_keeps_that_share_of_the_candidates(folder: Path, tmp_path:
     assert everything["parameters"]["max_score"] is None
 
 
+class WordCounts(BagOfWords):
+    """Counts alone, so that every score is a whole number, whichever kernel computes it."""
+
+    def embed_queries(self, texts: Sequence[str]) -> FloatArray:
+        known = [*TOPICS, *WORDS]
+        counts = [[text.split().count(word) for word in known] for text in texts]
+        return np.pad(np.float32(counts), [(0, 0), (0, self.dim - len(known))])
+
+    embed_passages = embed_queries
+
+
+COUNTED = DatasetSettings(max_score=2, top_k_negatives=12, transfer_top_k=5, seed=7)
+
+
+def tables(out: Path) -> dict[str, list[dict[str, Any]]]:
+    names = ("queries", "passages", "train", "valid", "test", "transfer")
+    return {name: rows(out / f"{name}.parquet") for name in names}
+
+
+def test_the_dataset_is_the_one_that_has_always_been_made(folder: Path, tmp_path: Path) -> None:
+    """The digest is that of version 0.1.0 for the same input and seed."""
+    record, _ = make(folder, tmp_path / "out", COUNTED, embedder=WordCounts())
+    data = json.dumps([tables(tmp_path / "out"), record], sort_keys=True)
+    assert short_digest(data.encode()) == "b79245083cfc59dd"
+
+
+def texts_and_labels(out: Path) -> dict[tuple[str, str], set[float]]:
+    """The labels by query and text, as a model reads them."""
+    read = tables(out)
+    texts = {row["passage_id"]: plain_text(row["text"]) for row in read["passages"]}
+    queries = {row["query_id"]: plain_text(row["text"]) for row in read["queries"]}
+    found: dict[tuple[str, str], set[float]] = {}
+    for split in ("train", "valid", "test"):
+        for row in read[split]:
+            pair = (queries[row["query_id"]], texts[row["passage_id"]])
+            found.setdefault(pair, set()).add(row["label"])
+    return found
+
+
+@pytest.mark.parametrize("changed", [str, str.upper, lambda text: f"  {text.replace(' ', '  ')} "])
+def test_no_text_is_a_positive_and_a_negative_of_one_query(
+    folder: Path, tmp_path: Path, changed: Callable[[str], str]
+) -> None:
+    lines = (folder / "collection.tsv").read_text().splitlines()
+    copies = [line.split("\t") for line in lines]
+    with open(folder / "collection.tsv", "a") as target:
+        target.writelines(f"\n0-copy-{name}\t{changed(text)}" for name, text in copies)
+    high = DatasetSettings(max_score=9, top_k_negatives=30, transfer_top_k=6)
+    record, _ = make(folder, tmp_path / "out", high, embedder=WordCounts())
+    found = texts_and_labels(tmp_path / "out")
+    assert {len(labels) for labels in found.values()} == {1}
+    assert sum(labels == {0.0} for labels in found.values()) == 40 + 16 + 16
+    assert record["table"]["train"]["negatives_missing"] == 0
+    # neither is one of a query's negatives or transfer pairs there twice
+    read = tables(tmp_path / "out")
+    texts = {row["passage_id"]: plain_text(row["text"]) for row in read["passages"]}
+    for table in ("train", "valid", "test", "transfer"):
+        pairs = [(row["query_id"], texts[row["passage_id"]]) for row in read[table]]
+        assert len(set(pairs)) == len(pairs)
+    by_query = groupby(read["transfer"], key=lambda row: row["query_id"])
+    ranks = [[row["rank"] for row in group] for _, group in by_query]
+    assert all(each == list(range(1, len(each) + 1)) for each in ranks)
+
+
+def test_a_title_is_part_of_what_is_compared(tmp_path: Path) -> None:
+    """The encoder reads title and text; the same words in the text alone are the same."""
+    folder = tmp_path / "beir"
+    (folder / "qrels").mkdir(parents=True)
+    passages = [
+        {"_id": "1", "title": "tea", "text": "hot tea"},
+        {"_id": "2", "title": "", "text": "Tea hot tea"},
+        {"_id": "3", "title": "ice", "text": "hot tea"},
+    ]
+    queries = [{"_id": f"q{number}", "text": f"hot tea {number}"} for number in range(4)]
+    for name, records in (("corpus", passages), ("queries", queries)):
+        (folder / f"{name}.jsonl").write_text("\n".join(map(json.dumps, records)))
+    for split, names in (("train", ("q0", "q1")), ("dev", ("q2",)), ("test", ("q3",))):
+        lines = ["query-id\tcorpus-id\tscore", *(f"{name}\t1\t1" for name in names)]
+        (folder / "qrels" / f"{split}.tsv").write_text("\n".join(lines))
+    layout = begin(tmp_path / "out", overwrite=False)
+    build_dataset(
+        BeirFiles.find(folder), layout, WordCounts(), NumpyIndex(layout.ann),
+        DatasetSettings(max_score=9), progress=silent,
+    )  # fmt: skip
+    finish(layout, tmp_path / "out")
+    for split in ("train", "valid", "test"):
+        pairs = [
+            (row["passage_id"], row["label"]) for row in rows(tmp_path / "out" / f"{split}.parquet")
+        ]
+        assert set(pairs) == {("1", 1.0), ("3", 0.0)}
+
+
+def test_queries_with_the_same_words_share_their_positives(folder: Path, tmp_path: Path) -> None:
+    """Two train queries read the same, and each has one of two good passages."""
+    with open(folder / "queries.train.tsv", "a") as target:
+        target.write("twin\tWhich tea  is hot\n")
+    with open(folder / "qrels.train.tsv", "a") as target:
+        target.write("twin\t0\ttea-cold\t1\n")
+    high = DatasetSettings(max_score=9, top_k_negatives=30)
+    make(folder, tmp_path / "out", high, embedder=WordCounts())
+    labels = texts_and_labels(tmp_path / "out")
+    assert {len(each) for each in labels.values()} == {1}
+    assert labels["which tea is hot", "tea tea cold"] == {1.0}
+
+
 # ==== The same again, and what is taken over ====
 
 
@@ -400,16 +514,6 @@ def test_qrels_without_a_positive_are_refused(folder: Path, tmp_path: Path) -> N
         make(folder, tmp_path / "out")
 
 
-def test_an_unlabelled_query_with_a_known_id_and_another_text_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "more.tsv").write_text("q1\tanother text\n")
-    queries = {"train": [Query(f"q{n}", f"text {n}") for n in range(9)], "dev": []}
-    qrels = {f"q{n}": {"p": 1} for n in range(9)}
-    with pytest.raises(FormatError, match=r"query q1 of .*more.tsv has another text elsewhere"):
-        split_queries(queries, qrels, [tmp_path / "more.tsv"], 0)
-    with pytest.raises(FormatError, match=r"2 judged queries are too few to split"):
-        split_queries(queries, {"q1": {"p": 1}, "q2": {"p": 1}, "q3": {"p": 0}}, [], 0)
-
-
 # ==== Mining ====
 
 
@@ -422,10 +526,34 @@ def test_candidates_are_the_nearest_that_are_not_positive() -> None:
     neighbours = np.array(
         [[(5, 0.9), (2, 0.8), (7, 0.1)], [(2, 0.7), (-1, 0.0), (-1, 0.0)]], NEIGHBOUR
     )
-    found = candidates_of(np.array([0, 1]), neighbours, pairs_of((0, 2, 1), (1, 5, 1)), top_k=2)
+    positives, different = pairs_of((0, 2, 1), (1, 5, 1)), EqualTexts(np.arange(2), np.arange(8))
+    found = candidates_of(np.array([0, 1]), neighbours, positives, different, top_k=2)
     assert found.queries.tolist() == [0, 1]
     assert found.passages.tolist() == [5, 2]
     assert found.scores.tolist() == pytest.approx([0.9, 0.7])
+
+
+def test_no_candidate_reads_like_a_positive_and_none_like_another() -> None:
+    """Passages 0, 3 and 4 read the same, and so do 1 and 5, and queries 0 and 1."""
+    passages = np.array([0, 1, 2, 0, 0, 1])
+    neighbours = np.array(
+        [
+            [(4, 0.9), (5, 0.8), (1, 0.7), (2, 0.6)],
+            [(3, 0.9), (1, 0.8), (5, 0.8), (-1, 0)],
+            [(3, 0.9), (0, 0.9), (4, 0.9), (5, 0.1)],
+        ],
+        NEIGHBOUR,
+    )
+    equal = EqualTexts(np.array([0, 0, 2]), passages)
+    positives = pairs_of((0, 0, 1), (2, 2, 1))
+    found = candidates_of(np.arange(3), neighbours, positives, equal, top_k=4)
+    pairs = list(zip(found.queries.tolist(), found.passages.tolist(), strict=True))
+    assert pairs == [(0, 5), (0, 2), (1, 1), (2, 3), (2, 5)]
+
+
+def test_equal_texts_have_the_row_of_the_first() -> None:
+    texts = ["Green tea", "ice", " green\tTEA ", "green tea.", "ice"]
+    assert first_rows(array("q", map(text_key, texts))).tolist() == [0, 1, 0, 3, 1]
 
 
 def test_a_query_without_candidates_gets_its_negatives_from_others() -> None:

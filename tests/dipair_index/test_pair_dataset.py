@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 
+from dipair_index.data.collected_tuples import SplitSettings
 from dipair_index.data.dataset import Dataset
 from dipair_index.data.directory import begin, finish
 from dipair_index.data.layout import DatasetLayout
-from dipair_index.data.pair_dataset import SplitSettings, build_pair_dataset
+from dipair_index.data.pair_dataset import build_pair_dataset
 from dipair_index.errors import DirectoryError, FormatError, SettingsError
 from dipair_index.formats.tables import read_table
 from dipair_index.formats.tuples import Columns
@@ -220,6 +221,27 @@ def test_settings_that_cannot_work_are_refused(settings: dict[str, float], messa
 def test_a_side_that_no_model_could_have_is_refused(tmp_path: Path, side: str) -> None:
     with pytest.raises(SettingsError, match=f"a side cannot be called {side}: choose a word"):
         make(tmp_path, SHOP, f"query,passage=title,{side}=about,label")
+
+
+def test_the_same_texts_under_other_ids_have_one_label(tmp_path: Path) -> None:
+    rows = [{**row, "query_id": row["query"], "passage_id": str(n)} for n, row in enumerate(SHOP)]
+    columns = "query,query_id,passage=title,passage_id,label"
+    again = {**rows[0], "title": "  a red  lamp", "passage_id": "copy", "label": 0.5}
+    with pytest.raises(
+        FormatError,
+        match=r"line 37 of .*, column label: the same texts, under other ids, have the label 0.5 "
+        r"here and another on line 1: keep one, or pass --duplicates mean",
+    ):
+        make(tmp_path, [*rows, again], columns)
+    layout = make(tmp_path, [*rows, again], columns, duplicates="mean", seed=3)
+    labels = {
+        row["passage_id"]: row["label"]
+        for split in ("train", "valid", "test")
+        for row in read_table(layout.pairs(split)).to_pylist()
+    }
+    assert labels["0"] == labels["copy"] == 0.75
+    assert len(labels) == len(rows) + 1
+    make(tmp_path, [*rows, {**again, "label": 1.0}], columns, out="same")  # and no fault
 
 
 def test_a_label_column_is_needed(tmp_path: Path) -> None:
