@@ -1,22 +1,16 @@
-"""The `dipair-index` command: one file a command, and one place that shows errors."""
+"""The `dipair-index` command: one file a command; files that begin with _ are shared."""
 
 from __future__ import annotations
 
-import errno
 import os
 from pathlib import Path
-from typing import Any
 
 import click
 
 from dipair_index import __version__
-from dipair_index.cli._settings import (
-    ENVIRONMENT_PREFIX,
-    defaults_of,
-    origin_of,
-    share_variables,
-    variable_prefix,
-)
+from dipair_index.cli._pipeline import Pipeline, read_config
+from dipair_index.cli._settings import ENVIRONMENT_PREFIX
+from dipair_index.cli._streams import prepare_streams
 from dipair_index.cli.add import add, update
 from dipair_index.cli.bench import bench
 from dipair_index.cli.build import build
@@ -32,61 +26,6 @@ from dipair_index.cli.score import score
 from dipair_index.cli.train import train
 from dipair_index.cli.train_teacher import train_teacher
 from dipair_index.cli.verify import verify
-from dipair_index.errors import DiPairError
-
-CONFIG = "dipair_index.config"
-"""Where click keeps the path of --config for the whole command."""
-
-
-class Interrupted(click.ClickException):
-    """Ctrl-C, with the exit code that shells give it."""
-
-    exit_code = 130
-
-
-class Pipeline(click.Group):
-    """Lists its commands in the order of the pipeline; shows our errors without a traceback."""
-
-    def add_command(self, cmd: click.Command, name: str | None = None) -> None:
-        """Lets every option of the command be set by a variable of its own name."""
-        share_variables(cmd, variable_prefix(name or cmd.name or ""))
-        super().add_command(cmd, name)
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        """Returns the names in the order in which they were added."""
-        return list(self.commands)
-
-    def invoke(self, ctx: click.Context) -> Any:
-        """Runs the command; what a user can mend becomes one sentence and exit code 1."""
-        try:
-            return super().invoke(ctx)
-        except click.BadParameter as error:
-            if origin := origin_of(error, ctx.meta.get(CONFIG)):
-                error.message = f"{error.message.rstrip('.')} ({origin})"
-            raise
-        except DiPairError as error:
-            raise click.ClickException(str(error)) from error
-        except KeyboardInterrupt as stop:
-            raise Interrupted(str(stop) or "interrupted") from stop
-        except OSError as error:
-            if error.errno == errno.EPIPE:
-                raise  # click ends quietly when the reader of a pipe has gone
-            raise click.ClickException(_sentence(error)) from error
-
-
-def _sentence(error: OSError) -> str:
-    """Says what the system refused, of which file, and what to do where that is known."""
-    what = error.strerror or str(error) or type(error).__name__
-    where = f"{error.filename}: " if error.filename else ""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return f"{where}{what}: free some space, then run the same command with --resume"
-    return f"{where}{what}"
-
-
-def _read_config(ctx: click.Context, _: click.Parameter, path: Path | None) -> None:
-    """Makes the file's settings the defaults of the commands."""
-    ctx.meta[CONFIG] = path
-    ctx.default_map = defaults_of(cli, path)
 
 
 @click.group(
@@ -103,7 +42,7 @@ def _read_config(ctx: click.Context, _: click.Parameter, path: Path | None) -> N
 @click.option(
     "--config",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    callback=_read_config,
+    callback=read_config,
     expose_value=False,
     is_eager=True,
     help="Take settings from a JSON or TOML file with a section a command",
@@ -130,4 +69,5 @@ def main() -> None:
     # Threads that spin while they wait for each other starve each other where the cores are busy
     # with something else: encoding one query took 500 ms instead of 13 ms on two busy cores.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    prepare_streams()
     cli(prog_name="dipair-index")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from dipair_index.cli._console import progress, remark, table
+from dipair_index.cli._console import print_json, progress, remark, table
 from dipair_index.cli._dataset_option import new_dataset_options
 from dipair_index.cli._options import Command, all_of, compute_options
 from dipair_index.words import counted
@@ -214,7 +213,7 @@ def _show(record: dict[str, Any], out: Path, *, as_json: bool) -> None:
         names = ("pairs", "positives", "queries", "mean_passage_words", "mean_query_words")
         rows.append([split, *(_cell(counts.get(name)) for name in (*names, "miner_auc"))])
     if as_json:
-        click.echo(json.dumps(record, indent=2, sort_keys=True))
+        print_json(record, indent=2, sort_keys=True)
     else:
         columns = ["set", "pairs", "positives", "queries", "words/passage", "words/query", "AUC"]
         table([*columns[:6], "miner AUC"], rows, numbers=[*columns[1:6], "miner AUC"])

@@ -13,6 +13,22 @@ DEFAULT_INDEX = Path("dipair.index")
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
+class Utf8Text(click.ParamType):
+    """A text, whichever the locale's encoding is; file names are not texts."""
+
+    name = "text"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Decodes the bytes that Python has kept as surrogates."""
+        try:
+            return str(value).encode("utf-8", "surrogateescape").decode("utf-8")
+        except UnicodeError:
+            self.fail(f"{value!r} is not UTF-8: convert it to UTF-8", param, ctx)
+
+
+TEXT = Utf8Text()
+
+
 def index_dir_option(purpose: str) -> Callable[[Command], Command]:
     """`--index-dir`; `purpose` is its help."""
     return click.option(

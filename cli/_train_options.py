@@ -10,7 +10,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from dipair_index.cli._options import Command, all_of, compute_options
+from dipair_index.cli._options import TEXT, Command, all_of, compute_options
 from dipair_index.models.systems import KEEP, RESIDUALS, SYSTEMS
 from dipair_index.training.settings import BERT_TINY, LOSS_NAMES, TrainingSettings
 
@@ -96,10 +96,11 @@ model_options = all_of(
                  help="Read so many tokens of a query"),
     click.option("--passage-length", type=COUNT, default=128, show_default=True,
                  help="Read so many of a passage"),
-    click.option("--query-prefix", default="", metavar="TEXT",
+    click.option("--query-prefix", type=TEXT, default="", metavar="TEXT",
                  help="Put this before every query, as the encoder was trained: 'query: ' for E5"),
-    click.option("--passage-prefix", default="", metavar="TEXT", help="And this before a passage"),
-    click.option("--extra-side", multiple=True, metavar="NAME=TOKENS[:LENGTH]",
+    click.option("--passage-prefix", type=TEXT, default="", metavar="TEXT",
+                 help="And this before a passage"),
+    click.option("--extra-side", type=TEXT, multiple=True, metavar="NAME=TOKENS[:LENGTH]",
                  help="Keep, and read, so many tokens of a further side of the dataset's tuples; "
                  "may be repeated  [default: as of a passage]"),
     click.option("--shared-encoder/--separate-encoders", default=True, show_default=True,

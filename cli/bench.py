@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from contextlib import ExitStack
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from dipair_index.cli._console import progress, remark, table
+from dipair_index.cli._console import print_json, progress, remark, table
 from dipair_index.cli._options import (
     backend_option,
     compute_options,
@@ -132,7 +131,7 @@ def bench(
             "peak_memory_bytes": peak_memory(),
         }
     if as_json:
-        click.echo(json.dumps(_record(index_dir, found, measured, whole), indent=2))
+        print_json(_record(index_dir, found, measured, whole), indent=2)
     else:
         _print(measured)
         remark(_remark(found, whole))

@@ -8,14 +8,14 @@ import click
 
 from dipair_index.cli._console import remark
 from dipair_index.cli._encoding import command_for
-from dipair_index.cli._options import index_dir_option
+from dipair_index.cli._options import TEXT, index_dir_option
 from dipair_index.words import counted
 
 WORTH_COMPACTING = 0.2  # of what is stored
 
 
 @click.command()
-@click.argument("passage_ids", nargs=-1, metavar="[ID]...")
+@click.argument("passage_ids", nargs=-1, type=TEXT, metavar="[ID]...")
 @click.option("--ids", metavar="FILE", help="Read ids from this file, one a line; - for stdin")
 @index_dir_option("Delete from this index")
 @click.option("--ignore-missing", is_flag=True, help="Leave out ids that are not in the index")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,10 +10,10 @@ from typing import TYPE_CHECKING
 import click
 from click.core import ParameterSource
 
-from dipair_index.cli._console import remark, table
+from dipair_index.cli._console import print_json, remark, table
 from dipair_index.cli._dataset_option import DEFAULT_DATASET
 from dipair_index.cli._measured_systems import names_of, of_dataset, of_files, of_sample, scored
-from dipair_index.cli._options import compute_options, json_option
+from dipair_index.cli._options import TEXT, compute_options, json_option
 from dipair_index.words import counted
 
 if TYPE_CHECKING:
@@ -55,6 +54,7 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--measure",
+    type=TEXT,
     multiple=True,
     metavar="NAME",
     help="Measure AUC, Pearson, or what ir-measures knows; may be repeated  [default: nDCG@10, "
@@ -67,7 +67,10 @@ if TYPE_CHECKING:
     help="Take labels from this one on as relevant, in AUC and in the default measures",
 )
 @click.option(
-    "--baseline", metavar="SYSTEM", help="Compare the others with this one  [default: the first]"
+    "--baseline",
+    type=TEXT,
+    metavar="SYSTEM",
+    help="Compare the others with this one  [default: the first]",
 )
 @click.option(
     "--resamples",
@@ -153,7 +156,7 @@ def evaluate(
     if as_json:
         settings = {"queries": len(judged.queries), "relevant_from": relevant_from}
         found = {**settings, **bootstrap._asdict(), "results": [each._asdict() for each in results]}
-        click.echo(json.dumps(found, ensure_ascii=False))
+        print_json(found)
     else:
         _print_table(results)
     if any(measured.p is not None for measured in results):

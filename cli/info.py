@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
 
-from dipair_index.cli._console import remark, table
+from dipair_index.cli._console import print_json, remark, table
 from dipair_index.cli._encoding import command_for
 from dipair_index.cli._options import index_dir_option, json_option
 from dipair_index.cli.build import CODECS, STORES
@@ -19,8 +18,6 @@ if TYPE_CHECKING:
     from dipair_index.rerank.unfinished import Progress
     from dipair_index.stores.estimate import Estimate
     from dipair_index.stores.index_info import IndexInfo
-
-SETTINGS = ("store", "codec", "ann", "max_passage_tokens", "dim", "vector_dim")
 
 
 @click.command()
@@ -106,7 +103,7 @@ def _describe(index_dir: Path, *, as_json: bool) -> None:
         )
     found = IndexInfo.read(index_dir)
     if as_json:
-        click.echo(json.dumps(_record(index_dir, found, begun), indent=2))
+        print_json(_record(index_dir, found, begun), indent=2)
         return
     manifest, sizes = found.manifest, found.sizes
     deleted = found.stored - manifest.passages
@@ -175,7 +172,7 @@ def _record(index_dir: Path, found: IndexInfo, begun: Progress | None) -> dict[s
 
 def _show(estimate: Estimate, *, as_json: bool) -> None:
     if as_json:
-        click.echo(json.dumps(estimate.record(), indent=2))
+        print_json(estimate.record(), indent=2)
         return
     rows = [
         [name, f"{size / estimate.passages:,.0f}", _size(size)]

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 from typing import Any
 
 import click
 
-from dipair_index.cli._console import progress, remark, table
+from dipair_index.cli._console import print_json, progress, remark, table
 from dipair_index.cli._dataset_option import new_dataset_options
+from dipair_index.cli._options import TEXT
 
 
 @click.command()
 @click.argument("file")
 @click.option(
     "--columns",
+    type=TEXT,
     default="query,passage,label",
     show_default=True,
     metavar="ROLE=COLUMN,...",
@@ -93,7 +94,7 @@ def pairs(
         raise
     finish(building, out)
     if as_json:
-        click.echo(json.dumps(record, indent=2, sort_keys=True))
+        print_json(record, indent=2, sort_keys=True)
     else:
         _print_table(record)
     for what, count in record["left_out"].items():

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from io import StringIO
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,8 +12,9 @@ from typing import TYPE_CHECKING
 import click
 from click.core import ParameterSource
 
-from dipair_index.cli._console import progress, remark, snippet, table
+from dipair_index.cli._console import print_json, progress, remark, say, snippet, table, write_data
 from dipair_index.cli._options import (
+    TEXT,
     backend_option,
     compute_options,
     index_dir_option,
@@ -37,7 +37,7 @@ QUERIES_AT_ONCE = 32
 
 
 @click.command()
-@click.option("--query", metavar="TEXT", help="Answer this query; - reads it from stdin")
+@click.option("--query", type=TEXT, metavar="TEXT", help="Answer this query; - reads it from stdin")
 @click.option("--queries", metavar="FILE", help="Answer each query of a TSV or JSONL file")
 @index_dir_option("Search this index")
 @click.option("--model", help="Score with this DiPair model  [default: the one of the index]")
@@ -151,13 +151,14 @@ def rerank(
 def _queries(text: str | None, file: str | None) -> list[Query]:
     """Returns the queries to answer; refuses empty ones before anything is loaded."""
     from dipair_index.formats.collections import read_queries
+    from dipair_index.formats.lines import standard_input
     from dipair_index.records import Query
 
     if file is not None:
         return list(read_queries(file))
     if text == "-":
         try:
-            text = sys.stdin.buffer.read().decode("utf-8")
+            text = standard_input().read().decode("utf-8")
         except UnicodeDecodeError as error:
             raise click.UsageError(f"standard input is not UTF-8 ({error.reason})") from error
     if not text or not text.strip():
@@ -245,14 +246,16 @@ def _print_trec(ranked: Rankings) -> None:
 
     for query, passages in ranked:
         scored = [ScoredPassage(passage.id, passage.score) for passage in passages]
-        write_run({query.query_id: scored}, sys.stdout, TAG)
+        lines = StringIO()
+        write_run({query.query_id: scored}, lines, TAG)
+        write_data(lines.getvalue())
 
 
 def _print_json(ranked: Rankings) -> None:
     for query, passages in ranked:
         results = [passage._asdict() for passage in passages]
         answer = {"query_id": query.query_id, "query": query.text, "results": results}
-        click.echo(json.dumps(answer, ensure_ascii=False))
+        print_json(answer)
 
 
 def _print_table(ranked: Rankings, *, several: bool) -> None:
@@ -271,7 +274,7 @@ def _cells(query: Query, passage: RankedPassage, several: bool) -> list[str]:
 def _print_beside(ranked: Rankings, top_k: int, before_name: str) -> None:
     """Prints for each query the order before DiPair and DiPair's, rank by rank."""
     for query, passages in ranked:
-        click.echo(query.text)
+        say(query.text)
         before = sorted(passages, key=lambda passage: passage.retrieval_rank or 0)
         rows = [
             [str(rank), _short(left), _short(right)]

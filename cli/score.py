@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from dipair_index.cli._console import progress, remark
-from dipair_index.cli._options import compute_options, json_option
+from dipair_index.cli._console import print_json, progress, remark, write_data
+from dipair_index.cli._options import TEXT, compute_options, json_option
 from dipair_index.words import counted
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ SCORE = "score"
 @click.argument("file")
 @click.option(
     "--columns",
+    type=TEXT,
     default="query,passage",
     show_default=True,
     metavar="SIDE=COLUMN,...",
@@ -84,14 +85,14 @@ def score(
             texts = {side: list(of_side) for side, of_side in zip(named.sides, sides, strict=True)}
             scores = _columns(scorer(texts), raw_scores)
             if not as_json and not done:
-                click.echo("\t".join([*header, *scores]))
+                write_data("\t".join([*header, *scores]) + "\n")
             for row, values in zip(batch, zip(*scores.values(), strict=True), strict=True):
                 if as_json:
                     found = dict(zip(scores, values, strict=True))
-                    click.echo(json.dumps({**row.fields, **found}, ensure_ascii=False))
+                    print_json({**row.fields, **found})
                 else:
                     cells = [_cell(row.fields.get(name)) for name in header]
-                    click.echo("\t".join([*cells, *(f"{value:.6g}" for value in values)]))
+                    write_data("\t".join([*cells, *(f"{value:.6g}" for value in values)]) + "\n")
             done += len(batch)
             report(done)
             batch = list(islice(rows, batch_size))

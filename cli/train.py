@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from dipair_index.cli._console import progress, remark
+from dipair_index.cli._console import progress, remark, say
 from dipair_index.cli._dataset_option import dataset_option
 from dipair_index.cli._encoding import write_graphs
 from dipair_index.cli._train_options import (
@@ -174,4 +174,4 @@ def show_quality(record: dict[str, Any]) -> None:
     """Prints a line for each measure and split."""
     for split, measures in record["quality"].items():
         for measure, value in measures.items():
-            click.echo(f"{measure} {split}\t{value}")
+            say(f"{measure} {split}\t{value}")

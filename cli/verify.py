@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from dipair_index.cli._console import progress, remark
+from dipair_index.cli._console import progress, remark, say
 from dipair_index.cli._options import index_dir_option
 from dipair_index.words import counted
 
@@ -29,7 +29,7 @@ def verify(index_dir: Path) -> None:
     with progress("Verifying", "bytes") as report:
         for sentence in verify_index(index_dir, report):
             damaged = True
-            click.echo(sentence)
+            say(sentence)
     if damaged:
         raise click.ClickException(f"{index_dir} is not what was written: see above")
     manifest = Manifest.read(index_dir)

@@ -116,6 +116,7 @@ def _encode(passage: Passage) -> bytes:
         return json.dumps(
             [passage.text, passage.title, dict(passage.metadata)],
             ensure_ascii=False,
+            allow_nan=False,
             separators=(",", ":"),
         ).encode()
     except (TypeError, ValueError) as error:

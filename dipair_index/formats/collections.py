@@ -8,13 +8,26 @@ line of what it cannot read.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+import math
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from dipair_index.errors import FormatError
 from dipair_index.formats.lines import iter_lines, source_name, writing
 from dipair_index.records import Passage, Query
+
+# as the field's files call their columns; no passage is called pid, and none says but "passage"
+ID_COLUMNS = {
+    "id", "pid", "qid", "did", "docid", "docno", "doc_id", "passage_id", "passageid", "query_id",
+    "queryid", "document_id", "corpus_id", "text_id", "item_id",
+}  # fmt: skip
+TEXT_COLUMNS = {
+    "text", "passage", "body", "content", "contents", "document", "doc", "query", "queries",
+    "question", "title", "sentence", "paragraph", "passage_text", "query_text", "doc_text",
+    "document_text", "description", "abstract",
+}  # fmt: skip
 
 
 def read_passages(source: str | Path) -> Iterator[Passage]:
@@ -54,7 +67,7 @@ def write_passages(passages: Iterable[Passage], path: Path) -> None:
         for passage in passages:
             if is_jsonl(path):
                 record = {"id": passage.passage_id, "title": passage.title, "text": passage.text}
-                target.write(json.dumps({**passage.metadata, **record}, ensure_ascii=False) + "\n")
+                target.write(_json_line({**passage.metadata, **record}, passage.passage_id))
             elif passage.title or passage.metadata:
                 raise FormatError(
                     f"passage {passage.passage_id} has a title or metadata, which TSV cannot hold: "
@@ -62,17 +75,6 @@ def write_passages(passages: Iterable[Passage], path: Path) -> None:
                 )
             else:
                 target.write(_tsv_line(passage.passage_id, passage.text))
-
-
-def write_queries(queries: Iterable[Query], path: Path) -> None:
-    """Writes queries as `write_passages` writes passages."""
-    with writing(path) as target:
-        for query in queries:
-            if is_jsonl(path):
-                record = {"id": query.query_id, "text": query.text}
-                target.write(json.dumps(record, ensure_ascii=False) + "\n")
-            else:
-                target.write(_tsv_line(query.query_id, query.text))
 
 
 # ==== What readers share ====
@@ -86,7 +88,10 @@ def _iter_records(source: str | Path) -> Iterator[tuple[str, str, dict[str, Any]
         where = f"line {number} of {source_name(source)}"
         if not seen and str(source) == "-":
             jsonl = line.startswith("{")
-        record_id, fields = _from_json(line, where) if jsonl else _from_tsv(line, where)
+        if jsonl:
+            record_id, fields = _from_json(line, where)
+        else:
+            record_id, fields = _from_tsv(line, where, is_first=not seen)
         if not record_id:
             raise FormatError(f"{where}: the id is empty: give every line an id of its own")
         if record_id.splitlines() != [record_id] or "\t" in record_id:
@@ -101,13 +106,24 @@ def _iter_records(source: str | Path) -> Iterator[tuple[str, str, dict[str, Any]
         raise FormatError(f"{source_name(source)} holds no record: expected one a line")
 
 
-def _from_tsv(line: str, where: str) -> tuple[str, dict[str, Any]]:
+def _from_tsv(line: str, where: str, *, is_first: bool) -> tuple[str, dict[str, Any]]:
     fields = line.split("\t")
+    if is_first and _is_header(fields):
+        raise FormatError(
+            f"{where} is a header line ({', '.join(fields)}), and each line is to be an id, a tab "
+            "and a text: remove it"
+        )
     if len(fields) != 2:
         raise FormatError(
             f"{where}: expected 2 tab-separated fields (id and text), got {len(fields)}"
         )
     return fields[0], {"text": fields[1]}
+
+
+def _is_header(fields: Sequence[str]) -> bool:
+    """Whether the fields of a first line are names of columns: of an id, and of a text."""
+    names = {re.sub(r"[\W_]+", "_", field.casefold()).strip("_") for field in fields}
+    return bool(names & ID_COLUMNS and names & TEXT_COLUMNS)
 
 
 def _from_json(line: str, where: str) -> tuple[str, dict[str, Any]]:
@@ -118,10 +134,21 @@ def _from_json(line: str, where: str) -> tuple[str, dict[str, Any]]:
     return str(record_id), record
 
 
+def _finite(text: str) -> float:
+    """Numbers of JSON; Python would read 1e999 as infinity."""
+    if not math.isfinite(value := float(text)):
+        raise ValueError(f"{text} is not a finite number")
+    return value
+
+
+# NaN and Infinity, as pandas writes them, are no JSON: nobody could read what is printed of them
+_JSON = json.JSONDecoder(parse_float=_finite, parse_constant=_finite)
+
+
 def json_object(line: str, where: str) -> dict[str, Any]:
     """Returns the object that a line of JSONL holds; raises `FormatError` for anything else."""
     try:
-        record = json.loads(line)
+        record = _JSON.decode(line)
         if "\\u" in line:
             json.dumps(record, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:
@@ -149,6 +176,13 @@ def _file_of(source: str | Path, beir_name: str) -> str | Path:
     raise FormatError(
         f"{source} is a directory without {beir_name}: give the file itself or a BEIR folder"
     )
+
+
+def _json_line(record: dict[str, Any], record_id: str) -> str:
+    try:
+        return json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n"
+    except (TypeError, ValueError) as error:
+        raise FormatError(f"the passage {record_id} cannot be written as JSON: {error}") from error
 
 
 def _tsv_line(record_id: str, text: str) -> str:

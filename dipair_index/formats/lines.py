@@ -53,6 +53,14 @@ def iter_lines(source: str | Path) -> Iterator[tuple[int, str]]:
         raise FormatError(f"{name} is empty: expected one record a line")
 
 
+def standard_input() -> BufferedReader:
+    """The bytes of standard input. Raises `FormatError` where it is closed."""
+    stream = getattr(sys.stdin, "buffer", None)
+    if stream is None or stream.closed:
+        raise FormatError("standard input is closed: send the data in, or give a file")
+    return cast(BufferedReader, stream)
+
+
 @contextmanager
 def writing(path: Path) -> Iterator[TextIO]:
     """A UTF-8 text file, compressed where the name ends in `.gz`, that appears when whole."""
@@ -67,7 +75,7 @@ def writing(path: Path) -> Iterator[TextIO]:
 @contextmanager
 def _opened(source: str | Path) -> Iterator[BufferedReader]:
     if str(source) == "-":
-        yield _unpacked(cast(BufferedReader, sys.stdin.buffer))
+        yield _unpacked(standard_input())
     else:
         with open(source, "rb") as stream:
             yield _unpacked(stream)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple, TextIO
 
 from dipair_index.errors import FormatError
-from dipair_index.formats.lines import iter_lines, source_name, writing
+from dipair_index.formats.lines import iter_lines, source_name
 from dipair_index.records import Qrels, Run, ScoredPassage
 
 BEIR_QRELS_HEADER = ["query-id", "corpus-id", "score"]
@@ -44,6 +44,7 @@ def iter_qrels(source: str | Path) -> Iterator[Judgement]:
         except ValueError:
             raise FormatError(
                 f"{where}: expected a whole number as relevance, got {fields[-1]!r}"
+                f"{_header(number)}"
             ) from None
         yield Judgement(fields[0], fields[-2], relevance, where)
 
@@ -67,14 +68,6 @@ def collect_qrels(judgements: Iterable[Judgement], name: str) -> Qrels:
     return qrels
 
 
-def write_qrels(qrels: Qrels, path: Path) -> None:
-    """Writes TREC qrels, tab-separated as MS MARCO's are."""
-    with writing(path) as target:
-        for query_id, judged in qrels.items():
-            for passage_id, relevance in judged.items():
-                target.write(f"{_word(query_id)}\t0\t{_word(passage_id)}\t{relevance}\n")
-
-
 def read_run(source: str | Path) -> Run:
     """Scores by query, then passage, of a TREC run in the order of its lines."""
     run: Run = {}
@@ -91,7 +84,9 @@ def read_run(source: str | Path) -> Run:
         except ValueError:
             value = math.nan
         if not math.isfinite(value):
-            raise FormatError(f"{where}: expected a finite number as score, got {score!r}")
+            raise FormatError(
+                f"{where}: expected a finite number as score, got {score!r}{_header(number)}"
+            )
         ranking = run.setdefault(query_id, {})
         if passage_id in ranking:
             raise FormatError(
@@ -110,6 +105,10 @@ def write_run(run: Mapping[str, Sequence[ScoredPassage]], target: TextIO, tag: s
             target.write(
                 f"{_word(query_id)} Q0 {_word(passage_id)} {rank} {float(score)!r} {tag}\n"
             )
+
+
+def _header(number: int) -> str:
+    return ": remove the line, if it is a header" if number == 1 else ""
 
 
 def _qrels_file(source: str | Path) -> str | Path:

@@ -13,9 +13,8 @@ from dipair_index.formats.collections import (
     read_passages,
     read_queries,
     write_passages,
-    write_queries,
 )
-from dipair_index.formats.trec import iter_qrels, read_qrels, read_run, write_qrels, write_run
+from dipair_index.formats.trec import iter_qrels, read_qrels, read_run, write_run
 from dipair_index.records import Passage, Query, ScoredPassage
 
 texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\t\n\r\ufeff"))
@@ -96,11 +95,38 @@ def test_a_dash_reads_either_kind_from_standard_input(monkeypatch, pack, line: s
         ("c.jsonl", '{"id": "1", "text": "t", "title": 3}\n', 'a string in the field "title"'),
         ("c.jsonl", '{"id": "1\\n", "text": "t"}\n', "holds a tab or a line break"),
         ("c.jsonl", '{"id": "1", "text": "\\ud800"}\n', "half of a surrogate pair"),
+        ("c.jsonl", '{"id": "1", "text": "t", "a": NaN}\n', "line 1 of .*NaN is not a finite"),
+        ("c.jsonl", '{"id": "1", "text": "t", "a": [-Infinity]}\n', "line 1 .* not a finite"),
+        ("c.jsonl", '{"id": "1", "text": "t", "a": {"b": 1e999}}\n', "1e999 is not a finite"),
+        ("c.jsonl", '{"id": "1", "text": "t", "a": NaN, "a": 1}\n', "line 1 .* not a finite"),
+        ("c.tsv", "id\ttext\n1\ta\n", r"line 1 of .*c.tsv is a header line \(id, text\)"),
+        ("c.tsv", "\ufeffPID\tPassage\n1\ta\n", "line 1 of .* is a header line .*: remove it"),
+        ("c.tsv", "\n#doc-id\tbody\n1\ta\n", "line 2 of .* is a header line"),
+        ("c.tsv", "text\tid\na\t1\n", "line 1 of .* is a header line"),
+        ("c.tsv", "docno\ttitle\ttext\n1\ta\tb\n", "line 1 of .* is a header line"),
     ],
 )
 def test_a_bad_collection_is_named_with_its_line(tmp_path: Path, name, content, message) -> None:
     with pytest.raises(FormatError, match=message):
         list(read_passages(file(tmp_path, name, content)))
+
+
+def test_names_of_columns_are_ids_and_texts_where_they_do_not_stand_for_a_header(
+    tmp_path: Path,
+) -> None:
+    lines = "id\tthe part of the mind\ntext\ta body of words\npassage\tid\nquery_id\ttext\n"
+    assert len(list(read_passages(file(tmp_path, "c.tsv", lines)))) == 4
+
+
+def test_a_header_of_queries_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(FormatError, match=r"line 1 of .*q.tsv is a header line \(qid, query\)"):
+        list(read_queries(file(tmp_path, "q.tsv", "qid\tquery\n1\twho?\n")))
+
+
+def test_metadata_that_json_lacks_is_not_written(tmp_path: Path) -> None:
+    with pytest.raises(FormatError, match="the passage p cannot be written as JSON"):
+        write_passages([Passage("p", "t", "", {"a": float("nan")})], tmp_path / "c.jsonl")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_missing_file_and_a_folder_are_told_apart(tmp_path: Path) -> None:
@@ -130,9 +156,13 @@ def test_written_passages_are_read_back(tmp_path: Path, name: str, records) -> N
 @in_one_folder
 @given(st.dictionaries(words, texts.filter(str.strip), min_size=1))
 @pytest.mark.parametrize("name", ["q.tsv", "q.jsonl"])
-def test_written_queries_are_read_back(tmp_path: Path, name: str, records) -> None:
+def test_queries_are_read_as_they_stand(tmp_path: Path, name: str, records) -> None:
     queries = [Query(record_id, text) for record_id, text in records.items()]
-    write_queries(queries, tmp_path / name)
+    lines = (
+        json.dumps({"id": query_id, "text": text}) if name == "q.jsonl" else f"{query_id}\t{text}"
+        for query_id, text in queries
+    )
+    file(tmp_path, name, "".join(f"{line}\n" for line in lines))
     assert list(read_queries(tmp_path / name)) == queries
 
 
@@ -171,7 +201,8 @@ def test_qrels_keep_the_line_of_each_judgement(tmp_path: Path) -> None:
         ("query-id\tcorpus-id\tscore\n", "holds no judgement"),
         ("q 0 p\n", "line 1 of .*: expected 4 fields .* got 3"),
         ("query-id corpus-id score\nq p\n", "line 2 of .*: expected 3 fields .* got 2"),
-        ("q 0 p high\n", "line 1 of .*: expected a whole number as relevance, got 'high'"),
+        ("q 0 p high\n", "line 1 of .*: expected a whole number as relevance, got 'high': remove"),
+        ("query_id 0 doc_id relevance\n", "got 'relevance': remove the line, if it is a header"),
         ("q 0 p 1\nq 0 p 1\nq 0 p 0\n", "line 3 of .*query q and passage p were judged 1 before"),
     ],
 )
@@ -196,8 +227,12 @@ def test_a_beir_folder_with_several_qrels_asks_for_one(tmp_path: Path) -> None:
     )
 )
 def test_written_qrels_are_read_back(tmp_path: Path, qrels) -> None:
-    write_qrels(qrels, tmp_path / "qrels.tsv")
-    assert read_qrels(tmp_path / "qrels.tsv") == qrels
+    lines = (
+        f"{query_id}\t0\t{passage_id}\t{relevance}\n"
+        for query_id, judged in qrels.items()
+        for passage_id, relevance in judged.items()
+    )
+    assert read_qrels(file(tmp_path, "qrels.tsv", "".join(lines))) == qrels
 
 
 def test_a_run_is_written_best_first_with_ties_by_id() -> None:

@@ -1,3 +1,4 @@
+import math
 from pathlib import Path
 
 import pytest
@@ -60,6 +61,8 @@ def test_missing_passages_are_named_and_nothing_is_deleted(tmp_path: Path) -> No
         (Passage("", "text"), "a passage id is empty"),
         (Passage("i" * 512, "text"), "is 512 bytes long: an id may have 511"),
         (Passage("p3", "text", "", {"when": {1, 2}}), "'p3' cannot be stored as JSON"),
+        (Passage("p3", "text", "", {"a": [math.nan]}), "'p3' cannot be stored as JSON"),
+        (Passage("p3", "text", "", {"a": -math.inf}), "'p3' cannot be stored as JSON"),
         (Passage("p3", "\ud800"), "'p3' cannot be stored as JSON"),
     ],
 )
