@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from dipair_index.errors import WriteError
+from dipair_index.errors import DirectoryError, WriteError
 
 REPLACED = ".dipair-replaced"
 """Ends the name of what a new folder is about to replace; nobody's own folder is called so."""
@@ -38,6 +38,19 @@ def sibling(out: Path, suffix: str) -> Path:
     # a link is followed, so that the move stays on one disk
     place = Path(os.path.realpath(out))
     return place.with_name(place.name + suffix)
+
+
+def utf8_path(path: str | Path) -> str:
+    """Returns the path as libraries take it that encode paths as UTF-8, whatever the locale.
+
+    Raises `DirectoryError` if the bytes of the path are not UTF-8.
+    """
+    try:
+        return os.fsencode(path).decode()
+    except UnicodeDecodeError as error:
+        raise DirectoryError(
+            f"the name of {os.fspath(path)!a} is not UTF-8: choose another place for it"
+        ) from error
 
 
 @contextmanager

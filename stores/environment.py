@@ -1,9 +1,7 @@
-"""One LMDB environment: transactions that grow the map by themselves, and errors in sentences."""
+"""LMDB environments: transactions that grow the map by themselves, and errors in sentences."""
 
 from __future__ import annotations
 
-import os
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -12,20 +10,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from dipair_index.errors import StoreError
+from dipair_index.stores.shared_environment import SharedEnvironment
 
 if TYPE_CHECKING:
     import lmdb
 
 Result = TypeVar("Result")
 
-DEFAULT_MAP_BYTES = 64 * 2**20
-MAX_READERS = 1024
-READER_BYTES = 64
 KEYS_PER_BATCH = 10_000
 
 
 class Environment:
-    """An LMDB folder with named databases.
+    """An LMDB folder with named databases; several may be open of one folder, from any thread.
 
     Opened `readonly`, it creates nothing: where the folder's lock file is absent or cannot be
     written (a copy, a read-only disk), it reads without a lock, which is safe while nobody writes.
@@ -35,59 +31,49 @@ class Environment:
     def __init__(
         self, path: Path, names: Sequence[str], *, readonly: bool, map_bytes: int | None = None
     ) -> None:
-        import lmdb
-
         self.path = path
         self.readonly = readonly
-        self.generation = 0
-        self._lock = threading.RLock()
-        self._env: lmdb.Environment | None = None
+        self._closed = False
         if readonly and not (path / "data.mdb").is_file():
             raise StoreError(f"there is no store at {path}: build one first")
         with self._sentences("open"):
-            if not readonly:
-                path.mkdir(parents=True, exist_ok=True)
-                _allocate_lock_file(path / "lock.mdb")
-            env = lmdb.open(
-                str(path),
-                map_size=map_bytes or DEFAULT_MAP_BYTES,
-                max_dbs=len(names),
-                max_readers=MAX_READERS,
-                readonly=readonly,
-                create=not readonly,
-                lock=not readonly or os.access(path / "lock.mdb", os.W_OK),
-                # one flush of the disk in place of two: see write
-                metasync=False,
-                # a read takes two
-                max_spare_txns=2,
+            # absolute, since the working directory may be another one when it is opened again
+            self._shared = SharedEnvironment.acquire(
+                path.absolute(), readonly=readonly, map_bytes=map_bytes
             )
             try:
-                self.databases = {
-                    name: env.open_db(name.encode(), create=not readonly) for name in names
-                }
-            except lmdb.NotFoundError as error:
-                env.close()
-                raise StoreError(
-                    f"{path} is an LMDB folder of something else: it has no {' or no '.join(names)}"
-                ) from error
+                self._shared.open_databases(names)
             except BaseException:
-                env.close()
+                self._shared.release()
                 raise
-        self._env = env
-        self.page_bytes = int(env.stat()["psize"])
+        self.page_bytes = self._shared.page_bytes
+
+    @property
+    def databases(self) -> dict[str, Any]:
+        """LMDB's handles by name, valid during a transaction."""
+        return self._shared.databases
+
+    @property
+    def generation(self) -> int:
+        """Changes when the file is mapped anew, which makes all addresses in the map invalid."""
+        return self._shared.generation
+
+    def stored_bytes(self) -> int:
+        """Returns the bytes on disk."""
+        return (self._shared.folder / "data.mdb").stat().st_size
 
     def read(self, work: Callable[[Any], Result]) -> Result:
-        """What `work` makes of one consistent view; values are buffers that end with it."""
+        """Returns what `work` makes of one consistent view; values are buffers that end with it."""
         return self.read_twice(lambda _, lending: work(lending))
 
     def read_twice(self, work: Callable[[Any, Any], Result]) -> Result:
         """As `read`, with two transactions on the same view: one copies values, one lends them.
 
-        Copying is faster for values as small as a place.
+        Copying is faster for small values.
         """
         import lmdb
 
-        with self._lock, self._sentences("read"):
+        with self._shared.lock, self._sentences("read"):
             env = self._opened()
             while True:
                 try:
@@ -96,8 +82,8 @@ class Environment:
                         if copying.id() == lending.id():
                             return work(copying, lending)
                 except lmdb.MapResizedError:
-                    # another process has grown the map: take over its size
-                    self._resize(env, 0)
+                    # another process has grown the map
+                    self._shared.resize(0)
 
     def write(self, work: Callable[[Any], Result], *, bytes_needed: int = 0) -> Result:
         """Runs `work` in one all-or-nothing transaction.
@@ -110,7 +96,7 @@ class Environment:
         """
         import lmdb
 
-        with self._lock, self._sentences("write to"):
+        with self._shared.lock, self._sentences("write to"):
             if self.readonly:
                 raise StoreError(f"{self.path} was opened readonly and takes no changes")
             env = self._opened()
@@ -120,9 +106,9 @@ class Environment:
                         return work(transaction)
                 except lmdb.MapFullError:
                     size = env.info()["map_size"]
-                    self._resize(env, size + max(size, 2 * bytes_needed))
+                    self._shared.resize(size + max(size, 2 * bytes_needed))
                 except lmdb.MapResizedError:
-                    self._resize(env, 0)
+                    self._shared.resize(0)
 
     def keys(self, name: str) -> Iterator[str]:
         """The keys of one database in order, read in batches: a change in between may be seen."""
@@ -142,24 +128,19 @@ class Environment:
 
     def close(self) -> None:
         """Closes the files; closing twice is fine."""
-        with self._lock, self._sentences("write to"):
-            env, self._env = self._env, None
-            if env is not None:
+        with self._shared.guard, self._shared.lock, self._sentences("write to"):
+            if not self._closed:
+                self._closed = True
                 try:
                     if not self.readonly:
-                        env.sync(True)
+                        self._shared.env().sync(True)
                 finally:
-                    env.close()
-
-    def _resize(self, env: lmdb.Environment, size: int) -> None:
-        """Maps anew, to `size` or (0) to what another process made it: all views are gone."""
-        self.generation += 1
-        env.set_mapsize(size)
+                    self._shared.release()
 
     def _opened(self) -> lmdb.Environment:
-        if self._env is None:
+        if self._closed:
             raise StoreError(f"the store at {self.path} is closed")
-        return self._env
+        return self._shared.env()
 
     @contextmanager
     def _sentences(self, verb: str) -> Iterator[None]:
@@ -170,21 +151,6 @@ class Environment:
             yield
         except (lmdb.Error, OSError, UnicodeDecodeError) as error:
             raise StoreError(f"cannot {verb} the store at {self.path}: {_advice(error)}") from error
-
-
-def _allocate_lock_file(file: Path) -> None:
-    """Fills the lock file of a new store: LMDB leaves holes, and a full disk would kill us there.
-
-    An existing one is left alone, since closing it here would drop this process's own locks.
-    """
-    try:
-        with file.open("xb") as target:
-            target.write(bytes(READER_BYTES * (MAX_READERS + 4)))
-    except FileExistsError:
-        return
-    except OSError:
-        file.unlink(missing_ok=True)
-        raise
 
 
 def _advice(error: Exception) -> str:

@@ -56,7 +56,6 @@ class LmdbTokenStore(TokenStore):
     def __init__(self, environment: Environment, codec: Codec) -> None:
         super().__init__(codec)
         self._env = environment
-        self._db = environment.databases
         self._rows_per_segment = _rows_per_segment(codec.bytes_per_passage, environment.page_bytes)
         # of each segment, its address in the map (0: not looked up yet) and its length
         self._mapped = np.zeros((0, 2), np.intp)
@@ -245,7 +244,7 @@ class LmdbTokenStore(TokenStore):
 
     def stored_bytes(self) -> int:
         """Bytes on disk."""
-        return (self._env.path / "data.mdb").stat().st_size
+        return self._env.stored_bytes()
 
     def close(self) -> None:
         """Closes the files; closing twice is fine."""
@@ -261,6 +260,10 @@ class LmdbTokenStore(TokenStore):
 
     def __iter__(self) -> Iterator[str]:
         return self._env.keys("rows")
+
+    @property
+    def _db(self) -> dict[str, Any]:
+        return self._env.databases
 
     def _damaged(self, why: str) -> StoreError:
         return StoreError(f"the store at {self._env.path} is damaged ({why}): build it again")

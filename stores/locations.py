@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from dipair_index.errors import DiPairError, StoreError
+from dipair_index.files import utf8_path
 from dipair_index.optional import require
 
 CACHE_BYTES = 64 * 2**20
@@ -76,7 +77,9 @@ class Location:
     @property
     def folder(self) -> Path | None:
         """Where the objects are files, their folder."""
-        return Path(self.spec["path"]) if self.spec["driver"] == "file" else None
+        return (
+            Path(os.fsdecode(self.spec["path"].encode())) if self.spec["driver"] == "file" else None
+        )
 
     @contextmanager
     def sentences(self, verb: str) -> Iterator[None]:
@@ -120,7 +123,7 @@ def _spec(location: str) -> dict[str, Any]:
     if "://" in location:
         spec = tensorstore.KvStore.Spec(location).to_json()
     else:
-        spec = {"driver": "file", "path": str(Path(location).absolute())}
+        spec = {"driver": "file", "path": utf8_path(Path(location).absolute())}
     if spec.get("path") and not spec["path"].endswith("/"):
         spec["path"] += "/"
     if spec["driver"] == "s3":

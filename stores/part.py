@@ -35,7 +35,7 @@ class _OpenFiles:
     """
 
     _by_folder: ClassVar[dict[tuple[int, int], _OpenFiles]] = {}
-    _guard = threading.Lock()
+    guard = threading.Lock()
 
     def __init__(self, layout: PartLayout, files_digest: str, manifest: Manifest) -> None:
         self.users = 0
@@ -59,7 +59,7 @@ class _OpenFiles:
     @classmethod
     def shared(cls, layout: PartLayout, files_digest: str, manifest: Manifest) -> _OpenFiles:
         """The files of the part, with one user more."""
-        with cls._guard:
+        with cls.guard:
             found = os.stat(layout.root)
             files = cls._by_folder.get((found.st_dev, found.st_ino))
             if files is None:
@@ -70,11 +70,19 @@ class _OpenFiles:
 
     def release(self) -> None:
         """Takes one user away."""
-        with self._guard:
+        with self.guard:
             self.users -= 1
             if not self.users:
                 del self._by_folder[self._key]
                 self._opened.close()
+
+
+# a forked child must not inherit the guard as another thread holds it
+os.register_at_fork(
+    before=_OpenFiles.guard.acquire,
+    after_in_parent=_OpenFiles.guard.release,
+    after_in_child=_OpenFiles.guard.release,
+)
 
 
 class Part:

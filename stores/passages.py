@@ -24,7 +24,6 @@ class PassageStore(Closing):
 
     def __init__(self, environment: Environment) -> None:
         self._env = environment
-        self._db = environment.databases[_DATABASE]
 
     @classmethod
     def open(cls, path: str | Path, *, readonly: bool = False) -> PassageStore:
@@ -95,6 +94,10 @@ class PassageStore(Closing):
                 raise MissingPassagesError.naming(missing, "the index")
 
         self._env.write(work)
+
+    @property
+    def _db(self) -> Any:
+        return self._env.databases[_DATABASE]
 
     def close(self) -> None:
         """Closes the files; closing twice is fine."""

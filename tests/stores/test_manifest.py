@@ -7,7 +7,6 @@ import pytest
 
 from dipair_index.errors import DirectoryError, WriteError
 from dipair_index.files import write_whole
-from dipair_index.stores import manifest as manifest_module
 from dipair_index.stores.manifest import (
     FORMAT_VERSION,
     MANIFEST,
@@ -144,7 +143,7 @@ def test_a_manifest_that_cannot_be_written_leaves_the_old_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     WRITTEN.write(tmp_path)
-    monkeypatch.setattr(manifest_module.os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(WriteError, match=r"cannot write .*manifest.json: No space left.*Make room"):
         replace(WRITTEN, seed=7).write(tmp_path)
     assert Manifest.read(tmp_path) == WRITTEN
