@@ -17,19 +17,26 @@ import numpy.typing as npt
 
 from dipair_index.errors import IndexDirectoryError, SettingsError, StoreError
 from dipair_index.records import FloatArray
-from dipair_index.stores.exact import ExactIndex, checked_query_vectors, checked_vectors
+from dipair_index.stores.faiss_search import (
+    HNSW_EFFORT,
+    Candidates,
+    flat_vectors,
+    in_threads,
+    inner_products,
+    is_flat,
+    rounding_margin,
+    search_flat,
+    search_one,
+)
 from dipair_index.stores.packed_ids import PackedIds
 from dipair_index.stores.token_store import checked_keys
 
-__all__ = ["ANN_FORMAT_VERSION", "AnnInfo", "ExactIndex", "FaissIndex", "VectorSource"]
-
 ANN_FORMAT_VERSION = 1
 HNSW_NEIGHBOURS = 32
-HNSW_EFFORT = 200
-"""Candidates looked at while the graph is built, and the least while it is searched."""
 _ORIGINALS = "vectors.npy"
-_COMPARED = 16
-_IDS_AT_ONCE = 65_536
+_ROWS_AT_ONCE = 65_536
+_SPARE = 32
+"""Candidates asked of FAISS beyond those that are returned: ties seldom go on for longer."""
 TRAINING_VECTORS_PER_LIST = 39
 """Below this FAISS warns that a cluster has too few points."""
 
@@ -86,7 +93,8 @@ class FaissIndex:
     ) -> None:
         self._index = index
         self._originals = originals
-        self.ids: Sequence[str] = ids
+        self._stored = flat_vectors(index) if originals is None else originals
+        self.ids = ids
         self.kind = kind
         self.source = source
 
@@ -113,8 +121,8 @@ class FaissIndex:
         SettingsError for a repeated id, a kind that FAISS does not know or that cannot search by
         inner product, and for too few vectors to train it.
         """
-        for start in range(0, len(ids), _IDS_AT_ONCE):
-            checked_keys(ids[start : start + _IDS_AT_ONCE])
+        for start in range(0, len(ids), _ROWS_AT_ONCE):
+            checked_keys(ids[start : start + _ROWS_AT_ONCE])
         vectors = checked_vectors(vectors, count=len(ids))
         if not len(ids) or not vectors.shape[1]:
             raise SettingsError(f"an ANN index needs vectors, got {vectors.shape}")
@@ -136,14 +144,20 @@ class FaissIndex:
                 "use flat or hnsw, or give more passages"
             ) from error
         built = cls(index, PackedIds.of(ids), kind, source or VectorSource())
-        if not built._gives_back(vectors[:_COMPARED]):
-            built._originals = vectors
+        if built._stored is None and not built._gives_back(vectors):
+            built._originals = built._stored = vectors
         return built
 
     def _gives_back(self, vectors: FloatArray) -> bool:
-        """Whether FAISS keeps the first vectors as they are."""
+        """Whether FAISS keeps all vectors as they are."""
         try:
-            return np.array_equal(self._reconstructed(len(vectors)), vectors)
+            return all(
+                np.array_equal(
+                    self._reconstructed(start, min(_ROWS_AT_ONCE, len(self) - start)),
+                    vectors[start : start + _ROWS_AT_ONCE],
+                )
+                for start in range(0, len(self), _ROWS_AT_ONCE)
+            )
         except RuntimeError:
             return False
 
@@ -154,74 +168,86 @@ class FaissIndex:
 
         Best first, ties by id, none of the `deleted` ones, all of which are in the index. Scores
         are (queries, min(top_k, count)); where an approximate kind finds fewer, the query's list
-        is shorter and its last scores are -inf.
+        is shorter and its last scores are -inf. Equal vectors have equal scores, whatever kind
+        finds them, and a query has the same results alone as in a batch.
         """
         vectors = checked_query_vectors(vectors, dim=self.dim, top_k=top_k)
         kept = min(top_k, len(self) - len(deleted))
         best = np.full((len(vectors), kept), -np.inf, np.float32)
         if not kept or not len(vectors):
             return [[] for _ in vectors], best
-        ids = []
-        scores, rows, live = self._search_past_ties(vectors, kept, deleted)
-        for query, stays in enumerate(live):
-            found = [self.ids[row] for row in rows[query, stays].tolist()]
-            their = scores[query, stays]
-            if (their[1:] == their[:-1]).any():
-                # FAISS leaves ties in no order of ours; sorting keeps equal scores in place
-                found = [each for _, each in sorted(zip((-their).tolist(), found, strict=True))]
-            ids.append(found[:kept])
-            best[query, : len(ids[-1])] = their[:kept]
-        return ids, best
+        count = min(kept + _SPARE + min(kept, len(deleted)), len(self))
+        if is_flat(self._index) and len(vectors) > 1:
+            proposed = search_flat(self._index, vectors, count)
+            found = [
+                self._best(vector, kept, count, deleted, candidates)
+                for vector, candidates in zip(vectors, proposed, strict=True)
+            ]
+        else:
+            found = in_threads(
+                lambda query: self._best(vectors[query], kept, count, deleted), len(vectors)
+            )
+        for row, (_, scores) in zip(best, found, strict=True):
+            row[: len(scores)] = scores
+        return [ids for ids, _ in found], best
 
-    def _search_past_ties(
-        self, vectors: FloatArray, kept: int, deleted: Collection[str]
-    ) -> tuple[FloatArray, npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
-        """Scores, rows, and which of them are live, for at least `kept` live ones a query.
+    def _best(
+        self,
+        query: FloatArray,
+        kept: int,
+        count: int,
+        deleted: Collection[str],
+        candidates: Candidates | None = None,
+    ) -> tuple[list[str], FloatArray]:
+        """The `kept` best ids for one query and their scores, from `count` candidates or more.
 
-        Goes on until the last score found is below the last one kept, or nothing is left.
+        More are asked for until the last one is clearly worse than the last one kept.
         """
-        count = kept + 1 + min(kept, len(deleted))
         while True:
-            count = min(count, len(self))
-            scores, rows = self._search(vectors, count)
-            # FAISS marks what it did not find with row -1
-            live = rows >= 0
+            if candidates is None:
+                candidates = search_one(
+                    self._index, query, count, with_vectors=self._stored is None
+                )
+            rows, scores, exhausted, vectors = candidates
+            if vectors is None:
+                assert self._stored is not None
+                vectors = self._stored[rows]
+            live: Any = slice(None)
             if deleted:
-                live[live] = [self.ids[row] not in deleted for row in rows[live].tolist()]
-            kept_at = (np.cumsum(live, axis=1) >= kept).argmax(axis=1)
-            past = scores[np.arange(len(scores)), kept_at] > scores[:, -1]
-            whole = (past & (live.sum(axis=1) >= kept)) | (rows[:, -1] < 0)
-            if count == len(self) or whole.all():
-                return scores, rows, live
-            count *= 2
+                live = np.array([each not in deleted for each in self.ids.at(rows)], bool)
+            rows, live_scores, vectors = rows[live], scores[live], vectors[live]
+            if exhausted or count == len(self):
+                break
+            if len(rows) >= kept:
+                margin = rounding_margin(vectors, query)
+                if live_scores[kept - 1] - scores[-1] > margin:
+                    break
+            count, candidates = min(2 * count, len(self)), None
+        return self._first(rows, inner_products(vectors, query), kept)
 
-    def _search(self, vectors: FloatArray, count: int) -> tuple[FloatArray, npt.NDArray[np.int64]]:
-        # untyped: FAISS's stubs do not know its search parameters
-        faiss: Any = import_module("faiss")
-        parameters = None
-        if isinstance(self._index, faiss.IndexHNSW):
-            # fewer than `count` would leave places empty
-            parameters = faiss.SearchParametersHNSW(efSearch=max(HNSW_EFFORT, count))
-        threads = faiss.omp_get_max_threads()
-        # with more threads than queries, FAISS 1.15 takes four times as long over a flat index
-        faiss.omp_set_num_threads(min(threads, len(vectors)))
-        try:
-            scores, rows = self._index.search(vectors, count, params=parameters)
-        finally:
-            faiss.omp_set_num_threads(threads)
-        return scores, rows
+    def _first(
+        self, rows: npt.NDArray[np.int64], scores: FloatArray, kept: int
+    ) -> tuple[list[str], FloatArray]:
+        """The ids of the `kept` highest scores and these, best first, ties by id."""
+        order = np.argsort(-scores, kind="stable")
+        order = order[scores[order] >= scores[order[:kept][-1:]].min(initial=np.inf)]
+        ids, scores = self.ids.at(rows[order]), scores[order]
+        if (scores[1:] == scores[:-1]).any():
+            # sorting keeps equal scores in place
+            ids = [each for _, each in sorted(zip((-scores).tolist(), ids, strict=True))]
+        return ids[:kept], scores[:kept]
 
     def vectors(self) -> FloatArray:
         """The vectors (count, dim) in the order of `ids`, exactly as they were given."""
-        return self._reconstructed(len(self)) if self._originals is None else self._originals
+        return self._reconstructed(0, len(self)) if self._originals is None else self._originals
 
-    def _reconstructed(self, count: int) -> FloatArray:
+    def _reconstructed(self, start: int, count: int) -> FloatArray:
         import faiss
 
         ivf = faiss.try_extract_index_ivf(self._index)
         if ivf is not None:
             ivf.make_direct_map()
-        vectors: FloatArray = self._index.reconstruct_n(0, count)
+        vectors: FloatArray = self._index.reconstruct_n(start, count)
         return vectors
 
     def save(self, folder: str | Path) -> None:
@@ -328,3 +354,26 @@ def _ivf_factory(count: int) -> str:
 def _reason(error: Exception) -> str:
     """The end of what FAISS says, past its C++ signatures."""
     return str(error).split("Error: ")[-1].split(" at /")[-1].strip()
+
+
+def checked_vectors(vectors: FloatArray, *, count: int) -> FloatArray:
+    """Vectors (count, dim) as contiguous float32; SettingsError for other shapes, NaN, infinity."""
+    if np.ndim(vectors) != 2 or len(vectors) != count:
+        raise SettingsError(f"vectors must be (ids, dim) for {count} ids, got {np.shape(vectors)}")
+    vectors = np.ascontiguousarray(vectors, dtype=np.float32)
+    parts = range(0, count, _ROWS_AT_ONCE)
+    if not all(np.isfinite(vectors[start : start + _ROWS_AT_ONCE]).all() for start in parts):
+        raise SettingsError("vectors must be finite, got NaN or infinity")
+    return vectors
+
+
+def checked_query_vectors(vectors: FloatArray, *, dim: int, top_k: int) -> FloatArray:
+    """Query vectors (queries, dim), and a top_k of 1 or more."""
+    if top_k < 1:
+        raise SettingsError(f"top_k must be 1 or more, got {top_k}")
+    vectors = checked_vectors(vectors, count=len(vectors))
+    if vectors.shape[1] != dim:
+        raise SettingsError(
+            f"query vectors must have the index's {dim} numbers, got {vectors.shape[1]}"
+        )
+    return vectors

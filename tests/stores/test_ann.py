@@ -1,18 +1,25 @@
-"""FaissIndex against ExactIndex, and what happens to bad input and bad files."""
+"""FaissIndex against an exact search, and what happens to bad input and bad files."""
 
+import itertools
 import json
 import os
+import subprocess
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import faiss
 import numpy as np
 import pytest
 
 from dipair_index.errors import DirectoryError, SettingsError, StoreError
 from dipair_index.records import FloatArray
-from dipair_index.stores.ann import AnnInfo, ExactIndex, FaissIndex, VectorSource
+from dipair_index.stores.ann import AnnInfo, FaissIndex, VectorSource
 
 DIM = 24
 SOURCE = VectorSource("use", "abc123", "3-0f")
+Exact = Callable[..., tuple[list[list[str]], FloatArray]]
 
 
 def unit(vectors: np.ndarray) -> FloatArray:  # type: ignore[type-arg]
@@ -41,55 +48,149 @@ def recall(got: list[list[str]], expected: list[list[str]]) -> float:
 
 @pytest.mark.parametrize("kind", ["flat", "Flat"])
 @pytest.mark.parametrize("queries", [1, 50])
-def test_flat_finds_the_same_ids_and_scores_as_numpy(kind: str, queries: int) -> None:
+def test_flat_finds_the_same_ids_and_scores_as_numpy(exact: Exact, kind: str, queries: int) -> None:
     vectors, asked = clustered(2000, queries)
     ids, scores = FaissIndex.build(ids_of(2000), vectors, kind=kind).search(asked, 20)
-    exact_ids, exact_scores = ExactIndex(ids_of(2000), vectors).search(asked, 20)
+    exact_ids, exact_scores = exact(ids_of(2000), vectors, asked, 20)
     assert ids == exact_ids
     assert scores.dtype == np.float32
-    np.testing.assert_allclose(scores, exact_scores, atol=1e-6)
+    np.testing.assert_allclose(scores, exact_scores, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize(("kind", "least"), [("hnsw", 0.98), ("ivf", 0.9), ("IVF16,Flat", 0.9)])
-def test_approximate_kinds_find_most_and_score_truly(kind: str, least: float) -> None:
+def test_approximate_kinds_find_most_and_score_truly(exact: Exact, kind: str, least: float) -> None:
     vectors, asked = clustered(4000, 60)
     ids, scores = FaissIndex.build(ids_of(4000), vectors, kind=kind).search(asked, 10)
-    exact_ids, _ = ExactIndex(ids_of(4000), vectors).search(asked, 10)
+    exact_ids, _ = exact(ids_of(4000), vectors, asked, 10)
     assert recall(ids, exact_ids) >= least
     by_id = dict(zip(ids_of(4000), vectors, strict=True))
     for query in range(60):
         true = [float(asked[query] @ by_id[each]) for each in ids[query]]
-        np.testing.assert_allclose(scores[query], true, atol=1e-6)
+        np.testing.assert_allclose(scores[query], true, rtol=0, atol=1e-6)
         assert true == sorted(true, reverse=True)
 
 
 @pytest.mark.parametrize("top_k", [1, 3, 7, 40])
 @pytest.mark.parametrize("queries", [1, 30])
-def test_ties_are_broken_by_id_also_where_they_cross_the_end(top_k: int, queries: int) -> None:
+def test_ties_are_broken_by_id_also_where_they_cross_the_end(
+    exact: Exact, top_k: int, queries: int
+) -> None:
     vectors, asked = clustered(8, queries)
     vectors = np.tile(vectors, (5, 1))
-    exact_ids, exact_scores = ExactIndex(ids_of(40), vectors).search(asked, top_k)
+    exact_ids, exact_scores = exact(ids_of(40), vectors, asked, top_k)
     ids, scores = FaissIndex.build(ids_of(40), vectors).search(asked, top_k)
     assert ids == exact_ids
-    np.testing.assert_allclose(scores, exact_scores, atol=1e-6)
+    np.testing.assert_allclose(scores, exact_scores, rtol=0, atol=1e-6)
 
 
-def test_ties_by_hand() -> None:
+@pytest.fixture(params=["FAISS decides", "BLAS", "no BLAS"])
+def product(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """How FAISS computes many products: by BLAS from so many queries on, which rounds by place."""
+    if request.param != "FAISS decides":
+        threshold = 1 if request.param == "BLAS" else 2**30
+        monkeypatch.setattr(faiss.cvar, "distance_compute_blas_threshold", threshold)
+
+
+def duplicates(queries: int) -> tuple[list[str], FloatArray, FloatArray]:
+    """Eight vectors, each 40 times in no order, their ids in another one; and queries."""
+    rng = np.random.default_rng(3)
+    vectors, asked = clustered(8, queries)
+    ids = [f"p{number:03}" for number in rng.permutation(320)]
+    return ids, np.tile(vectors, (40, 1))[rng.permutation(320)], asked
+
+
+@pytest.mark.usefixtures("product")
+@pytest.mark.parametrize("kind", ["flat", "SQ8", "IVF1,Flat"])
+@pytest.mark.parametrize("top_k", [1, 39, 40, 41, 150])
+def test_of_equal_vectors_those_with_the_smallest_ids_are_found(
+    exact: Exact, kind: str, top_k: int
+) -> None:
+    ids, vectors, asked = duplicates(30)
+    expected_ids, expected_scores = exact(ids, vectors, asked, top_k)
+    index = FaissIndex.build(ids, vectors, kind=kind)
+    found, scores = index.search(asked, top_k)
+    assert found == expected_ids
+    np.testing.assert_allclose(scores, expected_scores, rtol=0, atol=1e-6)
+    deleted = frozenset(ids[:100])
+    left = np.flatnonzero([each not in deleted for each in ids])
+    expected_ids, _ = exact([ids[row] for row in left], vectors[left], asked, top_k)
+    assert index.search(asked, top_k, deleted=deleted)[0] == expected_ids
+
+
+@pytest.mark.parametrize("kind", ["hnsw", "ivf", "PQ4x4", "IVF8,PQ4x4", "OPQ4,PQ4x4", "HNSW16,SQ8"])
+def test_whatever_kind_finds_equal_vectors_gives_them_equal_scores_by_id(kind: str) -> None:
+    ids, vectors, asked = duplicates(30)
+    vector_of = dict(zip(ids, vectors, strict=True))
+    found, scores = FaissIndex.build(ids, vectors, kind=kind).search(asked, 60)
+    for query, names in enumerate(found):
+        their = scores[query, : len(names)]
+        assert list(zip(-their, names, strict=True)) == sorted(zip(-their, names, strict=True))
+        same = [np.array_equal(vector_of[a], vector_of[b]) for a, b in itertools.pairwise(names)]
+        assert same == (their[1:] == their[:-1]).tolist()
+
+
+@pytest.mark.usefixtures("product")
+@pytest.mark.parametrize("kind", ["flat", "hnsw", "ivf", "SQ8", "IVF8,PQ4x4", "PCA16,Flat"])
+def test_a_query_finds_the_same_alone_as_in_a_batch(kind: str) -> None:
+    vectors, asked = clustered(700, 40)
+    index = FaissIndex.build(ids_of(700), vectors, kind=kind)
+    ids, scores = index.search(asked, 20)
+    for query in range(40):
+        their_ids, their_scores = index.search(asked[query : query + 1], 20)
+        assert their_ids == [ids[query]]
+        np.testing.assert_allclose(their_scores[0], scores[query], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["flat", "ivf"])
+def test_threads_that_search_at_once_do_not_disturb_each_other(kind: str) -> None:
+    vectors, asked = clustered(700, 40)
+    index = FaissIndex.build(ids_of(700), vectors, kind=kind)
+    expected = index.search(asked, 20)
+    before = faiss.omp_get_max_threads()
+    with ThreadPoolExecutor(4) as pool:
+        for ids, scores in pool.map(lambda size: index.search(asked[:size], 20), [40, 1, 7] * 8):
+            assert ids == expected[0][: len(ids)]
+            np.testing.assert_allclose(scores, expected[1][: len(ids)], rtol=0, atol=1e-6)
+    assert faiss.omp_get_max_threads() == before
+
+
+@pytest.mark.parametrize("kind", ["flat", "ivf"])
+def test_a_forked_child_searches_after_its_parent_has(kind: str) -> None:
+    """Threads do not survive a fork: whoever waits for them waits for ever."""
+    program = f"""
+import os, signal
+import numpy as np
+from dipair_index.stores.ann import FaissIndex
+vectors = np.random.default_rng(0).normal(size=(400, 8)).astype(np.float32)
+index = FaissIndex.build([str(row) for row in range(400)], vectors, kind={kind!r})
+expected = index.search(vectors[:50], 3)[0]
+if child := os.fork():
+    status = os.waitpid(child, 0)[1]
+    raise SystemExit(os.waitstatus_to_exitcode(status))
+signal.alarm(60)
+os._exit(index.search(vectors[:50], 3)[0] != expected)
+"""
+    threads = {**os.environ, "OMP_NUM_THREADS": "2"}
+    subprocess.run([sys.executable, "-c", program], check=True, env=threads)
+
+
+def test_ties_by_hand(exact: Exact) -> None:
     vectors = np.array([[1, 0], [0, 1], [1, 0], [1, 0]], np.float32)
-    for index in (
-        FaissIndex.build(["b", "z", "c", "a"], vectors),
-        ExactIndex(["b", "z", "c", "a"], vectors),
+    asked = np.array([[1, 0]], np.float32)
+    names = ["b", "z", "c", "a"]
+    for ids, scores in (
+        FaissIndex.build(names, vectors).search(asked, 2),
+        exact(names, vectors, asked, 2),
     ):
-        ids, scores = index.search(np.array([[1, 0]], np.float32), 2)
         assert ids == [["a", "b"]]
         assert scores.tolist() == [[1, 1]]
 
 
 @pytest.mark.parametrize("kind", ["flat", "hnsw"])
-def test_top_k_may_be_larger_than_the_index(kind: str) -> None:
+def test_top_k_may_be_larger_than_the_index(exact: Exact, kind: str) -> None:
     vectors, asked = clustered(5, 3)
     ids, scores = FaissIndex.build(ids_of(5), vectors, kind=kind).search(asked, 100)
-    assert ids == ExactIndex(ids_of(5), vectors).search(asked, 100)[0]
+    assert ids == exact(ids_of(5), vectors, asked, 100)[0]
     assert scores.shape == (3, 5)
 
 
@@ -159,13 +260,13 @@ def test_bad_settings_are_refused() -> None:
         FaissIndex.build([], np.zeros((0, DIM), np.float32))
     with pytest.raises(StoreError, match="a passage id is empty"):
         FaissIndex.build(["", *ids_of(29)], vectors)
-    for index in (FaissIndex.build(ids_of(30), vectors), ExactIndex(ids_of(30), vectors)):
-        with pytest.raises(SettingsError, match="top_k must be 1 or more, got 0"):
-            index.search(asked, 0)
-        with pytest.raises(SettingsError, match="must have the index's 24 numbers, got 3"):
-            index.search(np.ones((1, 3), np.float32), 1)
-        with pytest.raises(SettingsError, match=r"must be \(ids, dim\)"):
-            index.search(asked[0], 1)
+    index = FaissIndex.build(ids_of(30), vectors)
+    with pytest.raises(SettingsError, match="top_k must be 1 or more, got 0"):
+        index.search(asked, 0)
+    with pytest.raises(SettingsError, match="must have the index's 24 numbers, got 3"):
+        index.search(np.ones((1, 3), np.float32), 1)
+    with pytest.raises(SettingsError, match=r"must be \(ids, dim\)"):
+        index.search(asked[0], 1)
 
 
 KINDS = ["flat", "hnsw", "ivf", "IVF4,Flat", "SQ8", "SQfp16", "PQ4x4", "IVF4,SQ8", "PCA16,Flat",
@@ -224,7 +325,9 @@ def test_a_save_does_not_write_into_files_that_another_index_shares(tmp_path: Pa
 
 @pytest.mark.parametrize("top_k", [1, 5, 30, 200])
 @pytest.mark.parametrize("gone", [1, 50, 149, 150])
-def test_flat_without_the_deleted_ones_is_as_if_they_had_never_been(top_k: int, gone: int) -> None:
+def test_flat_without_the_deleted_ones_is_as_if_they_had_never_been(
+    exact: Exact, top_k: int, gone: int
+) -> None:
     vectors, asked = clustered(150, 25)
     # the nearest of the first query go first, and each vector is there three times
     vectors = np.tile(vectors[:50], (3, 1))
@@ -235,9 +338,9 @@ def test_flat_without_the_deleted_ones_is_as_if_they_had_never_been(top_k: int, 
     assert scores.shape == (25, min(top_k, 150 - gone))
     if left:
         kept = [ids_of(150)[row] for row in left]
-        exact_ids, exact_scores = ExactIndex(kept, vectors[left]).search(asked, top_k)
+        exact_ids, exact_scores = exact(kept, vectors[left], asked, top_k)
         assert ids == exact_ids
-        np.testing.assert_allclose(scores, exact_scores, atol=1e-6)
+        np.testing.assert_allclose(scores, exact_scores, rtol=0, atol=1e-6)
     else:
         assert ids == [[]] * 25
 

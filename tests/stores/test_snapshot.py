@@ -12,7 +12,6 @@ import pytest
 
 from dipair_index.errors import DirectoryError, MissingPassagesError, StoreError
 from dipair_index.stores import snapshot as snapshot_module
-from dipair_index.stores.ann import ExactIndex
 from dipair_index.stores.index_directory import Layout
 from dipair_index.stores.index_writer import IndexWriter
 from dipair_index.stores.manifest import Manifest
@@ -55,13 +54,22 @@ def test_passages_come_in_the_order_asked_and_may_repeat(toy: Any) -> None:
 
 
 @pytest.mark.parametrize("top_k", [1, 2, 3, 8, 50])
-def test_search_finds_the_best_of_all_parts(toy: Any, top_k: int) -> None:
-    ids, scores = ExactIndex(ALL, toy.vectors(ALL)).search(toy.queries, top_k)
+def test_search_finds_the_best_of_all_parts(toy: Any, exact: Any, top_k: int) -> None:
+    ids, scores = exact(ALL, toy.vectors(ALL), toy.queries, top_k)
     with Snapshot.open(toy.root) as now:
         found, similar = now.search(toy.queries, top_k)
     assert found == ids
     assert similar.dtype == np.float32
-    np.testing.assert_allclose(similar, scores, atol=1e-5)
+    np.testing.assert_allclose(similar, scores, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["flat", "SQ8", "hnsw"])
+def test_equal_vectors_of_several_parts_have_equal_scores(
+    toy_index: Any, quick_path: Path, kind: str
+) -> None:
+    """Also where a part's codec would round them in its own way."""
+    toy = toy_index(quick_path / "i", *PARTS, ann_kind=kind)
+    assert toy.seen() == toy.expected(ALL)
 
 
 def test_an_index_of_nothing_answers_with_nothing(toy_index: Any, quick_path: Path) -> None:
