@@ -15,7 +15,7 @@ from typing import Any, TextIO
 
 import click
 
-from dipair_index.errors import StoreError
+from dipair_index.errors import WriteError
 
 SECONDS_BETWEEN_LINES = 10.0
 
@@ -86,7 +86,7 @@ def _write(text: str, end: str = "\n") -> None:
         if error.errno in (errno.EPIPE, errno.EBADF):
             raise  # the reader has what it wanted, or there never was one
         # another sentence than for what a command stores: that can be gone on with
-        raise StoreError(f"cannot write to standard output: {error.strerror}") from error
+        raise WriteError(f"cannot write to standard output: {error.strerror}") from error
 
 
 def _decoded(escaped: str, errors: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -15,9 +16,10 @@ from dipair_index.words import counted
 if TYPE_CHECKING:
     from dipair_index.encoders.scorers import Texts
     from dipair_index.evaluation.bootstrap import JudgedPairs, JudgedRuns
-    from dipair_index.records import Query, Run
+    from dipair_index.records import Qrels, Query, Run
     from dipair_index.rerank.index import DiPairIndex
 
+FEW = 0.05  # of the queries, which suggests that ids do not match
 DEPTH = 100  # of the vector search that is reranked
 QUERIES_AT_ONCE = 32
 
@@ -40,13 +42,14 @@ def of_files(
     indexes: Sequence[str] = (),
     queries_file: str | None = None,
     device: str = "cpu",
+    ignore_identical_ids: bool = False,
 ) -> JudgedRuns:
     """Reads runs and qrels, and lets indexes answer; says what is in some of them only."""
     from dipair_index.errors import FormatError
     from dipair_index.evaluation.bootstrap import JudgedRuns
     from dipair_index.evaluation.measures import PAIR_MEASURES
     from dipair_index.formats.collections import read_queries
-    from dipair_index.formats.trec import read_qrels, read_run
+    from dipair_index.formats.trec import read_qrels, read_run, without_identical_ids
 
     names, qrels = names_of([*run_files, *indexes]), read_qrels(qrels_file)
     runs = {name: read_run(file) for name, file in zip(names, run_files, strict=False)}
@@ -70,8 +73,13 @@ def of_files(
                 f"{queries_file} lacks {len(missing):,} of the queries that {qrels_file} judges, "
                 f"such as {min(missing)}: give the file with all of them"
             )
+        depth = DEPTH + ignore_identical_ids  # one of them is the query itself
         for name, folder in zip(names[len(run_files) :], indexes, strict=True):
-            runs |= _runs_of_folder(name, Path(folder), queries, device)
+            runs |= _runs_of_folder(name, Path(folder), queries, device, depth)
+    if ignore_identical_ids:
+        runs = {name: without_identical_ids(run) for name, run in runs.items()}
+    _remark_on_ids(runs, qrels, qrels_file)
+    _remark_on_depths(runs, measures)
     judged = JudgedRuns(qrels, runs)
     remark(counted(len(qrels), "judged query"))
     if of_pairs := [name for name in measures if name in PAIR_MEASURES]:
@@ -79,6 +87,39 @@ def of_files(
         total = counted(sum(map(len, qrels.values())), "judged pair")
         remark(f"{', '.join(of_pairs)}: of {count:,} of {total}, ranked by all runs")
     return judged
+
+
+def _remark_on_ids(runs: Mapping[str, Run], qrels: Qrels, qrels_file: str) -> None:
+    """Says where hardly a judged passage is ranked, as with ids of another collection."""
+    for name, run in runs.items():
+        common = [query_id for query_id in qrels if run.get(query_id)]
+        apart = [each for each in common if qrels[each].keys().isdisjoint(run[each])]
+        if len(common) - len(apart) < FEW * len(common):
+            example = min(apart)
+            first, judged = max(run[example], key=run[example].__getitem__), qrels[example]
+            remark(
+                f"{name} ranks a passage that {qrels_file} judges for {len(common) - len(apart):,} "
+                f"of {counted(len(common), 'query')}: for query {example} it ranks passage {first} "
+                f"first, and judged is {max(judged, key=judged.__getitem__)}. Are both of one "
+                "collection?"
+            )
+
+
+def _remark_on_depths(runs: Mapping[str, Run], measures: Sequence[str]) -> None:
+    """Says where a run looks worse only because it ranks fewer passages than another."""
+    depths = {name: max(map(len, run.values()), default=0) for name, run in runs.items()}
+    for name, depth in depths.items():
+        cutoffs = {each: re.search(r"@(\d+)$", each) for each in measures}
+        cut = [
+            each
+            for each, found in cutoffs.items()
+            if found and depth < min(int(found[1]), max(depths.values()))
+        ]
+        if cut:
+            remark(
+                f"{name} ranks up to {counted(depth, 'passage')} a query, and another run "
+                f"{max(depths.values()):,}: by {', '.join(cut)} it may look worse for that alone"
+            )
 
 
 def of_dataset(dataset: Path, split: str, device: str) -> tuple[JudgedPairs, Texts]:
@@ -130,17 +171,19 @@ def of_sample(models: Sequence[str], device: str) -> JudgedRuns:
 
 
 def _runs_of_folder(
-    name: str, folder: Path, queries: Sequence[Query], device: str
+    name: str, folder: Path, queries: Sequence[Query], device: str, depth: int
 ) -> dict[str, Run]:
     """Opens an index, and lets it answer with the model that it was built with."""
     from dipair_index.rerank.index import DiPairIndex
 
     with DiPairIndex.open(folder, device=device) as index:
-        return _runs_of_index(name, index, queries)
+        return _runs_of_index(name, index, queries, depth)
 
 
-def _runs_of_index(name: str, index: DiPairIndex, queries: Sequence[Query]) -> dict[str, Run]:
-    """Answers queries by the vector search alone, and with its first `DEPTH` passages reranked."""
+def _runs_of_index(
+    name: str, index: DiPairIndex, queries: Sequence[Query], depth: int = DEPTH
+) -> dict[str, Run]:
+    """Answers queries by the vector search alone, and with its first `depth` passages reranked."""
     runs: dict[str, Run] = {}
     for system, rerank in (("vector search", False), ("reranked", True)):
         run = runs[f"{name}: {system}"] = {}
@@ -148,7 +191,7 @@ def _runs_of_index(name: str, index: DiPairIndex, queries: Sequence[Query]) -> d
             for start in range(0, len(queries), QUERIES_AT_ONCE):
                 batch = queries[start : start + QUERIES_AT_ONCE]
                 texts = [query.text for query in batch]
-                found = index.search(texts, DEPTH, DEPTH, rerank=rerank, raw_scores=True)
+                found = index.search(texts, depth, depth, rerank=rerank, raw_scores=True)
                 for query, ranking in zip(batch, found, strict=True):
                     run[query.query_id] = {passage.id: passage.score for passage in ranking}
                 report(start + len(batch))

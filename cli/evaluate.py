@@ -12,6 +12,7 @@ from click.core import ParameterSource
 
 from dipair_index.cli._console import print_json, remark, table
 from dipair_index.cli._dataset_option import DEFAULT_DATASET
+from dipair_index.cli._identical import identical_ids_option
 from dipair_index.cli._measured_systems import names_of, of_dataset, of_files, of_sample, scored
 from dipair_index.cli._options import TEXT, compute_options, json_option
 from dipair_index.words import counted
@@ -79,7 +80,14 @@ if TYPE_CHECKING:
     show_default=True,
     help="Draw the queries anew so many times for p-values; 0 leaves them out",
 )
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Draw with")
+@identical_ids_option()
+@click.option(
+    "--seed",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="Random seed of the resamples",
+)
 @json_option()
 @compute_options("Score")
 @click.pass_context
@@ -96,6 +104,7 @@ def evaluate(
     relevant_from: float | None,
     baseline: str | None,
     resamples: int,
+    ignore_identical_ids: bool,
     seed: int,
     as_json: bool,
     device: str,
@@ -123,24 +132,12 @@ def evaluate(
     from dipair_index.evaluation.measures import check_measures
 
     measures = check_measures(measure)
-    if bool(indexes) != bool(queries):
-        given, missing = ("--index-dir", "--queries FILE") if indexes else ("--queries", "an index")
-        raise click.UsageError(f"{given} alone cannot be measured: give {missing} too")
-    if bool(runs or indexes) != bool(qrels):
-        given, missing = ("--qrels", "the run files") if qrels else ("runs", "--qrels FILE")
-        raise click.UsageError(f"{given} alone cannot be measured: give {missing} too")
-    typed = [
-        name
-        for name in ("dataset", "split", "model")
-        if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE
-    ]
-    if qrels and typed:
-        raise click.UsageError(f"--{typed[0]} is for a dataset's pairs: drop it, or the runs")
+    split_given = _check_usage(ctx)
     judged: JudgedPairs | JudgedRuns
     if qrels:
         measures = measures or check_measures(_default_of_runs(relevant_from))
-        judged = of_files(qrels, runs, measures, indexes, queries, device)
-    elif dataset or DEFAULT_DATASET.exists() or "split" in typed:
+        judged = of_files(qrels, runs, measures, indexes, queries, device, ignore_identical_ids)
+    elif dataset or DEFAULT_DATASET.exists() or split_given:
         pairs, texts = of_dataset(dataset or DEFAULT_DATASET, split, device)
         measures = measures or _default_of_pairs(pairs, relevant_from)
         check_labels(pairs, measures, relevant_from)
@@ -165,7 +162,32 @@ def evaluate(
         )
 
 
-# ==== Names, defaults, output ====
+# ==== Usage, names, defaults, output ====
+
+
+def _check_usage(ctx: click.Context) -> bool:
+    """Refuses options that need one that is missing, or mean nothing; whether --split was typed."""
+    given = ctx.params
+    if bool(given["indexes"]) != bool(given["queries"]):
+        alone, missing = (
+            ("--index-dir", "--queries FILE") if given["indexes"] else ("--queries", "--index-dir")
+        )
+        raise click.UsageError(f"{alone} alone cannot be measured: give {missing} too")
+    runs, qrels = bool(given["runs"] or given["indexes"]), bool(given["qrels"])
+    if qrels and not runs:
+        raise click.UsageError("--qrels needs run files: add them")
+    if runs and not qrels:
+        raise click.UsageError("run files and --index-dir need judgements: give --qrels FILE too")
+    if given["ignore_identical_ids"] and not qrels:
+        raise click.UsageError("--ignore-identical-ids is for runs: give them, or drop it")
+    typed = [
+        name
+        for name in ("dataset", "split", "model")
+        if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE
+    ]
+    if qrels and typed:
+        raise click.UsageError(f"--{typed[0]} is for a dataset's pairs: drop it, or the runs")
+    return "split" in typed
 
 
 def _refuse_baseline(baseline: str | None, systems: Sequence[str]) -> None:

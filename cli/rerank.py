@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from io import StringIO
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
 
 from dipair_index.cli._console import print_json, progress, remark, say, snippet, table, write_data
+from dipair_index.cli._identical import identical_ids_option, without_own
 from dipair_index.cli._options import (
     TEXT,
     backend_option,
@@ -33,7 +34,13 @@ if TYPE_CHECKING:
     Rankings = Iterator[tuple[Query, Ranking]]
 
 TAG = "dipair-index"
+TOP_K = 10
 QUERIES_AT_ONCE = 32
+NEED_IDS = {
+    "as_trec": "--trec",
+    "run_file": "--run",
+    "ignore_identical_ids": "--ignore-identical-ids",
+}
 
 
 @click.command()
@@ -51,9 +58,7 @@ QUERIES_AT_ONCE = 32
 @click.option(
     "--top-k",
     type=click.IntRange(min=1),
-    default=10,
-    show_default=True,
-    help="Print this many passages a query",
+    help=f"Print this many passages a query  [default: {TOP_K}, with --run all that it ranks]",
 )
 @click.option(
     "--run",
@@ -66,6 +71,7 @@ QUERIES_AT_ONCE = 32
 @json_option("a JSON object a query")
 @click.option("--trec", "as_trec", is_flag=True, help="Print a TREC run")
 @click.option("--raw-scores", is_flag=True, help="Print logits, not scores from 0 to 1")
+@identical_ids_option()
 @compute_options("Compute")
 @backend_option()
 @precision_option()
@@ -77,13 +83,14 @@ def rerank(
     index_dir: Path,
     model: str | None,
     candidates: int,
-    top_k: int,
+    top_k: int | None,
     run_file: str | None,
     no_rerank: bool,
     compare: bool,
     as_json: bool,
     as_trec: bool,
     raw_scores: bool,
+    ignore_identical_ids: bool,
     device: str,
     backend: Backend,
     precision: Precision,
@@ -99,25 +106,12 @@ def rerank(
       dipair-index rerank --queries queries.tsv --trec > dipair.run
       dipair-index rerank --queries queries.tsv --run bm25.run --trec > dipair.run
     """
-    if (query is None) == (queries is None):
-        raise click.UsageError("give either --query TEXT or --queries FILE")
-    if query is not None and (as_trec or run_file):
-        option = "--trec" if as_trec else "--run"
-        raise click.UsageError(f"{option} needs query ids: give --queries FILE, not --query")
-    if as_json + as_trec + compare > 1:
-        raise click.UsageError("give one of --json, --trec and --compare")
-    if no_rerank and (compare or run_file):
-        option = "--compare" if compare else "--run"
-        raise click.UsageError(f"--no-rerank leaves nothing to do for {option}: drop one of them")
-    if not run_file and not no_rerank and candidates < top_k:
-        raise click.UsageError(
-            f"--candidates {candidates} is fewer than --top-k {top_k}: retrieve at least as many "
-            "as are printed"
-        )
+    _check_usage(ctx.params)
     from dipair_index.encoders.open import backend_for, open_encoder
     from dipair_index.stores.manifest import MANIFEST, Manifest
 
-    run, asked = _run(run_file, _queries(query, queries))
+    run, asked = _run(run_file, _queries(query, queries), ignore_identical_ids)
+    top_k = _depth(top_k, run, run_file)
     default_index = ctx.get_parameter_source("index_dir") is ParameterSource.DEFAULT
     if default_index and not (index_dir / MANIFEST).exists():
         build_sample(index_dir, model=model, device=device, backend=backend)
@@ -137,6 +131,7 @@ def rerank(
             candidates=candidates,
             rerank=not no_rerank,
             raw_scores=raw_scores,
+            ignore_identical_ids=ignore_identical_ids,
         )
         if as_trec:
             _print_trec(ranked)
@@ -146,6 +141,40 @@ def rerank(
             _print_beside(ranked, top_k, "run" if run_file else "vector search")
         else:
             _print_table(ranked, several=queries is not None)
+
+
+def _check_usage(given: Mapping[str, Any]) -> None:
+    """Refuses options that contradict each other, or need one that is missing."""
+    query, queries, run_file = given["query"], given["queries"], given["run_file"]
+    if (query is None) == (queries is None):
+        raise click.UsageError("give either --query TEXT or --queries FILE")
+    for name, option in NEED_IDS.items():
+        if query is not None and given[name]:
+            raise click.UsageError(f"{option} needs query ids: give --queries FILE, not --query")
+    if given["as_json"] + given["as_trec"] + given["compare"] > 1:
+        raise click.UsageError("give one of --json, --trec and --compare")
+    if given["no_rerank"] and (given["compare"] or run_file):
+        option = "--compare" if given["compare"] else "--run"
+        raise click.UsageError(f"--no-rerank leaves nothing to do for {option}: drop one of them")
+    candidates, top_k = given["candidates"], given["top_k"] or TOP_K
+    if not run_file and not given["no_rerank"] and candidates < top_k:
+        raise click.UsageError(
+            f"--candidates {candidates} is fewer than --top-k {top_k}: retrieve at least as many "
+            "as are printed"
+        )
+
+
+def _depth(top_k: int | None, run: Run | None, run_file: str | None) -> int:
+    """How many passages are printed of a query: of a run all, so that it is not cut unseen."""
+    if run is None:
+        return top_k or TOP_K
+    longest = max(map(len, run.values()))
+    if top_k and top_k < longest:
+        remark(
+            f"--top-k {top_k} cuts {run_file}, which ranks up to {longest:,} passages a query: "
+            "measures of more, such as R@100, fall by that"
+        )
+    return top_k or max(longest, 1)
 
 
 def _queries(text: str | None, file: str | None) -> list[Query]:
@@ -166,21 +195,25 @@ def _queries(text: str | None, file: str | None) -> list[Query]:
     return [Query("query", text.strip())]
 
 
-def _run(file: str | None, asked: list[Query]) -> tuple[Run | None, list[Query]]:
+def _run(
+    file: str | None, asked: list[Query], ignore_identical_ids: bool
+) -> tuple[Run | None, list[Query]]:
     """Returns the run to rerank, if any, and the queries that it ranks passages for."""
     if file is None:
         return None, asked
     from dipair_index.errors import FormatError
-    from dipair_index.formats.trec import read_run
+    from dipair_index.formats.trec import read_run, without_identical_ids
 
     run = read_run(file)
+    if ignore_identical_ids:
+        run = without_identical_ids(run)
     unknown = sorted(set(run) - {query.query_id for query in asked})
     if unknown:
         raise FormatError(
             f"{file} ranks passages for query {listed(unknown, 1)}, whose text --queries does not "
             "hold: give the file with these queries"
         )
-    ranked = [query for query in asked if query.query_id in run]
+    ranked = [query for query in asked if run.get(query.query_id)]
     if len(ranked) < len(asked):
         left_out = counted(
             len(asked) - len(ranked),
@@ -200,6 +233,7 @@ def _answers(
     candidates: int,
     rerank: bool,
     raw_scores: bool,
+    ignore_identical_ids: bool,
 ) -> Rankings:
     """Yields each query with its ranking, some queries at a time; says the timings at the end."""
     from dipair_index.rerank.ranking import Timings
@@ -209,7 +243,16 @@ def _answers(
     with progress("Ranking", "queries") if len(asked) > QUERIES_AT_ONCE else _quiet() as show:
         while batch := list(islice(waiting, QUERIES_AT_ONCE)):
             texts = [query.text for query in batch]
-            if run is None:
+            if run is None and ignore_identical_ids:
+                depth = candidates if rerank else top_k
+                found = index.search(
+                    texts, depth + 1, depth + 1, rerank=rerank, raw_scores=raw_scores
+                )
+                rankings = [
+                    without_own(query.query_id, ranking, depth, top_k)
+                    for query, ranking in zip(batch, found, strict=True)
+                ]
+            elif run is None:
                 rankings: list[Ranking] = index.search(
                     texts,
                     top_k=top_k,

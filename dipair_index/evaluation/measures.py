@@ -155,14 +155,28 @@ def ranking_statistics(
             for query_id, measure, value in ir_measures.iter_calc(list(measures), qrels, run):
                 values[measures[measure]][row_of[query_id], place] = value
         except Exception as error:  # it calls programs and libraries of many kinds
+            bad = _uncomputable(measures, qrels, run)
             raise SettingsError(
-                f"ir-measures cannot compute {', '.join(names)} of {system} ({error}): leave out "
-                "the measure that it cannot"
+                f"ir-measures cannot compute {', '.join(bad or names)} of {system} ({error}): "
+                "leave it out"
             ) from error
     return {
         name: _aggregated(values[name], isinstance(measure.aggregator(), ir_measures.SumAgg))
         for measure, name in measures.items()
     }
+
+
+def _uncomputable(measures: Mapping[Any, str], qrels: Qrels, run: Run) -> list[str]:
+    """The names of the measures that cannot be computed by themselves either."""
+    import ir_measures
+
+    failed = []
+    for measure, name in measures.items():
+        try:
+            list(ir_measures.iter_calc([measure], qrels, run))
+        except Exception:  # of the same kinds
+            failed.append(name)
+    return failed
 
 
 def _aggregated(values: Floats, total: bool) -> Statistic:

@@ -96,6 +96,16 @@ def read_run(source: str | Path) -> Run:
     return run
 
 
+def without_identical_ids(run: Run) -> Run:
+    """The run without passages that have the id of their query (BEIR's `ignore_identical_ids`)."""
+    return {
+        query_id: {
+            passage_id: score for passage_id, score in ranking.items() if passage_id != query_id
+        }
+        for query_id, ranking in run.items()
+    }
+
+
 def write_run(run: Mapping[str, Sequence[ScoredPassage]], target: TextIO, tag: str) -> None:
     """Writes a TREC run: each query's passages best first, ties by id, ranks from 1."""
     tag = _word(tag)

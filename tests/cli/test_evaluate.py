@@ -180,17 +180,17 @@ def test_a_model_of_the_environment_is_not_in_the_way_of_runs() -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        ("bm25.run", 2, "runs alone cannot be measured: give --qrels FILE too"),
-        ("--qrels qrels.txt", 2, "--qrels alone cannot be measured: give the run files too"),
+        ("bm25.run", 2, "need judgements: give --qrels FILE too"),
+        ("--qrels qrels.txt", 2, "--qrels needs run files: add them"),
         ("--qrels qrels.txt bm25.run --model m", 2, "--model is for a dataset's pairs: drop it"),
         ("--qrels qrels.txt bm25.run --split test", 2, "--split is for a dataset's pairs"),
         ("--qrels qrels.txt --index-dir i", 2, "--index-dir alone cannot be measured: give --quer"),
         (
             "--qrels qrels.txt --queries q bm25.run",
             2,
-            "--queries alone cannot be measured: give an",
+            "--queries alone cannot be measured: give --index-dir",
         ),
-        ("--queries q --index-dir i", 2, "runs alone cannot be measured: give --qrels FILE too"),
+        ("--queries q --index-dir i", 2, "need judgements: give --qrels FILE too"),
         (
             "--qrels qrels.txt --queries q.tsv --index-dir i",
             1,
@@ -200,6 +200,7 @@ def test_a_model_of_the_environment_is_not_in_the_way_of_runs() -> None:
         ("--qrels qrels.txt bm25.run bm25.run", 2, "bm25.run is given 2 times: give it once"),
         ("--qrels qrels.txt bm25.run --baseline x", 2, "there is no system 'x' to compare with"),
         ("--qrels qrels.txt bm25.run --measure F1", 1, "unknown measure F1: expected AUC"),
+        ("--ignore-identical-ids", 2, "--ignore-identical-ids is for runs: give them, or drop it"),
         ("--qrels qrels.txt bm25.run --measure AUC", 1, "say with --relevant-from"),
         ("--qrels qrels.txt other.run", 1, "other.run ranks none of the 2 queries that qrels.txt"),
         ("--qrels qrels.txt missing.run", 1, "there is no file missing.run"),
@@ -216,6 +217,56 @@ def test_what_cannot_be_measured_is_said(
     assert result.exit_code == code
     assert message in " ".join(result.stderr.split())
     assert result.stdout == ""
+
+
+def test_ids_of_another_collection_are_noticed(folder: Path) -> None:
+    (folder / "lost-zeros.run").write_text("q1 Q0 d1 1 3.0 x\nq1 Q0 d9 2 2.0 x\nq2 Q0 d4 1 1 x\n")
+    result = run("--qrels", "qrels.txt", "lost-zeros.run", "bm25.run", "--resamples", "0")
+    assert (
+        "lost-zeros.run ranks a passage that qrels.txt judges for 0 of 2 queries: for query q1 it "
+        "ranks passage d1 first, and judged is p1. Are both of one collection?\n"
+    ) in result.stderr
+    assert "bm25.run ranks a passage" not in result.stderr  # of one query of one
+
+
+def test_a_run_that_was_cut_is_noticed(folder: Path) -> None:
+    deep = "".join(f"q1 Q0 p{n} {n} {-n} x\n" for n in range(1, 13))
+    (folder / "deep.run").write_text(deep)
+    result = run("--qrels", "qrels.txt", "deep.run", "bm25.run", "--resamples", "0")
+    assert (
+        "bm25.run ranks up to 3 passages a query, and another run 12: by nDCG@10, RR@10, R@100 "
+        "it may look worse for that alone\n"
+    ) in result.stderr
+    assert "deep.run ranks up to" not in result.stderr
+    result = run("--qrels", "qrels.txt", "deep.run", "bm25.run", "--measure", "P@3")
+    assert "may look worse" not in result.stderr
+
+
+def test_a_query_is_no_answer_to_itself_where_that_is_asked_for(folder: Path) -> None:
+    (folder / "argu.run").write_text("q1 Q0 q1 1 9 x\nq1 Q0 p1 2 8 x\nq2 Q0 p4 1 7 x\n")
+    command = ("--qrels", "qrels.txt", "argu.run", "--measure", "RR", "--json")
+    assert json.loads(run(*command).stdout)["results"][0]["value"] == pytest.approx(0.75)
+    answer = json.loads(run(*command, "--ignore-identical-ids").stdout)
+    assert answer["results"][0]["value"] == pytest.approx(1)
+
+
+def test_only_the_measure_that_cannot_be_computed_is_blamed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import ir_measures
+
+    compute = ir_measures.iter_calc
+
+    def failing(measures: Any, qrels: Any, ranking: Any) -> Any:
+        if any(str(each) == "P@5" for each in measures):
+            raise RuntimeError("no perl")
+        return compute(measures, qrels, ranking)
+
+    monkeypatch.setattr(ir_measures, "iter_calc", failing)
+    names = ("--measure", "RR", "--measure", "P@5", "--measure", "R@5")
+    result = run("--qrels", "qrels.txt", "bm25.run", *names)
+    assert result.exit_code == 1
+    assert "cannot compute P@5 of bm25.run (no perl): leave it out" in result.stderr
 
 
 def test_an_index_answers_the_judged_queries_by_search_and_by_head(

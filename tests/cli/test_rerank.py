@@ -148,6 +148,63 @@ def test_a_run_is_reranked_without_adding_or_losing_passages(
     assert [line[1].split(":")[0] for line in compared[2:]] == ["p6", "p2", "p4"]
 
 
+def test_a_run_is_cut_only_where_that_is_asked_for(
+    run: Run, tmp_path: Path, tiny_model_dir: Path, queries: Path
+) -> None:
+    corpus = "".join(f"p{n}\tbees and the moon, {n} times\n" for n in range(14))
+    (tmp_path / "c.tsv").write_text(corpus)
+    index = tmp_path / "i"
+    run("build", "--corpus", tmp_path / "c.tsv", "--index-dir", index, "--model", tiny_model_dir)
+    lines = [f"q1 Q0 p{n} {n} {-n} x\n" for n in range(14)] + ["q2 Q0 p3 1 1 x\n"]
+    (tmp_path / "bm25.run").write_text("".join(lines))
+    command = ["rerank", "--index-dir", index, "--queries", queries]
+    command += ["--run", tmp_path / "bm25.run", "--trec"]
+
+    whole = run(*command)
+    assert len(whole.stdout.splitlines()) == 15
+    assert "--top-k" not in whole.stderr
+    cut = run(*command, "--top-k", "5")
+    assert cut.stdout.splitlines() == [
+        *whole.stdout.splitlines()[:5],
+        whole.stdout.splitlines()[14],
+    ]
+    assert "bm25.run, which ranks up to 14 passages a query" in cut.stderr
+    assert "--top-k 5 cuts" in cut.stderr
+    assert run(*command, "--top-k", "14").stdout == whole.stdout
+    # without a run, ten are printed
+    assert len(run(*command[:5], "--trec").stdout.splitlines()) == 20
+
+
+def test_a_query_is_no_answer_to_itself_where_that_is_asked_for(
+    run: Run, built_index: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "q.tsv").write_text("p1\thow bees dance in the winter\nq2\tthe moon\n")
+    command = ["rerank", "--index-dir", built_index, "--queries", tmp_path / "q.tsv", "--json"]
+    first, second = map(json.loads, run(*command).stdout.splitlines())
+    for more in ([], ["--no-rerank"]):
+        with_own, other = map(json.loads, run(*command, *more).stdout.splitlines())
+        without, same = map(
+            json.loads, run(*command, *more, "--ignore-identical-ids").stdout.splitlines()
+        )
+        kept = [each for each in with_own["results"] if each["id"] != "p1"]
+        assert len(kept) == 5
+        assert [each["id"] for each in without["results"]] == [each["id"] for each in kept]
+        assert [each["rank"] for each in without["results"]] == [1, 2, 3, 4, 5]
+        assert sorted(each["retrieval_rank"] for each in without["results"]) == [1, 2, 3, 4, 5]
+        assert same == other
+    # as many candidates as were asked for, and none besides
+    few = [*command, "--candidates", "2", "--top-k", "2", "--ignore-identical-ids"]
+    answers = [json.loads(line)["results"] for line in run(*few).stdout.splitlines()]
+    assert [len(results) for results in answers] == [2, 2]
+    nearest = sorted(second["results"], key=lambda each: each["retrieval_rank"])[:2]
+    assert {each["id"] for each in answers[1]} == {each["id"] for each in nearest}
+    assert len(first["results"]) == 6
+    (tmp_path / "a.run").write_text("p1 Q0 p1 1 9 x\np1 Q0 p2 2 8 x\nq2 Q0 p3 1 7 x\n")
+    reranked = [*command, "--run", tmp_path / "a.run", "--ignore-identical-ids"]
+    answers = [json.loads(line)["results"] for line in run(*reranked).stdout.splitlines()]
+    assert [[each["id"] for each in results] for results in answers] == [["p2"], ["p3"]]
+
+
 def test_with_nothing_built_the_sample_is_indexed_first(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, expected: list[str]
 ) -> None:
