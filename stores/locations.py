@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
@@ -31,6 +32,18 @@ _ADVICE = (
     ("quota exceeded", "make room on the disk and run it again"),
     ("DATA_LOSS", "`verify` names the passages that are damaged"),
 )
+
+
+_forked = False
+"""Whether this is a child, forked while TensorStore was in use: it would end the process."""
+
+
+def _note_fork() -> None:
+    global _forked
+    _forked = _forked or "tensorstore" in sys.modules
+
+
+os.register_at_fork(after_in_child=_note_fork)
 
 
 class Location:
@@ -83,7 +96,13 @@ class Location:
 
     @contextmanager
     def sentences(self, verb: str) -> Iterator[None]:
-        """TensorStore's errors, which are of many classes, as StoreError."""
+        """Converts TensorStore's errors, which are of many classes, to `StoreError`."""
+        if _forked:
+            raise StoreError(
+                f"cannot {verb} the store at {self.name}: TensorStore cannot be used in a process "
+                "that was forked after its first use: start processes with the method spawn or "
+                "forkserver of multiprocessing, or choose the store lmdb"
+            )
         try:
             yield
         except DiPairError:

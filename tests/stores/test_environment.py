@@ -232,6 +232,29 @@ def test_a_path_that_was_relative_stays_the_same_one(
     assert os.listdir() == []
 
 
+def test_a_forked_child_is_told_that_tensorstore_cannot_be_used(
+    tmp_path: Path, tokens: FloatArray
+) -> None:
+    from dipair_index.stores.tensorstore import TensorStoreTokenStore
+
+    def opened_again() -> TensorStoreTokenStore:
+        return TensorStoreTokenStore.open(
+            tmp_path / "ts", tokens_per_passage=3, dim=5, codec="float32"
+        )
+
+    with opened_again() as store:
+        store.put(IDS, tokens)
+
+        def use() -> None:
+            for each in (lambda: store.get(IDS), lambda: len(store), opened_again):
+                with pytest.raises(StoreError, match="TensorStore cannot be used in a process"):
+                    each()
+            store.close()
+
+        in_child(use)
+        np.testing.assert_array_equal(store.get(IDS), tokens)
+
+
 USE = """
 import os, sys
 from dipair_index.records import Passage
