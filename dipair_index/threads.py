@@ -44,5 +44,5 @@ def thread_count() -> int:
     allowed = os.environ.get("OMP_NUM_THREADS", "")
     if allowed.isdigit() and int(allowed):
         return int(allowed)
-    known = getattr(os, "sched_getaffinity", None)  # Linux has it, macOS and Windows have not
+    known = getattr(os, "sched_getaffinity", None)  # macOS has none
     return len(known(0)) if known else os.cpu_count() or 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -96,9 +97,5 @@ def peak_memory() -> int | None:
         # getrusage would count in what the process was forked from
         sizes = [line for line in status.read_text().splitlines() if line.startswith("VmHWM:")]
         return 1024 * int(sizes[0].split()[1]) if sizes else None
-    if sys.platform == "win32":
-        return None
-    import resource
-
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else 1024 * peak
