@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,23 +28,27 @@ def read_corpus(corpus: str | Path) -> Iterator[Passage]:
     return chain([next(passages)], passages)
 
 
-def write_graphs(encoder: TextEncoder) -> None:
+def write_graphs(encoder: TextEncoder) -> str:
     """Writes a model's ONNX graphs where it has none that fit and its folder may be written to.
 
-    Says nothing: a model that has none works as well, but starts later.
+    Returns why it can have none, empty where it has them now: a model without them works as well,
+    but with torch alone.
     """
     from dipair_index.encoders.onnx_encoder import OnnxEncoder
 
     if isinstance(encoder, OnnxEncoder) or encoder.device != "cpu":
-        return
+        return ""
     from dipair_index.encoders.dual_encoder import DualEncoder
     from dipair_index.errors import MissingPackageError, ModelError
     from dipair_index.models.sources import model_folder
     from dipair_index.rerank.onnx_export import export_onnx
 
     if isinstance(encoder, DualEncoder) and os.access(model_folder(encoder.name), os.W_OK):
-        with suppress(ModelError, MissingPackageError, OSError):
+        try:
             export_onnx(encoder)
+        except (ModelError, MissingPackageError, OSError) as error:
+            return str(error)
+    return ""
 
 
 @contextmanager

@@ -121,7 +121,8 @@ def train(
         record = _train_dipair(*data, system, options, common)
         from dipair_index.encoders.open import open_encoder
 
-        write_graphs(open_encoder(out, backend="torch"))
+        if why := write_graphs(open_encoder(out, backend="torch")):
+            remark(f"no ONNX graphs were written, so the model answers with torch alone: {why}")
     show_quality(record)
     if system == BERT_TINY:
         following = "evaluate"

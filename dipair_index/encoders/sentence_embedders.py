@@ -134,9 +134,10 @@ class TransformersEmbedder:
         self._model: Any = model.to(device)
         self._torch = torch
         self._batch_size = batch_size
-        length = _read_length(source)
-        positions = getattr(model.config, "max_position_embeddings", None)
-        length = min(length or MAX_TOKENS, positions or length or MAX_TOKENS)
+        length = _read_length(source) or MAX_TOKENS
+        positions: int = getattr(model.config, "max_position_embeddings", length)
+        if positions > 0:  # -1 is no limit
+            length = min(length, positions)
         self._max_tokens = min(length, readable_tokens(model) or length)
         prompts = _settings(source, "config_sentence_transformers.json").get("prompts") or {}
         self._query_prompt = prompts.get("query") or ""

@@ -29,10 +29,12 @@ def export_encoder(
     config = model.config
     encoder: Any = model.encoder_of(side)
     kept = config.kept(side)
-    if encoder.config.model_type != "bert" or encoder.config.hidden_act != "gelu":
+    kind = encoder.config.model_type
+    activation = getattr(encoder.config, "hidden_act", None)  # some families call it otherwise
+    if kind != "bert" or activation != "gelu":
+        what = kind if activation is None else f"{kind} with {activation}"
         raise ModelError(
-            f"only BERT encoders with GELU can be exported, not {encoder.config.model_type} with "
-            f"{encoder.config.hidden_act}: use --backend torch"
+            f"only BERT encoders with GELU can be exported, not {what}: use --backend torch"
         )
     graph = Graph(model, stored, precision)
     ids = graph.input("ids", TensorProto.INT64, ["texts", "tokens"])

@@ -96,7 +96,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     # no model is there to be exported; the package's own `train` is the command
     command = sys.modules["dipair_index.cli.train"]
     monkeypatch.setattr("dipair_index.encoders.open.open_encoder", lambda *_, **__: None)
-    monkeypatch.setattr(command, "write_graphs", lambda encoder: None)
+    monkeypatch.setattr(command, "write_graphs", lambda encoder: "")
     return seen
 
 
