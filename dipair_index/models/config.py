@@ -18,6 +18,7 @@ from dipair_index.models.systems import (
     SYSTEMS,
     TUPLE_SYSTEMS,
 )
+from dipair_index.words import reason
 
 Side: TypeAlias = str
 """Which text of a tuple: "query", "passage", or one of `extra_sides`."""
@@ -114,10 +115,18 @@ class DiPairConfig(PretrainedConfig):
         prefix = {"query": self.query_prefix, "passage": self.passage_prefix}.get(side, "")
         return [prefix + text for text in texts]
 
+    def encoder_config(self) -> PretrainedConfig:
+        """Returns the encoder's configuration; `SettingsError` where no encoder could have it."""
+        try:
+            return AutoConfig.for_model(**self.encoder)
+        # what transformers raises of settings that it refuses is of many types
+        except Exception as error:
+            raise SettingsError(f"there is no such encoder: {reason(error)}") from error
+
     @property
     def vector_dim(self) -> int:
         """Width of the pooled vector that FAISS holds."""
-        return int(AutoConfig.for_model(**self.encoder).hidden_size)
+        return int(self.encoder_config().hidden_size)
 
     @property
     def token_dim(self) -> int:

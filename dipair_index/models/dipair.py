@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import AutoConfig, AutoModel, PreTrainedModel
+from transformers import AutoModel, PreTrainedModel
 from transformers.utils.generic import ModelOutput
 
 from dipair_index.errors import SettingsError
@@ -185,8 +185,7 @@ class DiPairModel(PreTrainedModel):
 
 def _new_encoder(config: DiPairConfig) -> nn.Module:
     """An encoder with random weights; `SettingsError` where it cannot read texts so long."""
-    encoder_config = AutoConfig.for_model(**config.encoder)
-    encoder: Any = AutoModel.from_config(encoder_config)
+    encoder: Any = AutoModel.from_config(config.encoder_config())
     longest = max(map(config.text_length, config.sides))
     limit = readable_tokens(encoder)
     if limit is not None and longest > limit:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -117,6 +118,8 @@ def load_tokenizer(name: str, model: nn.Module | None = None) -> Any:
             "model that has one"
         )
     if model is not None:
+        if model.config.pad_token_id is None:  # where a decoder's classifier looks for the end
+            model.config.pad_token_id = tokenizer.pad_token_id
         rows = model.get_input_embeddings().num_embeddings  # type: ignore[operator]
         # special tokens that no text gets may lie beyond, as [MASK] where transformers adds it
         given = [tokenizer.pad_token_id, *tokenizer("")["input_ids"]]
@@ -168,9 +171,9 @@ def loading(kind: str, name: str, following: str = NEXT) -> Iterator[None]:
         raise
     # transformers, safetensors and torch have no base of their own for their many types
     except Exception as error:
-        raise ModelError(
-            f"no {kind} could be loaded from {name} ({reason(error)}): {following}"
-        ) from error
+        # of a name that is no folder, all is said with that the hub has no such model either
+        why = f" ({reason(error)})" if Path(encoder_source(name)).is_dir() else ""
+        raise ModelError(f"no {kind} could be loaded from {name}{why}: {following}") from error
 
 
 def load_weights(

@@ -113,7 +113,9 @@ def unfreeze(model: DiPairModel, settings: TrainingSettings) -> None:
     layers = top_layers(model, settings.stage_two_layers)
     for encoder in encoders(model):
         encoder.requires_grad_(settings.stage_two_layers is None)
-        encoder.embeddings.requires_grad_(settings.train_embeddings)
+        # not all families call theirs so
+        embeddings = getattr(encoder, "embeddings", None) or encoder.get_input_embeddings()
+        embeddings.requires_grad_(settings.train_embeddings)
     for layer in layers:
         layer.requires_grad_(True)
 
@@ -124,16 +126,24 @@ def encoders(model: DiPairModel) -> list[Any]:
 
 
 def top_layers(model: DiPairModel, count: int | None) -> list[nn.Module]:
-    """The topmost layers of each encoder, none with None; `SettingsError` for more than it has."""
+    """The topmost layers of each encoder, none with None.
+
+    Raises `SettingsError` for more than it has, and for layers that are not a list of their own.
+    """
     if count is None:
         return []
     chosen: list[nn.Module] = []
     for encoder in encoders(model):
         depth = encoder.config.num_hidden_layers
         stacks = (module for module in encoder.modules() if isinstance(module, nn.ModuleList))
-        layers = list(next(stack for stack in stacks if len(stack) == depth))
         if count > depth:
             raise SettingsError(f"--stage-two-layers {count} is more than the encoder's {depth}")
+        layers = list(next((stack for stack in stacks if len(stack) == depth), ()))
+        if not layers:  # those of ALBERT have the same weights, for one
+            raise SettingsError(
+                f"the layers of the encoder ({encoder.config.model_type}) cannot be trained one "
+                "by one: leave --stage-two-layers away"
+            )
         chosen += layers[depth - count :]
     return chosen
 
