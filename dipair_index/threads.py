@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -37,6 +38,23 @@ def _openmp() -> ThreadpoolController:
     from threadpoolctl import ThreadpoolController
 
     return ThreadpoolController().select(user_api="openmp")
+
+
+@cache
+def answer_after_fork() -> None:
+    """Lets forked children of this process compute in torch and FAISS, with one thread.
+
+    OpenMP's threads end with the fork, but GNU's library goes on to wait for them: the first
+    computation that it shares among threads would never end.
+    """
+    os.register_at_fork(after_in_child=_compute_alone)
+
+
+def _compute_alone() -> None:
+    for library, setter in (("torch", "set_num_threads"), ("faiss", "omp_set_num_threads")):
+        # perhaps half imported, by a thread that the child has not
+        if limit := getattr(sys.modules.get(library), setter, None):
+            limit(1)
 
 
 def thread_count() -> int:

@@ -30,6 +30,7 @@ from dipair_index.stores.faiss_search import (
 )
 from dipair_index.stores.packed_ids import PackedIds
 from dipair_index.stores.token_store import checked_keys
+from dipair_index.threads import answer_after_fork
 
 ANN_FORMAT_VERSION = 1
 HNSW_NEIGHBOURS = 32
@@ -91,6 +92,7 @@ class FaissIndex:
         source: VectorSource,
         originals: FloatArray | None = None,
     ) -> None:
+        answer_after_fork()
         self._index = index
         self._originals = originals
         self._stored = flat_vectors(index) if originals is None else originals
