@@ -45,8 +45,7 @@ def sample(count: int) -> list[Passage]:
     """The bundled sample's passages, as often as needed, under ids of their own."""
     texts = cycle(read_passages(sample_folder() / "collection.tsv"))
     return [
-        passage._replace(passage_id=f"p{number}")
-        for number, passage in enumerate(islice(texts, count))
+        passage._replace(id=f"p{number}") for number, passage in enumerate(islice(texts, count))
     ]
 
 

@@ -64,7 +64,7 @@ class StandIn(DualEncoder):
 def passages(collection: Path, count: int) -> Iterator[Passage]:
     real = cycle(list(read_passages(collection)))
     for number, passage in enumerate(islice(real, count)):
-        yield passage._replace(passage_id=f"{passage.passage_id}-{number}")
+        yield passage._replace(id=f"{passage.passage_id}-{number}")
 
 
 def made(arguments: argparse.Namespace, encoder: DualEncoder, ann: str) -> Path:

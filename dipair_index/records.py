@@ -26,12 +26,24 @@ HELD_OUT = SPLITS[1:]
 
 
 class Passage(NamedTuple):
-    """A text that can be retrieved; `metadata` holds whatever else its line carried."""
+    """A text that can be retrieved; `metadata` holds whatever else its line carried.
 
-    passage_id: str
+    Examples
+    --------
+    >>> passage = Passage("p1", "Yeast makes gas.", title="Dough")
+    >>> passage.id, passage.full_text
+    ('p1', 'Dough Yeast makes gas.')
+    """
+
+    id: str
     text: str
     title: str = ""
     metadata: Mapping[str, Any] = {}
+
+    @property
+    def passage_id(self) -> str:
+        """The same as `id`, which results call it too."""
+        return self.id
 
     @property
     def full_text(self) -> str:

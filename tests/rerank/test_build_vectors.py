@@ -64,7 +64,7 @@ def test_vectors_of_other_passages_or_another_encoder_are_not_taken_over(
             passages, tmp_path / "i", encoder, vectors=str(tiny_encoder_dir),
             ann_from=tmp_path / "first",
         )  # fmt: skip
-    others = passages[1:], passages[:8], [*passages, passages[0]._replace(passage_id="p99")]
+    others = passages[1:], passages[:8], [*passages, passages[0]._replace(id="p99")]
     for corpus in others:
         with pytest.raises(DirectoryError, match="holds other passages, .* 24 in number"):
             build_index(
