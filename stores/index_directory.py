@@ -2,7 +2,7 @@
 
     manifest.json      what the index is, and which parts it has; the only file that is replaced
     parts/000001/      passages that were stored together; never written again
-        tokens/ (or tokens.url)  passages/  ann/  files.json  deleted-000002.jsonl
+        tokens/ (or tokens.url)  passages/  ann/  texts.npy  files.json  deleted-000002.jsonl
     building/          a part on its way; nothing of it counts yet
     writer.lock        held, and signed, by the one process that changes the index
 
@@ -46,6 +46,11 @@ class PartLayout:
     def ann(self) -> Path:
         """The ANN index over the passages' vectors."""
         return self.root / "ann"
+
+    @property
+    def texts(self) -> Path:
+        """Digests of the passages' texts, by which `TextLookup` finds them; not in older parts."""
+        return self.root / "texts.npy"
 
     @property
     def progress(self) -> Path:

@@ -29,9 +29,11 @@ from dipair_index.stores.backends import open_token_store
 from dipair_index.stores.file_digests import damages, seal
 from dipair_index.stores.index_directory import Layout, PartLayout, WriterLock
 from dipair_index.stores.manifest import Manifest, PartInfo
+from dipair_index.stores.packed_ids import PackedIds
 from dipair_index.stores.part import Part, remove_part
 from dipair_index.stores.passages import PassageStore
 from dipair_index.stores.snapshot import Snapshot
+from dipair_index.stores.text_lookup import digests_of
 
 GROWTH = 8
 """A part is merged with those after it once they hold an eighth of it: of n passages that are
@@ -96,6 +98,8 @@ class IndexWriter(Closing):
             for store in (built.tokens, built.passages):
                 # nobody writes to them any more, and without a lock a read changes no file
                 (store / "lock.mdb").unlink(missing_ok=True)
+            with PassageStore.open(built.passages, readonly=True) as texts:
+                np.save(built.texts, digests_of(texts, PackedIds.load(built.ann)))
             files_digest = seal(built.root, leaving_out=(built.progress.name,))
             self.layout.parts.mkdir(exist_ok=True)
             os.rename(built.root, self.layout.part(name).root)

@@ -25,6 +25,7 @@ from dipair_index.stores.file_digests import read_lines, refuse_other_sizes
 from dipair_index.stores.index_directory import Layout, PartLayout
 from dipair_index.stores.manifest import Manifest, PartInfo
 from dipair_index.stores.passages import PassageStore
+from dipair_index.stores.text_lookup import TextLookup
 from dipair_index.stores.token_store import TokenStore
 
 
@@ -54,6 +55,7 @@ class _OpenFiles:
             )
             self.passages = opened.enter_context(PassageStore.open(layout.passages, readonly=True))
             self.ann = FaissIndex.load(layout.ann)
+            self.texts = TextLookup(layout.texts, self.passages, self.ann.ids)
             self._opened = opened.pop_all()
 
     @classmethod
@@ -113,6 +115,10 @@ class Part:
         if self.deleted:
             held &= np.fromiter((each not in self.deleted for each in ids), bool, len(ids))
         return held
+
+    def find_texts(self, texts: Sequence[str]) -> list[str | None]:
+        """Returns for each text the id of a live passage that the encoder reads so, or None."""
+        return self._files.texts.find(texts, self.deleted)
 
     def live_ids(self) -> list[str]:
         """Ids in the order in which the passages came."""

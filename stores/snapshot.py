@@ -92,6 +92,19 @@ class Snapshot(Closing):
             found.update(zip(rows, their, strict=True))
         return [found[row] for row in range(len(ids))]
 
+    def find_texts(self, texts: Sequence[str]) -> list[str | None]:
+        """Returns for each text the id of a passage whose full text it is, or None.
+
+        The first question reads all texts of the index once: see `TextLookup`.
+        """
+        found: list[str | None] = [None] * len(texts)
+        for part in self.parts:
+            left = [place for place, passage_id in enumerate(found) if passage_id is None]
+            here = part.find_texts([texts[place] for place in left])
+            for place, passage_id in zip(left, here, strict=True):
+                found[place] = passage_id
+        return found
+
     def holding(self, ids: Sequence[str]) -> npt.NDArray[np.bool_]:
         """Which of `ids` are in the index."""
         held: npt.NDArray[np.bool_] = self._places(ids) != _NOWHERE

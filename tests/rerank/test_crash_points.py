@@ -98,7 +98,7 @@ def assert_tidy(index_dir: Path) -> None:
     names = [part.name for part in Manifest.read(index_dir).parts]
     assert sorted(os.listdir(index_dir / "parts")) == names
     for name in names:
-        files = {"ann", "files.json", "passages", "tokens", "tokens.url"}
+        files = {"ann", "files.json", "passages", "texts.npy", "tokens", "tokens.url"}
         part = Layout(index_dir).part(name).root
         assert {each for each in os.listdir(part) if not each.startswith("deleted-")} <= files
         assert not list(part.glob("*.tmp"))
