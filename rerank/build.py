@@ -15,9 +15,9 @@ from dipair_index import __version__
 from dipair_index.encoders.base import TextEncoder, refuse_tuples
 from dipair_index.encoders.sentence_embedders import SentenceEmbedder, open_embedder
 from dipair_index.errors import DirectoryError, SettingsError
-from dipair_index.models.sources import DEFAULT_MODEL
+from dipair_index.models.sources import lasting_name
 from dipair_index.optional import installed_versions
-from dipair_index.records import Passage
+from dipair_index.rerank.arguments import GivenPassage, iter_passages
 from dipair_index.rerank.fitting import open_fitting
 from dipair_index.rerank.part_builder import BuildSummary, PartBuilder
 from dipair_index.stores.ann import AnnInfo
@@ -31,7 +31,7 @@ NAMED_VECTORS = ("model", "use")
 
 
 def build_index(
-    passages: Iterable[Passage],
+    passages: Iterable[GivenPassage],
     index_dir: str | Path,
     encoder: TextEncoder,
     *,
@@ -59,7 +59,7 @@ def build_index(
     not to be overwritten, and for an unfinished build or an `ann_from` that does not fit;
     `SettingsError` for settings that cannot work, and for a model of tuples.
     """
-    index_dir = Path(index_dir)
+    given, index_dir = iter_passages(passages), Path(index_dir)
     refuse_target(index_dir, overwrite=overwrite)
     if store_url and store != "tensorstore":
         raise SettingsError(f"the store {store} keeps no tokens at a URL: choose tensorstore")
@@ -69,7 +69,7 @@ def build_index(
     _refuse_kind(ann, embedder.dim)
     manifest = Manifest(
         package_version=__version__,
-        model=_lasting(encoder.name, DEFAULT_MODEL),
+        model=lasting_name(encoder.name),
         model_fingerprint=encoder.fingerprint,
         max_query_tokens=encoder.sizes.max_query_tokens,
         max_passage_tokens=encoder.sizes.max_passage_tokens,
@@ -77,24 +77,24 @@ def build_index(
         vector_dim=embedder.dim,
         store=store,
         codec=codec,
-        embedder=_lasting(embedder.name, *NAMED_VECTORS),
+        embedder=embedder.name if embedder.name in NAMED_VECTORS else lasting_name(embedder.name),
         embedder_fingerprint=embedder.fingerprint,
         ann_kind=ann or (AnnInfo.read(taken).kind if taken else "flat"),
-        seed=seed,
+        seed=int(seed),
         store_url=store_url,
         library_versions=installed_versions("faiss-cpu", "lmdb", "onnxruntime", "torch"),
     )
     with _writer_of_new(index_dir, overwrite=overwrite) as writer:
         building = PartBuilder(writer, manifest, encoder, embedder, taken)
         part, summary = building.run(
-            passages, "build", lambda ids: None, resume=resume, overwrite=overwrite, report=report
+            given, "build", lambda ids: None, resume=resume, overwrite=overwrite, report=report
         )
         writer.replaced_by(replace(manifest, parts=(part,)))
     return summary
 
 
 def add_passages(
-    passages: Iterable[Passage],
+    passages: Iterable[GivenPassage],
     index_dir: str | Path,
     encoder: TextEncoder,
     *,
@@ -109,6 +109,7 @@ def add_passages(
     for `resume`; `overwrite` throws away what an interrupted one has left. Raises
     `DirectoryError` naming passages that are in the index already, without `update`.
     """
+    given = iter_passages(passages)
     with IndexWriter(index_dir) as writer:
         manifest = writer.current
         embedder = open_fitting(manifest, index_dir, encoder)
@@ -127,7 +128,7 @@ def add_passages(
 
             building = PartBuilder(writer, manifest, encoder, embedder, None)
             part, summary = building.run(
-                passages, "add", refuse, resume=resume, overwrite=overwrite, report=report
+                given, "add", refuse, resume=resume, overwrite=overwrite, report=report
             )
             parts = writer.without(now.parts, building.ids)
             replaced = len(now) - sum(each.live for each in parts)
@@ -189,8 +190,3 @@ def _refuse_kind(kind: str | None, dim: int) -> None:
             f"FAISS cannot make an index {kind!r}: choose flat, hnsw, ivf, or a FAISS factory "
             "string for inner products such as IVF1024,Flat"
         ) from error
-
-
-def _lasting(name: str, *known: str) -> str:
-    """A folder's full path, so that the index can be opened from elsewhere."""
-    return str(Path(name).resolve()) if name not in known and Path(name).is_dir() else name

@@ -11,15 +11,23 @@ from dipair_index.stores.manifest import Manifest
 
 
 def open_fitting(
-    manifest: Manifest, index_dir: str | Path, encoder: TextEncoder
+    manifest: Manifest,
+    index_dir: str | Path,
+    encoder: TextEncoder,
+    opened: SentenceEmbedder | None = None,
 ) -> SentenceEmbedder:
-    """Returns the embedder of the index; `DirectoryError` where `encoder` or it is another."""
+    """Returns the embedder of the index: `opened`, if it is that one.
+
+    Raises `DirectoryError` if `encoder`, or the embedder by its name, is another now.
+    """
     if encoder.fingerprint != manifest.model_fingerprint:
         raise DirectoryError(
             f"{index_dir} was built by the model {manifest.model} ({manifest.model_fingerprint}), "
             f"but {encoder.name} is {encoder.fingerprint}: name the model it was built by, or "
             "build it again"
         )
+    if opened is not None and opened.fingerprint == manifest.embedder_fingerprint:
+        return opened
     embedder = open_embedder(manifest.embedder, dual_encoder=encoder, device=encoder.device)
     if embedder.fingerprint != manifest.embedder_fingerprint:
         raise DirectoryError(

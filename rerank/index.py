@@ -1,31 +1,24 @@
-"""Retrieve, then rerank: the index directory as a user of the library holds it."""
+"""The index as a user of the library holds it: build, open, change, and (by `search`) ask."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, overload
-
-import numpy as np
+from threading import Lock
+from typing import TYPE_CHECKING
 
 from dipair_index.closing import Closing
-from dipair_index.encoders.base import EncodedTexts, TextEncoder
+from dipair_index.encoders.base import TextEncoder
 from dipair_index.encoders.open import backend_for, open_encoder
 from dipair_index.encoders.sentence_embedders import SentenceEmbedder
-from dipair_index.errors import MissingPassagesError, SettingsError
-from dipair_index.models.systems import Backend, Precision
-from dipair_index.records import FloatArray, Passage, Query, Run
+from dipair_index.models.systems import Backend, EncodingPrecision, Precision
+from dipair_index.progress import Report
+from dipair_index.rerank.arguments import GivenPassage, checked_ids
 from dipair_index.rerank.fitting import open_fitting
 from dipair_index.rerank.open_scorer import open_scorer
-from dipair_index.rerank.ranking import (
-    RankedPassage,
-    Ranking,
-    Rankings,
-    Stopwatch,
-    best_first,
-    probability,
-)
-from dipair_index.rerank.scorer import Scorer
+from dipair_index.rerank.opened import Current, Opened
+from dipair_index.rerank.search import Searcher
+from dipair_index.rerank.text_cache import SHARED_CACHE, TextCache
 from dipair_index.stores.index_writer import IndexWriter
 from dipair_index.stores.manifest import Manifest
 from dipair_index.stores.snapshot import Snapshot
@@ -34,30 +27,144 @@ if TYPE_CHECKING:
     from dipair_index.rerank.part_builder import BuildSummary
 
 
-class DiPairIndex(Closing):
+class DiPairIndex(Searcher, Closing):
     """An index directory, with the model that it was built by.
 
-        with DiPairIndex.open("dipair.index") as index:
-            for passage in index.search("why does dough rise", top_k=3):
-                ...
+    Threads may share it, also while one of them changes it: each search answers from the index as
+    it was when the search began. Changes by other processes are seen after `refresh`. It is a
+    context manager.
 
-    Scores are in [0, 1]: the sigmoid of the head's logit, and (1 + cosine) / 2 where `rerank` is
-    false. With `raw_scores` they are the logit and the cosine. Results carry their `timings`.
+    Scores are in [0, 1]: the sigmoid of the head's logit, and (1 + cosine) / 2 if `rerank` is
+    false. With `raw_scores` they are the logit and the cosine.
+
+    Examples
+    --------
+    >>> from dipair_index import DiPairIndex, Passage
+    >>> passages = [
+    ...     Passage("p1", "Yeast eats sugar and gives off gas, which makes dough rise."),
+    ...     Passage("p2", "Bees dance to tell where flowers are."),
+    ... ]
+    >>> with DiPairIndex.build(passages, "my.index", overwrite=True) as index:
+    ...     [passage.id for passage in index.search("why does dough rise")]
+    ['p1', 'p2']
     """
 
     def __init__(
         self,
-        path: Path,
+        path: str | Path,
         snapshot: Snapshot,
         encoder: TextEncoder,
         embedder: SentenceEmbedder,
         precision: Precision = "float32",
+        cache: TextCache | None = None,
     ) -> None:
-        self.path = path
-        self._encoder = encoder
-        self._embedder = embedder
-        self._scorer: Scorer = open_scorer(encoder, precision)
-        self._snapshot = snapshot
+        # the directory of the process may change
+        self.path = Path(path).absolute()
+        super().__init__(
+            encoder,
+            open_scorer(encoder, precision),
+            Current(str(path), Opened(snapshot, embedder)),
+            SHARED_CACHE if cache is None else cache,
+        )
+        self._refreshing, self._writing = Lock(), Lock()
+
+    @classmethod
+    def build(
+        cls,
+        passages: Iterable[GivenPassage],
+        path: str | Path,
+        *,
+        model: str | Path | TextEncoder | None = None,
+        device: str = "cpu",
+        backend: Backend = "auto",
+        batch_size: int | None = None,
+        encode_precision: EncodingPrecision = "float32",
+        vectors: str = "model",
+        store: str = "lmdb",
+        store_url: str = "",
+        codec: str = "int8",
+        ann: str | None = None,
+        ann_from: str | Path | None = None,
+        seed: int = 0,
+        resume: bool = False,
+        overwrite: bool = False,
+        report: Report = lambda count: None,
+        precision: Precision = "float32",
+        cache: TextCache | None = None,
+    ) -> DiPairIndex:
+        """Builds an index of passages in the directory `path`, and opens it.
+
+        Parameters
+        ----------
+        passages : iterable
+            `Passage` objects, (id, text) or (id, text, title) tuples, or mappings with `id`, `text`
+            and perhaps `title`, whose other values become metadata. Ids are unique.
+        path : str or Path
+            The directory, which is made.
+        model : str, Path or encoder, optional
+            A DiPair model by folder or hub name, or as `open_encoder` opened it. The default is
+            the one in the package.
+        device, backend, batch_size, encode_precision
+            As `open_encoder` takes them; the last is its `precision`.
+        vectors : str
+            Whose vectors are searched: "model", "use", or a transformers encoder by name.
+        store, store_url, codec
+            Where token embeddings are kept ("lmdb" or "tensorstore", with its URL), and as what
+            ("float32", "float16", "int8" or "int4").
+        ann, ann_from, seed
+            The kind of FAISS index ("flat", "hnsw", "ivf" or a factory string), the dataset or
+            index whose vectors are reused, and the seed of its training.
+        resume, overwrite : bool
+            Continue an interrupted build, or replace an index that exists.
+        report : callable
+            Called with the count of passages that are done.
+        precision, cache
+            As in `open`.
+
+        Returns
+        -------
+        DiPairIndex
+
+        Raises
+        ------
+        DirectoryError
+            If there is an index at `path` and `overwrite` is false, or something else.
+        FormatError
+            If a passage is not one.
+        SettingsError
+            If settings cannot work.
+        ModelError
+            If there is no such model.
+
+        Examples
+        --------
+        >>> pairs = [("p1", "Yeast makes gas."), ("p2", "Bees dance.")]
+        >>> index = DiPairIndex.build(pairs, "small.index", codec="float16", overwrite=True)
+        >>> len(index)
+        2
+        """
+        from dipair_index.rerank.build import build_index
+
+        path = Path(path).absolute()
+        encoder = _encoder(
+            model, backend_for(precision, backend), device, batch_size, encode_precision
+        )
+        build_index(
+            passages,
+            path,
+            encoder,
+            vectors=vectors,
+            store=store,
+            store_url=store_url,
+            codec=codec,
+            ann=ann,
+            ann_from=ann_from,
+            seed=seed,
+            resume=resume,
+            overwrite=overwrite,
+            report=report,
+        )
+        return cls.open(path, encoder, precision=precision, cache=cache)
 
     @classmethod
     def open(
@@ -68,69 +175,162 @@ class DiPairIndex(Closing):
         device: str = "cpu",
         backend: Backend = "auto",
         precision: Precision = "float32",
+        cache: TextCache | None = None,
     ) -> DiPairIndex:
         """Opens an index with the model its manifest names, or with `model`.
 
-        `backend` is that of `open_encoder`, `precision` that of the head. Raises
-        `DirectoryError` where there is no index, where it is damaged, and where `model` is
-        not the one that it was built by.
+        Parameters
+        ----------
+        path : str or Path
+            An index directory.
+        model : str, Path or encoder, optional
+            The model that it was built by, if it lies elsewhere now or is open already.
+        device, backend
+            As `open_encoder` takes them.
+        precision : {"float32", "bfloat16"}
+            What the head computes in.
+        cache : TextCache, optional
+            Where `rerank` keeps texts that the index does not hold. All indexes and rerankers of a
+            process share one by default.
+
+        Returns
+        -------
+        DiPairIndex
+
+        Raises
+        ------
+        DirectoryError
+            If there is no index, if it is damaged, or if another model built it.
+        ModelError
+            If there is no such model.
+
+        Examples
+        --------
+        >>> with DiPairIndex.open("my.index") as index:
+        ...     index.manifest.codec
+        'int8'
         """
         snapshot = Snapshot.open(path)
         try:
             manifest = snapshot.manifest
-            if model is None or isinstance(model, (str, Path)):
-                backend = backend_for(precision, backend)
-                model = open_encoder(model or manifest.model, backend=backend, device=device)
-            embedder = open_fitting(manifest, path, model)
+            encoder = _encoder(model or manifest.model, backend_for(precision, backend), device)
+            embedder = open_fitting(manifest, path, encoder)
+            return cls(path, snapshot, encoder, embedder, precision, cache)
         except BaseException:
             snapshot.close()
             raise
-        return cls(Path(path), snapshot, model, embedder, precision)
 
     def refresh(self) -> bool:
-        """Goes over to what the index is now; returns whether it has changed since it was opened.
+        """Reloads the index if it changed; searches that have begun end with what they began with.
 
-        Until then, every call answers from the index as it was opened, whoever changes it.
+        Returns
+        -------
+        bool
+            Whether it has changed since it was opened or refreshed.
+
+        Examples
+        --------
+        >>> with DiPairIndex.open("my.index") as index:
+        ...     index.refresh()
+        False
         """
-        if Manifest.read(self.path) == self.manifest:
-            return False
-        now = Snapshot.open(self.path)
-        try:
-            self._embedder = open_fitting(now.manifest, self.path, self._encoder)
-        except BaseException:
-            now.close()
-            raise
-        self._snapshot.close()
-        self._snapshot = now
+        with self._refreshing, self._current.lent() as before:
+            if Manifest.read(self.path) == before.snapshot.manifest:
+                return False
+            snapshot = Snapshot.open(self.path)
+            try:
+                embedder = open_fitting(
+                    snapshot.manifest, self.path, self._encoder, before.embedder
+                )
+            except BaseException:
+                snapshot.close()
+                raise
+            self._current.replace(Opened(snapshot, embedder))
         return True
 
     def add(
         self,
-        passages: Iterable[Passage],
+        passages: Iterable[GivenPassage],
         *,
         update: bool = False,
         resume: bool = False,
         overwrite: bool = False,
+        report: Report = lambda count: None,
     ) -> BuildSummary:
-        """Adds passages as `add_passages` does; with `update` they may be in the index already."""
+        """Adds passages, all or none, and lets this index see them.
+
+        Parameters
+        ----------
+        passages : iterable
+            As `build` takes them.
+        update : bool
+            Replace those whose ids are in the index already; otherwise they are refused.
+        resume, overwrite : bool
+            Continue an interrupted call with the same passages, or discard what it left.
+        report : callable
+            Called with the count of passages that are done.
+
+        Returns
+        -------
+        BuildSummary
+
+        Raises
+        ------
+        DirectoryError
+            If passages are in the index already, or another process is changing it.
+
+        Examples
+        --------
+        >>> with DiPairIndex.open("my.index") as index:
+        ...     summary = index.add([Passage("p3", "Tides follow the moon.")], update=True)
+        ...     len(index)
+        3
+        """
         from dipair_index.rerank.build import add_passages
 
-        summary = add_passages(
-            passages, self.path, self._encoder, update=update, resume=resume, overwrite=overwrite
-        )
-        self.refresh()
+        with self._writing:
+            summary = add_passages(
+                passages,
+                self.path,
+                self._encoder,
+                update=update,
+                resume=resume,
+                overwrite=overwrite,
+                report=report,
+            )
+            self.refresh()
         return summary
 
     def delete(self, passage_ids: Iterable[str]) -> int:
-        """Takes passages out for good; `MissingPassagesError` where one is not in the index."""
-        with IndexWriter(self.path) as writer:
-            count = writer.delete(passage_ids)
-        self.refresh()
+        """Deletes passages, all or none, and returns how many they were.
+
+        Raises `MissingPassagesError` if one is not in the index.
+
+        Examples
+        --------
+        >>> with DiPairIndex.open("my.index") as index:
+        ...     _ = index.add([("p9", "To be deleted.")], update=True)
+        ...     index.delete(["p9"])
+        1
+        """
+        ids = checked_ids(passage_ids)
+        with self._writing:
+            with IndexWriter(self.path) as writer:
+                count = writer.delete(ids)
+            self.refresh()
         return count
 
     def compact(self) -> bool:
-        """Makes the index what a build of its passages would make; false if it is that already."""
-        with IndexWriter(self.path) as writer:
+        """Makes the index what a build of its passages would make; false if it is that already.
+
+        Examples
+        --------
+        >>> with DiPairIndex.open("my.index") as index:
+        ...     _ = index.compact()
+        ...     index.compact()
+        False
+        """
+        with self._writing, IndexWriter(self.path) as writer:
             changed = writer.compact()
             self.refresh()
             # this index read the old parts until now
@@ -140,181 +340,26 @@ class DiPairIndex(Closing):
     @property
     def manifest(self) -> Manifest:
         """What the index is."""
-        return self._snapshot.manifest
-
-    @overload
-    def search(
-        self,
-        query: str,
-        top_k: int = 10,
-        candidates: int = 100,
-        *,
-        rerank: bool = True,
-        raw_scores: bool = False,
-    ) -> Ranking: ...
-
-    @overload
-    def search(
-        self,
-        query: list[str],
-        top_k: int = 10,
-        candidates: int = 100,
-        *,
-        rerank: bool = True,
-        raw_scores: bool = False,
-    ) -> Rankings: ...
-
-    def search(
-        self,
-        query: str | list[str],
-        top_k: int = 10,
-        candidates: int = 100,
-        *,
-        rerank: bool = True,
-        raw_scores: bool = False,
-    ) -> Ranking | Rankings:
-        """Returns the `top_k` best of the `candidates` nearest passages, best first, ties by id.
-
-        One query gives one list, a list of queries a list of lists. Without `rerank` the
-        `top_k` nearest passages are returned as they are.
-        """
-        queries = [query] if isinstance(query, str) else query
-        _refuse(queries, top_k)
-        if rerank and candidates < top_k:
-            raise SettingsError(f"candidates must be top_k ({top_k}) or more, got {candidates}")
-        watch = Stopwatch()
-        encoded, vectors = self._encode(queries, watch)
-        with watch.part("retrieve"):
-            ids, similarities = self._snapshot.search(vectors, candidates if rerank else top_k)
-        shared, rankings = watch.share(len(queries)), Rankings()
-        for row, found in enumerate(ids):
-            watch = Stopwatch(shared)
-            retrieval = dict(zip(found, similarities[row].tolist(), strict=False))
-            if rerank:
-                logits = self._logits(encoded.tokens[row], found, watch)
-                ranking = self._ranked(found, logits, top_k, raw_scores, retrieval)
-            else:
-                scores = [s if raw_scores else (1 + s) / 2 for s in retrieval.values()]
-                ranking = self._described(found, np.clip(scores, -1, 1).tolist(), retrieval)
-            rankings.append(Ranking(ranking, watch.timings))
-        return rankings[0] if isinstance(query, str) else rankings
-
-    def rerank(
-        self,
-        query: str,
-        passage_ids: Iterable[str],
-        top_k: int = 10,
-        *,
-        raw_scores: bool = False,
-    ) -> Ranking:
-        """Returns the `top_k` best of the given passages; `MissingPassagesError` names absent ones.
-
-        An id that is given twice is ranked once.
-        """
-        _refuse([query], top_k)
-        watch, ids = Stopwatch(), list(dict.fromkeys(passage_ids))
-        with watch.part("encode"):
-            encoded = self._encoder.encode_queries([query])
-        logits = self._logits(encoded.tokens[0], ids, watch)
-        return Ranking(self._ranked(ids, logits, top_k, raw_scores), watch.timings)
-
-    def rerank_run(
-        self,
-        queries: Iterable[Query],
-        run: Run,
-        top_k: int = 10,
-        *,
-        raw_scores: bool = False,
-    ) -> dict[str, Ranking]:
-        """Reranks for each query the passages that the run names, and no others.
-
-        `MissingPassagesError` names the query and the passages that are not in the index.
-        """
-        asked = list(queries)
-        _refuse([query.text for query in asked], top_k)
-        watch, rankings = Stopwatch(), {}
-        with watch.part("encode"):
-            encoded = self._encoder.encode_queries([query.text for query in asked])
-        shared = watch.share(len(asked))
-        for (query_id, _), tokens in zip(asked, encoded.tokens, strict=True):
-            watch, scores = Stopwatch(shared), run.get(query_id, {})
-            ids = sorted(scores, key=lambda passage_id: (-scores[passage_id], passage_id))
-            try:
-                logits = self._logits(tokens, ids, watch)
-            except MissingPassagesError as error:
-                raise MissingPassagesError(
-                    f"the run ranks for query {query_id} what the index does not hold "
-                    f"({error}): index these passages too, or take them out of the run"
-                ) from error
-            retrieval = {passage_id: scores[passage_id] for passage_id in ids}
-            ranking = self._ranked(ids, logits, top_k, raw_scores, retrieval)
-            rankings[query_id] = Ranking(ranking, watch.timings)
-        return rankings
+        return self._current.latest.snapshot.manifest
 
     def close(self) -> None:
-        """Closes the stores; closing twice is fine."""
-        self._snapshot.close()
+        """Closes the index once the searches that have begun are done; closing twice is fine."""
+        self._current.replace(None)
 
     def __len__(self) -> int:
-        return len(self._snapshot)
-
-    def _encode(self, queries: list[str], watch: Stopwatch) -> tuple[EncodedTexts, FloatArray]:
-        """Returns what the head reads of the queries, and the vectors that FAISS searches with."""
-        with watch.part("encode"):
-            encoded = self._encoder.encode_queries(queries)
-            # the model's own vectors come from the same pass
-            same = self.manifest.embedder == "model"
-            return encoded, encoded.vectors if same else self._embedder.embed_queries(queries)
-
-    def _logits(self, query_tokens: FloatArray, ids: list[str], watch: Stopwatch) -> FloatArray:
-        with watch.part("gather"):
-            rows = self._snapshot.encoded_tokens(ids)
-        with watch.part("score"):
-            logits = self._scorer.encoded_logits(query_tokens, rows, self._snapshot.codec)
-            # equal passages have equal scores, though rounding depends on the place in a batch
-            first: dict[bytes, int] = {}
-            places = [first.setdefault(row.tobytes(), place) for place, row in enumerate(rows)]
-            return logits[places]
-
-    def _ranked(
-        self,
-        ids: list[str],
-        logits: FloatArray,
-        top_k: int,
-        raw_scores: bool,
-        retrieval: dict[str, float] | None = None,
-    ) -> list[RankedPassage]:
-        """Sorts by logit, since two logits may have the same sigmoid."""
-        best = best_first(ids, logits, top_k)
-        scores = [float(logits[place]) for place in best]
-        if not raw_scores:
-            scores = [probability(score) for score in scores]
-        return self._described([ids[place] for place in best], scores, retrieval or {})
-
-    def _described(
-        self, ids: list[str], scores: list[float], retrieval: dict[str, float]
-    ) -> list[RankedPassage]:
-        """Adds texts and what the first stage said; `retrieval` is in its order."""
-        before = {passage_id: rank for rank, passage_id in enumerate(retrieval, start=1)}
-        return [
-            RankedPassage(
-                id=passage.passage_id,
-                score=score,
-                rank=rank,
-                text=passage.text,
-                title=passage.title,
-                metadata=passage.metadata,
-                retrieval_rank=before.get(passage.passage_id),
-                retrieval_score=retrieval.get(passage.passage_id),
-            )
-            for rank, (passage, score) in enumerate(
-                zip(self._snapshot.passages(ids), scores, strict=True), start=1
-            )
-        ]
+        return len(self._current.latest.snapshot)
 
 
-def _refuse(queries: list[str], top_k: int) -> None:
-    if top_k < 1:
-        raise SettingsError(f"top_k must be 1 or more, got {top_k}")
-    if not all(query.strip() for query in queries):
-        raise SettingsError("a query is empty: give it some text")
+def _encoder(
+    model: str | Path | TextEncoder | None,
+    backend: Backend,
+    device: str,
+    batch_size: int | None = None,
+    precision: EncodingPrecision = "float32",
+) -> TextEncoder:
+    """Opens `model`, unless it is open already."""
+    if model is not None and not isinstance(model, (str, Path)):
+        return model
+    return open_encoder(
+        model, backend=backend, device=device, batch_size=batch_size, precision=precision
+    )

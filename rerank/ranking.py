@@ -64,10 +64,12 @@ class Rankings(list[Ranking]):
         return Timings.total(ranking.timings for ranking in self)
 
 
-def best_first(ids: Sequence[str], scores: npt.NDArray[np.float32], top_k: int) -> list[int]:
-    """Returns the places of the `top_k` highest scores, ties in the order of their ids."""
-    order = sorted(range(len(ids)), key=lambda place: (-scores[place], ids[place]))
-    return order[:top_k]
+def best_first(
+    order: Sequence[str | int], scores: npt.NDArray[np.float32], top_k: int | None = None
+) -> list[int]:
+    """Returns the places of the `top_k` highest scores, or of all, ties by `order`: ids, say."""
+    best = sorted(range(len(order)), key=lambda place: (-scores[place], order[place]))
+    return best[:top_k]
 
 
 def probability(logit: float) -> float:

@@ -48,10 +48,15 @@ class Scorer(ABC):
         """As `logits`, from passages as `codec` encoded them: (passages, bytes_per_passage).
 
         They are decoded a micro-batch at a time: all of them never are in memory as float32.
+        Equal rows have equal logits.
         """
         shape = codec.tokens_per_passage, codec.dim
         passages = Passages(shape, len(rows), lambda part: codec.decode(rows[part]))
-        return self._logits(query_tokens, passages)
+        logits = self._logits(query_tokens, passages)
+        # rounding depends on the place in a batch
+        first: dict[bytes, int] = {}
+        places = [first.setdefault(row.tobytes(), place) for place, row in enumerate(rows)]
+        return logits[..., places]
 
     @abstractmethod
     def _logits(self, query_tokens: FloatArray, passages: Passages) -> FloatArray: ...

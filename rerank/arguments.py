@@ -1,0 +1,144 @@
+"""What callers pass, checked: numbers, queries and passages."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from dipair_index.errors import FormatError, SettingsError
+from dipair_index.records import Passage
+
+GivenPassage: TypeAlias = Passage | tuple[str, str] | tuple[str, str, str] | Mapping[str, Any]
+"""A passage as users have it: `Passage`, (id, text), (id, text, title), or a JSON object."""
+
+
+def checked_count(name: str, value: Any, *, least: int = 1) -> int:
+    """Returns `value` as an int; numpy's integers are as good as Python's.
+
+    Raises `SettingsError`, which calls it `name`, if it is no whole number or below `least`.
+    """
+    try:
+        if isinstance(value, (bool, np.bool_)):
+            raise TypeError
+        count = operator.index(value)
+    except TypeError as error:
+        raise SettingsError(
+            f"{name} must be a whole number of {least} or more, got {value!r}"
+        ) from error
+    if count < least:
+        raise SettingsError(f"{name} must be {least} or more, got {count}")
+    return count
+
+
+def checked_top_k(value: Any) -> int | None:
+    """Returns `top_k` as an int; None is all that was scored."""
+    return None if value is None else checked_count("top_k", value)
+
+
+def checked_queries(queries: str | Iterable[str]) -> list[str]:
+    """Returns one query, or several, as a list.
+
+    Raises `SettingsError` if one is not a str, is empty, or is not valid Unicode.
+    """
+    if not isinstance(queries, str) and not _is_iterable(queries):
+        raise SettingsError(f"a query must be a text (str), got {queries!r}")
+    found = [queries] if isinstance(queries, str) else list(queries)
+    for query in found:
+        if not isinstance(query, str):
+            raise SettingsError(f"a query must be a text (str), got {query!r}")
+        if not query.strip():
+            raise SettingsError("a query is empty: give it some text")
+        if not _is_unicode(query):
+            raise SettingsError(f"the query {query!r} is not valid Unicode: {_DECODE}")
+    return found
+
+
+def checked_texts(texts: Iterable[str]) -> list[str]:
+    """Returns texts to be scored as a list; raises as `checked_queries`, but they may be empty."""
+    if isinstance(texts, (str, bytes)) or not _is_iterable(texts):
+        raise SettingsError(f"texts must be a list of texts (str), got {_shown(texts)}")
+    found = list(texts)
+    for place, text in enumerate(found):
+        if not isinstance(text, str):
+            raise SettingsError(f"text {place} must be a str, got {_shown(text)}")
+        if not _is_unicode(text):
+            raise SettingsError(f"text {place} is not valid Unicode: {_DECODE}")
+    return found
+
+
+def checked_ids(ids: Iterable[str]) -> list[str]:
+    """Returns passage ids as a list; raises `SettingsError` for one str, and for other types."""
+    if isinstance(ids, (str, bytes)) or not _is_iterable(ids):
+        raise SettingsError(f"passage ids must be a list, got {ids!r}: pass [{ids!r}] for one")
+    found = list(ids)
+    for each in found:
+        if not isinstance(each, str):
+            raise SettingsError(f"a passage id must be a str, got {_shown(each)}")
+    return found
+
+
+def iter_passages(passages: Iterable[GivenPassage]) -> Iterator[Passage]:
+    """Yields passages as `Passage`, one by one.
+
+    Raises `FormatError`, which names the passage, if one is something else, has no id or no
+    text, or is not valid Unicode.
+    """
+    if isinstance(passages, (str, bytes, Passage, Mapping)) or not _is_iterable(passages):
+        raise FormatError(f"passages must be a list of passages, got {_shown(passages)}")
+    return (_passage(place, given) for place, given in enumerate(passages))
+
+
+def checked_passage(passage: Passage) -> Passage:
+    """Returns the passage; raises `FormatError` if a part is not a str, or not valid Unicode."""
+    for name, part in zip(("id", "text", "title"), passage, strict=False):
+        if not isinstance(part, str):
+            raise FormatError(
+                f"the {name} of passage {passage.id!r} must be a str, got {_shown(part)}"
+            )
+        if not _is_unicode(part):
+            raise FormatError(
+                f"the {name} of passage {passage.id!r} is not valid Unicode: {_DECODE}"
+            )
+    return passage
+
+
+_DECODE = "it holds half of a surrogate pair, so decode it again from its bytes"
+
+
+def _passage(place: int, given: GivenPassage) -> Passage:
+    if isinstance(given, Passage):
+        return checked_passage(given)
+    if isinstance(given, Mapping):
+        others = dict(given)
+        passage_id = others.pop("id", others.pop("_id", None))
+        text, title = others.pop("text", None), others.pop("title", "")
+        if passage_id is not None and text is not None:
+            return checked_passage(Passage(passage_id, text, title or "", others))
+    elif isinstance(given, (tuple, list)) and len(given) in (2, 3):
+        return checked_passage(Passage(*given))
+    raise FormatError(
+        f"passage {place} must be a Passage(id, text), a pair of id and text, or a mapping with "
+        f"id and text, got {_shown(given)}"
+    )
+
+
+def _is_unicode(text: str) -> bool:
+    """Whether it holds no half of a surrogate pair, which UTF-8 cannot encode."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _is_iterable(value: Any) -> bool:
+    return hasattr(value, "__iter__") and not isinstance(value, (bytes, Mapping))
+
+
+def _shown(value: Any) -> str:
+    """The start of what was given."""
+    whole = repr(value)
+    return whole if len(whole) <= 60 else f"{whole[:60]}…"

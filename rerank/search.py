@@ -1,0 +1,294 @@
+"""Answers queries from an open index: retrieve, gather, score, sort."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import overload
+
+import numpy as np
+
+from dipair_index.encoders.base import EncodedTexts, TextEncoder
+from dipair_index.errors import MissingPassagesError, SettingsError
+from dipair_index.records import FloatArray, Passage, Query, Run
+from dipair_index.rerank.arguments import checked_count, checked_queries, checked_top_k
+from dipair_index.rerank.candidates import Candidate, candidates_of, candidates_of_each
+from dipair_index.rerank.opened import Current, Opened
+from dipair_index.rerank.ranking import Ranking, Rankings, Stopwatch
+from dipair_index.rerank.results import best_candidates, described
+from dipair_index.rerank.scorer import Scorer
+from dipair_index.rerank.text_cache import TextCache
+from dipair_index.stores.codecs import Rows
+from dipair_index.stores.snapshot import Snapshot
+
+
+class Searcher:
+    """What `DiPairIndex` does for a query; see there."""
+
+    def __init__(
+        self, encoder: TextEncoder, scorer: Scorer, current: Current, cache: TextCache
+    ) -> None:
+        self._encoder = encoder
+        self._scorer = scorer
+        self._current = current
+        self._cache = cache
+
+    @overload
+    def search(
+        self,
+        query: str,
+        top_k: int | None = 10,
+        candidates: int = 100,
+        *,
+        rerank: bool = True,
+        raw_scores: bool = False,
+    ) -> Ranking: ...
+
+    @overload
+    def search(
+        self,
+        query: Sequence[str],
+        top_k: int | None = 10,
+        candidates: int = 100,
+        *,
+        rerank: bool = True,
+        raw_scores: bool = False,
+    ) -> Rankings: ...
+
+    def search(
+        self,
+        query: str | Sequence[str],
+        top_k: int | None = 10,
+        candidates: int = 100,
+        *,
+        rerank: bool = True,
+        raw_scores: bool = False,
+    ) -> Ranking | Rankings:
+        """Returns the best of the nearest passages, best first, ties by id.
+
+        Parameters
+        ----------
+        query : str or list of str
+            One query, or several, whose encoding they share.
+        top_k : int or None
+            Passages to return a query; None is all that were scored.
+        candidates : int
+            Passages to retrieve a query, which the head then scores.
+        rerank : bool
+            If false, the nearest passages are returned as they were retrieved.
+        raw_scores : bool
+            Return logits, or cosines, in place of scores in [0, 1].
+
+        Returns
+        -------
+        Ranking or Rankings
+            A list of `RankedPassage` with its `timings`; of several queries, a list of such lists.
+
+        Raises
+        ------
+        SettingsError
+            If a query is empty or not a text, or if a number cannot work.
+
+        Examples
+        --------
+        >>> with DiPairIndex.open("my.index") as index:
+        ...     best = index.search("why does dough rise", top_k=1)
+        ...     best[0].id, best[0].rank, best.timings.score > 0
+        ('p1', 1, True)
+        """
+        queries, top_k = checked_queries(query), checked_top_k(top_k)
+        candidates = checked_count("candidates", candidates)
+        if rerank and top_k is not None and candidates < top_k:
+            raise SettingsError(f"candidates must be top_k ({top_k}) or more, got {candidates}")
+        watch, rankings = Stopwatch(), Rankings()
+        with self._current.lent() as opened:
+            encoded, vectors = self._encode(queries, opened, watch)
+            with watch.part("retrieve"):
+                count = candidates if rerank or top_k is None else top_k
+                ids, similarities = opened.snapshot.search(vectors, count)
+            shared = watch.share(len(queries))
+            for row, found in enumerate(ids):
+                watch = Stopwatch(shared)
+                named = [Candidate.named(passage_id) for passage_id in found]
+                cosines = similarities[row, : len(found)]
+                retrieval = dict(zip(found, cosines.tolist(), strict=True))
+                if rerank:
+                    logits = self._logits(encoded.tokens[row], named, opened.snapshot, watch)
+                    ranked = best_candidates(named, logits, top_k, raw_scores)
+                else:
+                    scores = cosines if raw_scores else (1 + cosines) / 2
+                    ranked = list(zip(named, np.clip(scores, -1, 1).tolist(), strict=True))
+                rankings.append(described(ranked, opened.snapshot, watch, retrieval))
+        return rankings[0] if isinstance(query, str) else rankings
+
+    @overload
+    def rerank(
+        self,
+        query: str,
+        passages: Iterable[str | Passage] | None = None,
+        top_k: int | None = None,
+        *,
+        texts: Iterable[str] | None = None,
+        raw_scores: bool = False,
+    ) -> Ranking: ...
+
+    @overload
+    def rerank(
+        self,
+        query: Sequence[str],
+        passages: Iterable[Iterable[str | Passage]] | None = None,
+        top_k: int | None = None,
+        *,
+        texts: Iterable[Iterable[str]] | None = None,
+        raw_scores: bool = False,
+    ) -> Rankings: ...
+
+    def rerank(
+        self,
+        query: str | Sequence[str],
+        passages: Iterable[str | Passage] | Iterable[Iterable[str | Passage]] | None = None,
+        top_k: int | None = None,
+        *,
+        texts: Iterable[str] | Iterable[Iterable[str]] | None = None,
+        raw_scores: bool = False,
+    ) -> Ranking | Rankings:
+        """Returns the best of the given passages, best first, whatever else the index holds.
+
+        What the index does not hold is looked for by its text, then in the cache, and encoded
+        otherwise. Texts and passages of any origin have the score that the index would give them.
+
+        Parameters
+        ----------
+        query : str or list of str
+            One query, or several with a list of passages or texts each.
+        passages : list of str or Passage
+            Ids of the index, and passages of any origin. One that is given twice is ranked once.
+        top_k : int or None
+            Passages to return a query; None is all of them.
+        texts : list of str
+            In place of `passages`: texts, whose ids are their places ("0", "1" and so on).
+        raw_scores : bool
+            Return logits in place of scores in [0, 1].
+
+        Returns
+        -------
+        Ranking or Rankings
+            As `search` does. Ties are in the order of ids, those of texts in the order given.
+
+        Raises
+        ------
+        MissingPassagesError
+            If ids are not in the index; it names them.
+        SettingsError
+            If a query, a passage or a number cannot work.
+
+        Examples
+        --------
+        >>> with DiPairIndex.open("my.index") as index:
+        ...     [passage.id for passage in index.rerank("why does dough rise", ["p2", "p1"])]
+        ['p1', 'p2']
+        >>> with DiPairIndex.open("my.index") as index:
+        ...     best = index.rerank("why does dough rise", texts=["Bees dance.", "Yeast gas."])
+        ...     best[0].text
+        'Yeast gas.'
+        """
+        queries, top_k = checked_queries(query), checked_top_k(top_k)
+        one = isinstance(query, str)
+        given = (
+            [candidates_of(passages, texts)]
+            if one
+            else (candidates_of_each(queries, passages, texts))
+        )
+        watch, rankings = Stopwatch(), Rankings()
+        with self._current.lent() as opened:
+            with watch.part("encode"):
+                encoded = self._encoder.encode_queries(queries)
+            shared = watch.share(len(queries))
+            for tokens, candidates in zip(encoded.tokens, given, strict=True):
+                watch = Stopwatch(shared)
+                logits = self._logits(tokens, candidates, opened.snapshot, watch)
+                best = best_candidates(candidates, logits, top_k, raw_scores)
+                rankings.append(described(best, opened.snapshot, watch))
+        return rankings[0] if one else rankings
+
+    def rerank_run(
+        self,
+        queries: Iterable[Query],
+        run: Run,
+        top_k: int | None = None,
+        *,
+        raw_scores: bool = False,
+    ) -> dict[str, Ranking]:
+        """Reranks for each query the passages that the run names, and no others.
+
+        `top_k` and `raw_scores` are those of `rerank`. Raises `MissingPassagesError` naming the
+        query and the passages that are not in the index.
+
+        Examples
+        --------
+        >>> from dipair_index import Query
+        >>> run = {"q1": {"p1": 12.5, "p2": 12.0}}
+        >>> with DiPairIndex.open("my.index") as index:
+        ...     ranked = index.rerank_run([Query("q1", "why does dough rise")], run)
+        ...     [passage.retrieval_score for passage in ranked["q1"]]
+        [12.5, 12.0]
+        """
+        asked, top_k = list(queries), checked_top_k(top_k)
+        texts = checked_queries([query.text for query in asked])
+        watch, rankings = Stopwatch(), {}
+        with self._current.lent() as opened:
+            with watch.part("encode"):
+                encoded = self._encoder.encode_queries(texts)
+            shared = watch.share(len(asked))
+            for (query_id, _), tokens in zip(asked, encoded.tokens, strict=True):
+                watch, scores = Stopwatch(shared), run.get(query_id, {})
+                ids = sorted(scores, key=lambda passage_id: (-scores[passage_id], passage_id))
+                named = [Candidate.named(passage_id) for passage_id in ids]
+                try:
+                    logits = self._logits(tokens, named, opened.snapshot, watch)
+                except MissingPassagesError as error:
+                    raise MissingPassagesError(
+                        f"the run ranks for query {query_id} what the index does not hold "
+                        f"({error}): index these passages too, or take them out of the run"
+                    ) from error
+                best = best_candidates(named, logits, top_k, raw_scores)
+                retrieval = {passage_id: scores[passage_id] for passage_id in ids}
+                rankings[query_id] = described(best, opened.snapshot, watch, retrieval)
+        return rankings
+
+    def _encode(
+        self, queries: list[str], opened: Opened, watch: Stopwatch
+    ) -> tuple[EncodedTexts, FloatArray]:
+        """Returns what the head reads of the queries, and the vectors that FAISS searches with."""
+        with watch.part("encode"):
+            encoded = self._encoder.encode_queries(queries)
+            # the model's own vectors come from the same pass
+            same = opened.snapshot.manifest.embedder == "model"
+            return encoded, encoded.vectors if same else opened.embedder.embed_queries(queries)
+
+    def _logits(
+        self,
+        query_tokens: FloatArray,
+        candidates: Sequence[Candidate],
+        snapshot: Snapshot,
+        watch: Stopwatch,
+    ) -> FloatArray:
+        with watch.part("gather"):
+            rows = self._rows(candidates, snapshot)
+        with watch.part("score"):
+            return self._scorer.encoded_logits(query_tokens, rows, snapshot.codec)
+
+    def _rows(self, candidates: Sequence[Candidate], snapshot: Snapshot) -> Rows:
+        """Returns encoded tokens: from the index by id or by text, from the cache, or made now."""
+        texts = [each.passage.full_text for each in candidates if each.passage is not None]
+        if not texts:
+            return snapshot.encoded_tokens([each.id for each in candidates])
+        held = iter(snapshot.find_texts(texts))
+        ids = [each.id if each.passage is None else next(held) for each in candidates]
+        known = [place for place, passage_id in enumerate(ids) if passage_id is not None]
+        others = [place for place, passage_id in enumerate(ids) if passage_id is None]
+        rows = np.empty((len(ids), snapshot.codec.bytes_per_passage), np.uint8)
+        rows[known] = snapshot.encoded_tokens([each for each in ids if each is not None])
+        passages = [candidates[place].passage for place in others]
+        unknown = [passage.full_text for passage in passages if passage is not None]
+        rows[others] = self._cache.rows(unknown, self._encoder, snapshot.codec)
+        return rows

@@ -1,0 +1,125 @@
+"""Encoded texts that no index holds: each is encoded once a process, within a bound of bytes."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from hashlib import blake2b
+from threading import Lock
+from typing import NamedTuple
+
+import numpy as np
+
+from dipair_index.encoders.base import TextEncoder
+from dipair_index.stores.codecs import Codec, Rows
+
+DEFAULT_CACHE_BYTES = 256 * 2**20
+"""Some 110,000 texts of the default model in int8."""
+_ENTRY_BYTES = 400
+"""What Python itself takes for an entry."""
+
+
+class TextKey(NamedTuple):
+    """What an encoded text depends on: the model, the codec, and a digest of the text."""
+
+    fingerprint: str
+    codec: str
+    shape: tuple[int, int]  # tokens of a passage, numbers of a token
+    digest: bytes
+
+
+class TextCache:
+    """Encoded texts, the least recently used of which are forgotten. Threads may share it.
+
+    Parameters
+    ----------
+    max_bytes : int
+        What the texts' rows may take. A single call may need more for as long as it runs.
+
+    Examples
+    --------
+    >>> from dipair_index import Reranker
+    >>> cache = TextCache(max_bytes=2**20)
+    >>> reranker = Reranker(cache=cache)
+    >>> best, *others = reranker.rank("why does dough rise", ["Yeast makes gas.", "Bees dance."])
+    >>> len(cache)
+    2
+    """
+
+    def __init__(self, max_bytes: int = DEFAULT_CACHE_BYTES) -> None:
+        self.max_bytes = max_bytes
+        self._rows: OrderedDict[TextKey, Rows] = OrderedDict()
+        self._bytes = 0
+        self._lock = Lock()
+        self._encoding = Lock()
+
+    def rows(self, texts: Sequence[str], encoder: TextEncoder, codec: Codec) -> Rows:
+        """Returns texts as passages are stored, uint8 (len(texts), codec.bytes_per_passage).
+
+        Equal texts are encoded once, and those in the cache not at all, whichever thread put them
+        there.
+        """
+        shape = codec.tokens_per_passage, codec.dim
+        keys = [
+            TextKey(encoder.fingerprint, codec.name, shape, text_digest(text)) for text in texts
+        ]
+        found = self._held(keys)
+        if len(found) < len(set(keys)):
+            # one thread at a time, so that what two of them ask for is encoded once
+            with self._encoding:
+                found |= self._held([key for key in keys if key not in found])
+                missing = {
+                    key: text for key, text in zip(keys, texts, strict=True) if key not in found
+                }
+                if missing:
+                    tokens = encoder.encode_passages(list(missing.values())).tokens
+                    encoded = dict(zip(missing, codec.encode(tokens), strict=True))
+                    self._put(encoded)
+                    found |= encoded
+        rows = np.empty((len(keys), codec.bytes_per_passage), np.uint8)
+        for place, key in enumerate(keys):
+            rows[place] = found[key]
+        return rows
+
+    def clear(self) -> None:
+        """Forgets all texts."""
+        with self._lock:
+            self._rows.clear()
+            self._bytes = 0
+
+    @property
+    def stored_bytes(self) -> int:
+        """What is held now, in bytes."""
+        return self._bytes
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def _held(self, keys: Sequence[TextKey]) -> dict[TextKey, Rows]:
+        found = {}
+        with self._lock:
+            for key in keys:
+                if (row := self._rows.get(key)) is not None:
+                    self._rows.move_to_end(key)
+                    found[key] = row
+        return found
+
+    def _put(self, encoded: Mapping[TextKey, Rows]) -> None:
+        with self._lock:
+            for key, row in encoded.items():
+                if key not in self._rows:
+                    self._bytes += row.nbytes + _ENTRY_BYTES
+                # a copy of its own, or each row would keep all that were encoded with it
+                self._rows[key] = row.copy()
+            while self._bytes > self.max_bytes:
+                _, row = self._rows.popitem(last=False)
+                self._bytes -= row.nbytes + _ENTRY_BYTES
+
+
+SHARED_CACHE = TextCache()
+"""That of all indexes and rerankers of this process which are given no other."""
+
+
+def text_digest(text: str) -> bytes:
+    """16 bytes that stand for a text."""
+    return blake2b(text.encode(), digest_size=16).digest()
