@@ -58,9 +58,10 @@ def names_imported(path: Path) -> set[str]:
 
 
 def imports_of(root: Path) -> Graph:
-    """The modules that each module imports, without the lazy front door."""
+    """The modules that each module imports, without the lazy front door and `python -m`."""
     files = files_of(root)
-    del files["dipair_index"]
+    for door in ("dipair_index", "dipair_index.__main__"):
+        files.pop(door, None)
 
     def modules(path: Path) -> set[str]:
         # a name is that of a module, or of something in one
