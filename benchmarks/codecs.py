@@ -33,7 +33,8 @@ from dipair_index.formats.row_files import fill_rows
 from dipair_index.formats.trec import read_qrels, read_run
 from dipair_index.records import FloatArray, Qrels, Run
 from dipair_index.rerank.head import HeadScorer
-from dipair_index.stores.codecs import CODEC_NAMES, open_codec
+from dipair_index.stores.codecs import open_codec
+from dipair_index.stores.names import CODEC_NAMES
 
 SPLITS = ("valid", "test")
 TEXTS_PER_CHUNK = 512

@@ -26,8 +26,9 @@ import lmdb  # noqa: F401 - so that no measurement contains an import
 import numpy as np
 import tensorstore  # noqa: F401
 
-from dipair_index.stores.backends import STORE_NAMES, open_token_store
-from dipair_index.stores.codecs import CODEC_NAMES, Rows
+from dipair_index.stores.backends import open_token_store
+from dipair_index.stores.codecs import Rows
+from dipair_index.stores.names import CODEC_NAMES, STORE_NAMES
 from dipair_index.stores.token_store import TokenStore
 
 TOKENS, DIM = 8, 256

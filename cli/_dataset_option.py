@@ -37,7 +37,7 @@ def new_dataset_options() -> Callable[[Command], Command]:
             type=click.IntRange(min=0),
             default=0,
             show_default=True,
-            help="Draw with this seed",
+            help="Random seed",
         ),
         click.option("--overwrite", is_flag=True, help="Replace a dataset that exists"),
         json_option("dataset.json instead of a table"),

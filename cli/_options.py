@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from copy import copy
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -27,6 +28,24 @@ class Utf8Text(click.ParamType):
 
 
 TEXT = Utf8Text()
+
+
+class Renamed(click.Option):
+    """An option that is still known by a former name, which help does not mention."""
+
+    def __init__(self, param_decls: Sequence[str], *, former: str, **settings: Any) -> None:
+        super().__init__([*param_decls, former], **settings)
+        self._former = former
+
+    def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
+        """Describes the option by its present name."""
+        shown = copy(self)
+        shown.opts = [name for name in self.opts if name != self._former]
+        return click.Option.get_help_record(shown, ctx)
+
+    def get_error_hint(self, ctx: click.Context | None) -> str:
+        """Calls the option by its present name."""
+        return f"'{self.opts[0]}'"
 
 
 def index_dir_option(purpose: str) -> Callable[[Command], Command]:
@@ -77,8 +96,8 @@ def precision_option() -> Callable[[Command], Command]:
         type=click.Choice(["float32", "bfloat16"]),
         default="float32",
         show_default=True,
-        help="Compute the head so: bfloat16, by torch, is about 1.5 times as fast on processors "
-        "that have it, and moves a logit by about 0.01",
+        help="Compute the head in this precision: bfloat16, by torch, is about 1.5 times as fast "
+        "on processors that have it, and moves a logit by about 0.01",
     )
 
 
@@ -106,12 +125,14 @@ def encoding_options(work: str, overwrite: str) -> Callable[[Command], Command]:
         compute_options("Encode"),
         backend_option(),
         click.option(
-            "--precision",
+            "--encode-precision",
+            cls=Renamed,
+            former="--precision",
             type=click.Choice(["float32", "int8"]),
             default="float32",
             show_default=True,
-            help="Encode passages so: int8, by ONNX Runtime, is about twice as fast, and moves a "
-            "token by a cosine of about 0.999",
+            help="Encode passages in this precision: int8, by ONNX Runtime, is about twice as "
+            "fast, and moves a token by a cosine of about 0.999",
         ),
         click.option("--resume", is_flag=True, help=f"Go on with an interrupted {work}"),
         click.option("--overwrite", is_flag=True, help=overwrite),

@@ -10,7 +10,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from dipair_index.cli._options import TEXT, Command, all_of, compute_options
+from dipair_index.cli._options import TEXT, Command, Renamed, all_of, compute_options
 from dipair_index.models.systems import KEEP, RESIDUALS, SYSTEMS
 from dipair_index.training.settings import BERT_TINY, LOSS_NAMES, TrainingSettings
 
@@ -37,6 +37,12 @@ MODEL_SETTINGS = (
 )  # fmt: skip
 """The options that are settings of `DiPairConfig` as they are."""
 
+SECTIONS: Mapping[str, Sequence[str]] = {
+    "Model": ("system", "encoder", "random_start", "layers", "extra_side", *MODEL_SETTINGS),
+    "Training": [field.name for field in fields(TrainingSettings) if field.name != "device"],
+}
+"""The options by the sections of `train --help`; the others are those of the run."""
+
 DIPAIR_ONLY = (
     *(name for name in MODEL_SETTINGS if name not in ("system", "query_length", "passage_length")),
     "extra_side", "vector_weight", "stages", "stage_one_epochs", "stage_one_learning_rate",
@@ -51,7 +57,7 @@ def _width(ctx: click.Context, parameter: click.Parameter, value: Any) -> int | 
         return None
     if str(value).isdecimal():
         return int(value)
-    raise click.BadParameter(f"{value!r} is no number of dimensions: pass one such as 256, or none")
+    raise click.BadParameter(f'{value!r} is not a number of dimensions: pass 256, say, or "none"')
 
 
 def _widths(ctx: click.Context, parameter: click.Parameter, value: Any) -> list[int]:
@@ -59,7 +65,22 @@ def _widths(ctx: click.Context, parameter: click.Parameter, value: Any) -> list[
     parts = value if isinstance(value, list | tuple) else str(value).split(",")
     if parts and all(str(part).strip().isdecimal() and int(part) for part in parts):
         return [int(part) for part in parts]
-    raise click.BadParameter(f"{value!r} are no widths of layers: pass some such as 128,128")
+    raise click.BadParameter(f"{value!r} is not a list of layer widths, such as 128,128")
+
+
+class Sectioned(click.Command):
+    """A command whose help lists its options in sections."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Writes a table for each of `SECTIONS`, and one for the rest."""
+        titles = {name: title for title, names in SECTIONS.items() for name in names}
+        rows: dict[str, list[tuple[str, str]]] = {title: [] for title in [*SECTIONS, "Run"]}
+        for parameter in self.get_params(ctx):
+            if record := parameter.get_help_record(ctx):
+                rows[titles.get(str(parameter.name), "Run")].append(record)
+        for title, records in rows.items():
+            with formatter.section(f"{title} options"):
+                formatter.write_dl(records)
 
 
 def system_option() -> Callable[[Command], Command]:
@@ -77,14 +98,17 @@ def system_option() -> Callable[[Command], Command]:
 model_options = all_of(
     click.option("--layers", type=COUNT, help="Keep the encoder's first K layers only"),
     click.option("--max-query-tokens", type=COUNT, default=4, show_default=True,
-                 help="Keep N tokens a query"),
+                 help="Keep N output tokens of a query"),
     click.option("--max-passage-tokens", type=COUNT, default=8, show_default=True,
-                 help="Keep M a passage"),
+                 help="Keep M output tokens of a passage"),
     click.option("--dim", type=click.UNPROCESSED, callback=_width, default=256,
-                 show_default=True, metavar="D|none", help="Project them to D dimensions; none, "
-                 "and the default of de-ffnn, de-cos and dse, keeps the encoder's"),
-    click.option("--keep", type=click.Choice(KEEP), default=KEEP[0], show_default=True,
-                 help="Keep these output tokens; spans keeps means over parts of the text"),
+                 show_default=True, metavar="D|none",
+                 help="Project kept tokens to D dimensions; none, and the "
+                 "default of de-ffnn, de-cos and dse, keeps the encoder's"),
+    click.option("--token-pooling", "keep", cls=Renamed, former="--keep",
+                 type=click.Choice(KEEP), default=KEEP[0], show_default=True,
+                 help="Keep the first or the last output tokens, as the paper does, or the first "
+                 "and means over even spans of the others"),
     click.option("--pooling", type=click.Choice(["auto", "cls", "mean"]), default="auto",
                  show_default=True, help="Put this into the place of the first kept token; cls is "
                  "the paper's, auto the encoder's"),
@@ -93,26 +117,27 @@ model_options = all_of(
                  help="Let the head begin at the cosine of the first tokens, or at the largest "
                  "cosines of all; the paper's begins at none"),
     click.option("--query-length", type=COUNT, default=32, show_default=True,
-                 help="Read so many tokens of a query"),
+                 help="Read up to this many tokens of a query"),
     click.option("--passage-length", type=COUNT, default=128, show_default=True,
-                 help="Read so many of a passage"),
+                 help="Read up to this many tokens of a passage"),
     click.option("--query-prefix", type=TEXT, default="", metavar="TEXT",
-                 help="Put this before every query, as the encoder was trained: 'query: ' for E5"),
+                 help="Put this text before every query, as the encoder was trained: 'query: ' for "
+                 "E5"),
     click.option("--passage-prefix", type=TEXT, default="", metavar="TEXT",
-                 help="And this before a passage"),
+                 help="Put this text before every passage"),
     click.option("--extra-side", type=TEXT, multiple=True, metavar="NAME=TOKENS[:LENGTH]",
-                 help="Keep, and read, so many tokens of a further side of the dataset's tuples; "
-                 "may be repeated  [default: as of a passage]"),
+                 help="Keep this many output tokens of a further side of the dataset's tuples, "
+                 "and read up to LENGTH of it; may be repeated  [default: as of a passage]"),
     click.option("--shared-encoder/--separate-encoders", default=True, show_default=True,
                  help="Read all sides with one encoder, or each with its own"),
     click.option("--shared-projections/--separate-projections", default=False, show_default=True,
                  help="Project all sides alike, or each by itself"),
     click.option("--head-layers", type=COUNT, default=2, show_default=True,
-                 help="Layers of tsf's head"),
+                 help="Layers of the tsf head"),
     click.option("--head-attention-heads", type=COUNT, default=1, show_default=True,
-                 help="Its attention heads"),
+                 help="Attention heads of the tsf head"),
     click.option("--head-intermediate", type=COUNT, default=1024, show_default=True,
-                 help="Its feed-forward width"),
+                 help="Feed-forward width of the tsf head"),
     click.option("--head-hidden", type=click.UNPROCESSED, callback=_widths, default="128,128",
                  show_default=True, metavar="WIDTH,...",
                  help="Hidden layers of the heads of ffnn, de-ffnn and dse"),
@@ -120,6 +145,11 @@ model_options = all_of(
                  show_default=True, help="Dropout inside the head"),
 )  # fmt: skip
 """The sizes that the paper varies."""
+
+
+bf16_option = click.option(
+    "--bf16", cls=Renamed, former="--half", is_flag=True, help="Train in bfloat16 where it is safe"
+)
 
 
 def _setting(flag: str, kind: Any, help: str, **more: Any) -> Any:
@@ -138,29 +168,35 @@ training_options = all_of(
     _setting("--temperature", POSITIVE, "Divide the labels by this"),
     _setting("--vector-weight", NOT_NEGATIVE,
              "Weigh the loss that keeps the pooled vectors good for retrieval by this"),
-    _setting("--group", COUNT, "Labelled passages a query and step"),
-    _setting("--batch-queries", COUNT, "Queries a step"),
+    _setting("--group", COUNT,
+             "Labelled passages of each query in a step (train_group_size elsewhere)"),
+    _setting("--batch-queries", COUNT, "Queries in a step"),
     _setting("--stages", click.Choice(["one", "two"]),
              "Train the new parameters before everything, or everything from the start by the "
              "settings of stage two"),
-    _setting("--stage-one-epochs", NOT_NEGATIVE, "With a frozen encoder"),
-    _setting("--stage-one-learning-rate", POSITIVE, "At its peak"),
-    _setting("--stage-two-epochs", NOT_NEGATIVE, "With all parameters; 10 from random weights"),
-    _setting("--stage-two-learning-rate", POSITIVE, "At its peak; 5e-4 from random weights"),
-    _setting("--stage-two-layers", COUNT, "Train the encoder's top K layers only  [default: all]"),
+    _setting("--stage-one-epochs", NOT_NEGATIVE, "Epochs of stage one, with a frozen encoder"),
+    _setting("--stage-one-learning-rate", POSITIVE, "Peak learning rate of stage one"),
+    _setting("--stage-two-epochs", NOT_NEGATIVE,
+             "Epochs of stage two, with all parameters; 10 from random weights"),
+    _setting("--stage-two-learning-rate", POSITIVE,
+             "Peak learning rate of stage two; 5e-4 from random weights"),
+    _setting("--stage-two-layers", COUNT,
+             "Train only the encoder's top K layers in stage two  [default: all]"),
     _setting("--projection-start", click.Choice(["principal", "random"]),
-             "Begin the projections at the vectors' principal directions, or as the paper does"),
-    _setting("--warm-up", click.FloatRange(0, 1, max_open=True), "Share of a stage's steps"),
+             "Begin the projections at the vectors' principal directions, or at random values as "
+             "the paper does"),
+    _setting("--warm-up", click.FloatRange(0, 1, max_open=True),
+             "Share of each stage's steps in which the learning rate rises to its peak"),
     _setting("--max-steps", click.IntRange(min=-1),
-             "End each stage after so many; 0 and -1 set no limit"),
+             "End each stage after this many steps; 0 and -1 set no limit"),
     _setting("--save-steps", COUNT, "Steps between checkpoints"),
     click.option("--train-embeddings", is_flag=True,
                  help="Train the word embeddings too, which makes each new model a whole new file"),
     _setting("--weights", click.Choice(["float16", "int8"]),
-             "Save the weights so; int8 keeps the encoder's matrices in half the bytes"),
-    _setting("--seed", click.IntRange(min=0), "Draw with"),
+             "Store the weights in this type; int8 keeps the encoder's matrices in half the bytes"),
+    _setting("--seed", click.IntRange(min=0), "Random seed"),
     compute_options("Train"),
-    click.option("--half", is_flag=True, help="Train in bfloat16 where it is safe"),
+    bf16_option,
 )  # fmt: skip
 """The fields of `TrainingSettings`."""
 
@@ -193,8 +229,7 @@ def model_settings(options: Mapping[str, Any]) -> dict[str, Any]:
 
 def training_settings(options: Mapping[str, Any]) -> TrainingSettings:
     """Returns how to train."""
-    given = {**options, "bf16": options["half"]}
-    return TrainingSettings(**{each.name: given[each.name] for each in fields(TrainingSettings)})
+    return TrainingSettings(**{each.name: options[each.name] for each in fields(TrainingSettings)})
 
 
 def extra_sides(given: Sequence[str], usual_length: int) -> dict[str, list[int]]:
@@ -222,7 +257,7 @@ def given_command(ctx: click.Context) -> str:
             continue
         value = ctx.params[name]
         if isinstance(value, bool):
-            # an option such as --half has no word for false, its default
+            # an option such as --bf16 has no word for false, its default
             words += (parameter.opts if value else parameter.secondary_opts)[:1]
             continue
         for each in value if parameter.multiple else [value]:

@@ -67,7 +67,7 @@ def _encode(
     batch_size: int | None,
     device: str,
     backend: Backend,
-    precision: EncodingPrecision,
+    encode_precision: EncodingPrecision,
     resume: bool,
     overwrite: bool,
 ) -> None:
@@ -82,7 +82,7 @@ def _encode(
         backend=backend,
         device=device,
         batch_size=batch_size,
-        precision=precision,
+        precision=encode_precision,
     )
     from dipair_index.rerank.build import add_passages
 

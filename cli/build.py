@@ -18,16 +18,13 @@ from dipair_index.cli._encoding import (
     write_graphs,
 )
 from dipair_index.cli._options import encoding_options, index_dir_option
+from dipair_index.stores.names import CODEC_NAMES, STORE_NAMES
 from dipair_index.words import counted
 
 if TYPE_CHECKING:
     from dipair_index.encoders.base import TextEncoder
     from dipair_index.models.systems import Backend, EncodingPrecision
     from dipair_index.records import Passage
-
-# written out here, since the modules that define them import numpy, which --help does without
-STORES = ("lmdb", "tensorstore")
-CODECS = ("float32", "float16", "int8", "int4")
 
 
 @click.command()
@@ -48,10 +45,10 @@ CODECS = ("float32", "float16", "int8", "int4")
 )
 @click.option(
     "--store",
-    type=click.Choice(STORES),
+    type=click.Choice(STORE_NAMES),
     default="lmdb",
     show_default=True,
-    help="Keep token embeddings in this kind of store",
+    help="Store token embeddings in this kind of store",
 )
 @click.option(
     "--store-url",
@@ -61,10 +58,10 @@ CODECS = ("float32", "float16", "int8", "int4")
 )
 @click.option(
     "--codec",
-    type=click.Choice(CODECS),
+    type=click.Choice(CODEC_NAMES),
     default="int8",
     show_default=True,
-    help="Keep each number of a token embedding as this",
+    help="Store each number of a token embedding in this type",
 )
 @click.option(
     "--ann",
@@ -90,7 +87,7 @@ def build(
     batch_size: int | None,
     device: str,
     backend: Backend,
-    precision: EncodingPrecision,
+    encode_precision: EncodingPrecision,
     overwrite: bool,
     **settings: Any,
 ) -> None:
@@ -122,7 +119,7 @@ def build(
         read_corpus(corpus or _sample()),
         index_dir,
         open_encoder(
-            model, backend=backend, device=device, batch_size=batch_size, precision=precision
+            model, backend=backend, device=device, batch_size=batch_size, precision=encode_precision
         ),
         backend,
         again="the same command with --resume",

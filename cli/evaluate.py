@@ -78,7 +78,7 @@ if TYPE_CHECKING:
     type=click.IntRange(min=0),
     default=10_000,
     show_default=True,
-    help="Draw the queries anew so many times for p-values; 0 leaves them out",
+    help="Resample the queries this many times for p-values; 0 leaves them out",
 )
 @identical_ids_option()
 @click.option(

@@ -22,8 +22,8 @@ def export() -> None:
 def onnx(model: str | None) -> None:
     """Write ONNX graphs into a model's folder, so that it answers without torch.
 
-    They take no room to speak of, since their weights are those in the model's own files. Where
-    these are replaced, the graphs are noticed to be stale, and written anew by this command.
+    They are small, since their weights are those in the model's own files. Where these are
+    replaced, the graphs are stale, which is noticed: run this command again.
 
     \b
     Example:

@@ -11,7 +11,7 @@ from click.core import ParameterSource
 from dipair_index.cli._console import print_json, remark, table
 from dipair_index.cli._encoding import command_for
 from dipair_index.cli._options import index_dir_option, json_option
-from dipair_index.cli.build import CODECS, STORES
+from dipair_index.stores.names import CODEC_NAMES, STORE_NAMES
 from dipair_index.words import counted
 
 if TYPE_CHECKING:
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     show_default=True,
     help="Estimate for this many passages",
 )
-@click.option("--store", type=click.Choice(STORES), help="Estimate for this token store")
-@click.option("--codec", type=click.Choice(CODECS), help="Estimate for this codec")
+@click.option("--store", type=click.Choice(STORE_NAMES), help="Estimate for this token store")
+@click.option("--codec", type=click.Choice(CODEC_NAMES), help="Estimate for this codec")
 @click.option("--ann", metavar="flat|hnsw|ivf|FACTORY", help="Estimate for this FAISS index")
 @click.option(
     "--max-passage-tokens", type=click.IntRange(min=1), help="Estimate for M tokens a passage"

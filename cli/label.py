@@ -68,7 +68,9 @@ PER_QUERY = 12
     show_default=True,
     help="Score this many pairs at once",
 )
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Draw with")
+@click.option(
+    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Random seed"
+)
 @compute_options("Score")
 @click.pass_context
 def label(

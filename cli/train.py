@@ -13,6 +13,7 @@ from dipair_index.cli._dataset_option import dataset_option
 from dipair_index.cli._encoding import write_graphs
 from dipair_index.cli._train_options import (
     DIPAIR_ONLY,
+    Sectioned,
     given_command,
     model_options,
     model_settings,
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 DEFAULT_MODEL = Path("dipair.model")
 
 
-@click.command()
+@click.command(cls=Sectioned)
 @dataset_option
 @click.option(
     "--labels",

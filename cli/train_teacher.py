@@ -14,6 +14,7 @@ from dipair_index.cli._train_options import (
     COUNT,
     NOT_NEGATIVE,
     POSITIVE,
+    bf16_option,
     given_command,
     run_options,
 )
@@ -39,25 +40,29 @@ DEFAULT_TEACHER = Path("dipair.teacher")
     metavar="NAME",
     help="Start from this model: a package, a folder or a hub name",
 )
-@click.option("--layers", type=COUNT, help="Keep its first layers only")
+@click.option("--layers", type=COUNT, help="Keep the first K layers only")
 @click.option(
     "--epochs", type=NOT_NEGATIVE, default=1.0, show_default=True, help="Passes over the pairs"
 )
-@click.option("--learning-rate", type=POSITIVE, default=5e-5, show_default=True, help="At its peak")
-@click.option("--batch-size", type=COUNT, default=32, show_default=True, help="Pairs a step")
+@click.option(
+    "--learning-rate", type=POSITIVE, default=5e-5, show_default=True, help="Peak learning rate"
+)
+@click.option("--batch-size", type=COUNT, default=32, show_default=True, help="Pairs in a step")
 @click.option(
     "--max-steps",
     type=click.IntRange(min=-1),
     default=-1,
     show_default=True,
-    help="End after so many steps; 0 and -1 set no limit",
+    help="End after this many steps; 0 and -1 set no limit",
 )
 @click.option(
     "--save-steps", type=COUNT, default=200, show_default=True, help="Steps between checkpoints"
 )
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Draw with")
+@click.option(
+    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Random seed"
+)
 @compute_options("Train")
-@click.option("--half", is_flag=True, help="Train in bfloat16 where it is safe")
+@bf16_option
 @run_options
 @click.pass_context
 def train_teacher(
@@ -69,7 +74,6 @@ def train_teacher(
     layers: int | None,
     resume: bool,
     overwrite: bool,
-    half: bool,
     **schedule: Any,
 ) -> None:
     """Fine-tune a cross-encoder teacher on judged pairs or tuples.
@@ -100,7 +104,7 @@ def train_teacher(
         ),
         encoder=encoder,
         layers=layers,
-        schedule=Schedule(bf16=half, **schedule),
+        schedule=Schedule(**schedule),
     )
     show_quality(record)
     remark(f"saved {out}: next, `dipair-index label --teacher {out}`")

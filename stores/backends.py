@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING
 
 from dipair_index.errors import SettingsError
 from dipair_index.stores.lmdb import LmdbTokenStore
+from dipair_index.stores.names import STORE_NAMES
 from dipair_index.stores.token_store import TokenStore
 
 if TYPE_CHECKING:
     from dipair_index.stores.tensorstore import TensorStoreTokenStore
-
-STORE_NAMES = ("lmdb", "tensorstore")
 
 
 def open_token_store(

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from dipair_index.errors import SettingsError, StoreError
 from dipair_index.records import FloatArray
+from dipair_index.stores.names import CODEC_NAMES
 
 Rows = npt.NDArray[np.uint8]
 """(passages, bytes_per_passage)"""
@@ -217,8 +218,6 @@ class Int4Codec(Codec):
 _CODECS: dict[str, type[Codec]] = {
     codec.name: codec for codec in (Float32Codec, Float16Codec, Int8Codec, Int4Codec)
 }
-
-CODEC_NAMES = tuple(_CODECS)
 
 
 def open_codec(name: str, *, tokens_per_passage: int, dim: int) -> Codec:

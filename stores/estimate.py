@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from dipair_index.errors import SettingsError
-from dipair_index.stores.backends import STORE_NAMES
 from dipair_index.stores.codecs import open_codec
 from dipair_index.stores.index_info import IndexInfo
+from dipair_index.stores.names import STORE_NAMES
 from dipair_index.words import counted
 
 # Measured with the bundled model on passages of MS MARCO and two CPU cores; tables and commands

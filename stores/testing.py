@@ -19,7 +19,8 @@ import pytest
 
 from dipair_index.errors import MissingPassagesError, SettingsError, StoreError
 from dipair_index.records import FloatArray
-from dipair_index.stores.codecs import CODEC_NAMES, open_codec
+from dipair_index.stores.codecs import open_codec
+from dipair_index.stores.names import CODEC_NAMES
 from dipair_index.stores.token_store import DictTokenStore, TokenStore
 
 TOKENS, DIM = 3, 5

@@ -55,3 +55,35 @@ def test_the_version_is_said_whatever_the_environment_holds(
     result = CliRunner().invoke(cli, ["--version"], prog_name="dipair-index")
     assert result.output == f"dipair-index {__version__}\n"
     assert "Usage:" in CliRunner().invoke(cli, ["build", "--help"]).output
+
+
+@pytest.mark.parametrize(
+    ("path", "former", "present"),
+    [
+        ("build", "--precision", "--encode-precision"),
+        ("add", "--precision", "--encode-precision"),
+        ("update", "--precision", "--encode-precision"),
+        ("train", "--half", "--bf16"),
+        ("train-teacher", "--half", "--bf16"),
+        ("train", "--keep", "--token-pooling"),
+    ],
+)
+def test_former_names_are_taken_and_not_shown(path: str, former: str, present: str) -> None:
+    option = next(each for each in cli.commands[path].params if present in each.opts)
+    assert former in option.opts  # the tests of settings try each of these
+    shown = CliRunner().invoke(cli, [path, "--help"]).output.replace(",", " ").split()
+    assert present in shown
+    assert former not in shown
+    assert option.get_error_hint(click.Context(cli.commands[path])) == f"'{present}'"
+
+
+def test_the_options_of_train_are_in_sections() -> None:
+    shown = CliRunner().invoke(cli, ["train", "--help"]).output
+    sections = {
+        part.splitlines()[0]: part.split() for part in shown.split("\n\n") if " options:\n" in part
+    }
+    assert list(sections) == ["Model options:", "Training options:", "Run options:"]
+    for section, name in (("Model", "--head-layers"), ("Training", "--loss"), ("Run", "--resume")):
+        assert name in sections[f"{section} options:"]
+    for parameter in cli.commands["train"].params:
+        assert any(parameter.opts[0] in words for words in sections.values())

@@ -6,9 +6,6 @@ from pathlib import Path
 import pytest
 from click.testing import Result
 
-from dipair_index.cli.build import CODECS, STORES
-from dipair_index.stores.backends import STORE_NAMES
-from dipair_index.stores.codecs import CODEC_NAMES
 from dipair_index.stores.manifest import Manifest
 
 Run = Callable[..., Result]
@@ -31,11 +28,6 @@ def rows(result: Result) -> dict[str, str]:
     assert result.exit_code == 0, result.output
     cells = [line.split("\t") for line in result.stdout.splitlines()]
     return {row[0]: row[-1] for row in cells}
-
-
-def test_commands_offer_all_stores_and_codecs() -> None:
-    assert set(STORES) == set(STORE_NAMES)
-    assert set(CODECS) == set(CODEC_NAMES)
 
 
 def test_an_index_is_described(run: Run, index: Path, tiny_model_dir: Path) -> None:

@@ -196,8 +196,8 @@ def test_systems_have_defaults_of_their_own(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--dim", "wide"], "'wide' is no number of dimensions: pass one such as 256, or none"),
-        (["--head-hidden", "64,x"], "'64,x' are no widths of layers: pass some such as 128,128"),
+        (["--dim", "wide"], "'wide' is not a number of dimensions: pass 256, say, or"),
+        (["--head-hidden", "64,x"], "'64,x' is not a list of layer widths, such as 128,128"),
         (["--extra-side", "title"], "--extra-side title: expected NAME=TOKENS or NAME=TOKENS:LEN"),
         (["--extra-side", "title=4:"], "--extra-side title=4:: expected NAME=TOKENS"),
         (["--random-start"], "--random-start means nothing to tsf: drop it"),

@@ -26,7 +26,7 @@ from fault_workers import (
 from held_index import Held, answers, assert_nothing_is_left_over, found, held
 
 from dipair_index.encoders.dual_encoder import DualEncoder
-from dipair_index.stores.backends import STORE_NAMES
+from dipair_index.stores.names import STORE_NAMES
 
 KIB = 1024
 DISK_BYTES = 8192 * KIB

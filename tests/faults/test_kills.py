@@ -18,7 +18,7 @@ from held_index import Held, answers, assert_nothing_is_left_over, found, held
 
 from dipair_index.encoders.dual_encoder import DualEncoder
 from dipair_index.records import Passage
-from dipair_index.stores.backends import STORE_NAMES
+from dipair_index.stores.names import STORE_NAMES
 
 # an interrupted one is there, and is thrown away
 AGAIN = {"add again": Change("add overwrite", CHANGES["add"].passages)}

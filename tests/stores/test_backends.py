@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from dipair_index.errors import SettingsError, StoreError
-from dipair_index.stores.backends import STORE_NAMES, open_token_store, remove_token_store
+from dipair_index.stores.backends import open_token_store, remove_token_store
+from dipair_index.stores.names import STORE_NAMES
 
 SETTINGS = {"tokens_per_passage": 3, "dim": 5, "codec": "int8"}
 

@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from dipair_index.errors import SettingsError, StoreError
-from dipair_index.stores.codecs import CODEC_NAMES, open_codec
+from dipair_index.stores.codecs import _CODECS, open_codec
+from dipair_index.stores.names import CODEC_NAMES
 
 Tokens = npt.NDArray[np.float32]
 TINY = float(np.finfo(np.float32).tiny)
@@ -75,6 +76,10 @@ def test_an_outlier_costs_int4_the_precision_of_its_group_alone(token: int, grou
     lost[0, token, 260] = False
     assert (decoded[lost] == 0).all()
     np.testing.assert_allclose(decoded[~lost], tokens[~lost], rtol=0.04)
+
+
+def test_all_codecs_are_named() -> None:
+    assert tuple(_CODECS) == CODEC_NAMES
 
 
 @pytest.mark.parametrize("name", CODEC_NAMES)

@@ -4,9 +4,10 @@ from pathlib import Path
 import pytest
 
 from dipair_index.errors import DirectoryError, SettingsError
-from dipair_index.stores.codecs import CODEC_NAMES, open_codec
+from dipair_index.stores.codecs import open_codec
 from dipair_index.stores.estimate import Basis, Settings
 from dipair_index.stores.index_info import IndexInfo
+from dipair_index.stores.names import CODEC_NAMES
 
 
 @pytest.mark.parametrize("codec", CODEC_NAMES)

@@ -8,9 +8,9 @@ import pytest
 
 from dipair_index.errors import DirectoryError, MissingPassagesError, StoreError, WriteError
 from dipair_index.stores import index_writer
-from dipair_index.stores.codecs import CODEC_NAMES
 from dipair_index.stores.index_writer import IndexWriter
 from dipair_index.stores.manifest import Manifest
+from dipair_index.stores.names import CODEC_NAMES
 from dipair_index.stores.snapshot import Snapshot
 from dipair_index.stores.verification import verify_index
 

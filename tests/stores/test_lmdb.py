@@ -15,8 +15,8 @@ from dipair_index.errors import MissingPassagesError, StoreError
 from dipair_index.records import FloatArray
 from dipair_index.stores import environment
 from dipair_index.stores import lmdb as lmdb_module
-from dipair_index.stores.codecs import CODEC_NAMES
 from dipair_index.stores.lmdb import LmdbTokenStore
+from dipair_index.stores.names import CODEC_NAMES
 
 Make = Callable[..., FloatArray]
 
