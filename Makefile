@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # one build of torch for the tests and CI; the demo needs none
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test test-slow lint typecheck paper clean
+.PHONY: demo docs-cli test test-slow lint typecheck paper clean
 
 demo: $(VENV)/.installed
 	$(BIN)/dipair-index build
@@ -27,6 +27,10 @@ typecheck: $(VENV)/.test-installed
 	rm -rf build/typecheck
 	$(INSTALL) --no-deps --target build/typecheck .
 	cd build/typecheck && ../../$(BIN)/mypy --config-file ../../pyproject.toml -p dipair_index
+
+# the reference of the commands, from their help
+docs-cli: $(VENV)/.installed
+	$(BIN)/python -m dipair_index.cli._reference > docs/cli.md
 
 # the paper's tables and figures: hours on two cores; see benchmarks/paper.py for what these are
 paper: $(VENV)/.bench-installed

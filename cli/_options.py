@@ -35,12 +35,12 @@ class Renamed(click.Option):
 
     def __init__(self, param_decls: Sequence[str], *, former: str, **settings: Any) -> None:
         super().__init__([*param_decls, former], **settings)
-        self._former = former
+        self.former = former
 
     def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
         """Describes the option by its present name."""
         shown = copy(self)
-        shown.opts = [name for name in self.opts if name != self._former]
+        shown.opts = [name for name in self.opts if name != self.former]
         return click.Option.get_help_record(shown, ctx)
 
     def get_error_hint(self, ctx: click.Context | None) -> str:

@@ -7,8 +7,10 @@ from click.testing import CliRunner
 
 from dipair_index import __version__
 from dipair_index.cli import cli
+from dipair_index.cli._reference import reference
 
 README = Path(__file__).parents[2] / "README.md"
+REFERENCE = Path(__file__).parents[2] / "docs" / "cli.md"
 
 
 def commands(group: click.Group = cli, *path: str) -> Iterator[tuple[str, ...]]:
@@ -87,3 +89,18 @@ def test_the_options_of_train_are_in_sections() -> None:
         assert name in sections[f"{section} options:"]
     for parameter in cli.commands["train"].params:
         assert any(parameter.opts[0] in words for words in sections.values())
+
+
+def test_the_reference_is_that_of_the_commands() -> None:
+    assert REFERENCE.read_text(encoding="utf-8") == reference(), "run `make docs-cli`"
+
+
+@pytest.mark.parametrize("path", list(commands()), ids=" ".join)
+def test_the_reference_holds_every_option(path: tuple[str, ...]) -> None:
+    command: click.Command = cli
+    for name in path:
+        assert isinstance(command, click.Group)
+        command = command.commands[name]
+    section = reference().split(f"## dipair-index {' '.join(path)}\n")[1].split("\n## ")[0]
+    for parameter in command.params:
+        assert isinstance(parameter, click.Argument) or f"`{parameter.opts[0]}" in section
