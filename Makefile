@@ -1,11 +1,17 @@
-# Targets for newcomers (demo, test) and for those who change the code (lint, typecheck, test-slow).
+# Targets for newcomers (demo, test) and for those who change the code (lint, format, typecheck,
+# coverage; test-slow and test-lowest are parts of nightly).
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# one build of torch for the tests and CI; the demo needs none
+# resolves versions, where pip has no way to: for all Pythons at once, and the lowest
+UV := build/uv/bin/uv
+# what test-lowest installs beside the lowest versions: "torch==2.13.0+cpu" where an old torch
+# cannot be had
+LOWEST_WITH ?=
+# CI and developers install the versions of constraints.txt, users the ranges of setup.cfg
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo docs-cli test test-slow lint typecheck paper clean
+.PHONY: demo docs-cli test test-slow test-lowest nightly coverage lint format typecheck lock paper clean
 
 demo: $(VENV)/.installed
 	$(BIN)/dipair-index build
@@ -18,9 +24,28 @@ test: $(VENV)/.test-installed
 test-slow: $(VENV)/.test-installed
 	$(BIN)/pytest -m slow
 
+# the lowest versions that setup.cfg declares
+test-lowest: $(UV)
+	rm -rf build/lowest
+	$(PYTHON) -m venv build/lowest
+	$(UV) pip install --quiet --python build/lowest/bin/python --resolution lowest-direct \
+		--editable ".[test]" $(LOWEST_WITH)
+	build/lowest/bin/python -m pytest -m "not slow"
+
+# what would take .ci/run over its 20 minutes
+nightly: test-kernels test-slow test-lowest
+
+coverage: $(VENV)/.test-installed
+	$(BIN)/coverage run -m pytest -m "not slow"
+	$(BIN)/coverage report
+
 lint: $(VENV)/.test-installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+format: $(VENV)/.test-installed
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
 
 # type checkers cannot see setup.cfg's mapping of folders in the source tree, so check what is installed
 typecheck: $(VENV)/.test-installed
@@ -32,13 +57,22 @@ typecheck: $(VENV)/.test-installed
 docs-cli: $(VENV)/.installed
 	$(BIN)/python -m dipair_index.cli._reference > docs/cli.md
 
+# writes constraints.txt anew, with as few changes as setup.cfg asks for; UPGRADE=--upgrade for all
+lock: $(UV)
+	cp constraints.txt build/constraints.txt
+	$(UV) pip compile setup.cfg --all-extras --universal --python-version 3.10 --quiet \
+		--no-annotate --no-header $(UPGRADE) --output-file build/constraints.txt
+	(grep '^#' constraints.txt; grep -vE '^(#|nvidia|cuda|triton)' build/constraints.txt) \
+		> build/locked.txt
+	mv build/locked.txt constraints.txt
+
 # the paper's tables and figures: hours on two cores; see benchmarks/paper.py for what these are
 paper: $(VENV)/.bench-installed
 	$(BIN)/python benchmarks/paper.py --dataset $(DATASET) --labels $(LABELS) --teacher $(TEACHER) \
 		--relevance-dataset $(PRODUCTS)
 
 clean:
-	rm -rf build dist *.egg-info $(VENV)
+	rm -rf build dist *.egg-info .coverage $(VENV)
 
 $(VENV)/bin/pip:
 	$(PYTHON) -m venv $(VENV)
@@ -54,3 +88,7 @@ $(VENV)/.test-installed: $(VENV)/.installed
 $(VENV)/.bench-installed: $(VENV)/.installed
 	$(INSTALL) --editable ".[bench]"
 	touch $@
+
+$(UV):
+	$(PYTHON) -m venv build/uv
+	build/uv/bin/pip install --quiet --disable-pip-version-check uv==0.13.9

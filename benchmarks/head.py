@@ -36,8 +36,8 @@ from transformers import BertConfig, BertModel
 from dipair_index.models.config import DiPairConfig
 from dipair_index.models.dipair import DiPairModel
 from dipair_index.records import FloatArray
-from dipair_index.rerank.fast_head import _Form, _has_onednn, _Product
-from dipair_index.rerank.head import HeadScorer, _compute_alone
+from dipair_index.rerank.fast_head import Product, ProductForm, has_onednn
+from dipair_index.rerank.head import HeadScorer, compute_alone
 from dipair_index.rerank.scorer import MICRO_BATCH
 from dipair_index.stores.codecs import Codec, Rows, open_codec
 from dipair_index.threads import limit_openmp
@@ -138,9 +138,9 @@ def heads(sizes: tuple[int, int, int], threads: int) -> list[Contender]:
 def bound(sizes: tuple[int, int, int], threads: int, prepared: bool, repeat: int) -> Contender:
     """The products with weights alone, in as many threads, for as many pairs."""
     shapes = weight_products(*sizes, prepared)
-    form = _Form(torch.float32, fused=_has_onednn(torch.float32))
+    form = ProductForm(torch.float32, fused=has_onednn(torch.float32))
     steps = [
-        (torch.randn(rows, into), _Product(torch.randn(out, into), torch.randn(out), form))
+        (torch.randn(rows, into), Product(torch.randn(out, into), torch.randn(out), form))
         for rows, into, out in shapes
     ]
     batches = -(-PASSAGES // MICRO_BATCH)
@@ -152,7 +152,7 @@ def bound(sizes: tuple[int, int, int], threads: int, prepared: bool, repeat: int
                 product(rows)
 
     def run() -> None:
-        with ThreadPoolExecutor(threads, initializer=_compute_alone) as pool:
+        with ThreadPoolExecutor(threads, initializer=compute_alone) as pool:
             list(pool.map(work, range(batches)))
 
     flops = sum(2 * rows * into * out for rows, into, out in shapes) / MICRO_BATCH

@@ -48,7 +48,7 @@ class FastHead:
         query_tokens: int,
         dtype: torch.dtype = torch.float32,
     ) -> None:
-        form = _Form(dtype, head.position.is_cpu and _has_onednn(dtype))
+        form = ProductForm(dtype, head.position.is_cpu and has_onednn(dtype))
         self._dtype = dtype
         position = head.position.detach()
         self._places: dict[Side, Tensor] = {
@@ -100,14 +100,14 @@ class ServedOutput:
         return served_logits(logits) if self._has_classes else logits.squeeze(-1)
 
 
-class _Form(NamedTuple):
-    """What all parts of a head have in common."""
+class ProductForm(NamedTuple):
+    """How all products of a head are computed: their type, and whether by oneDNN in one step."""
 
     dtype: torch.dtype
     fused: bool
 
 
-def _has_onednn(dtype: torch.dtype) -> bool:
+def has_onednn(dtype: torch.dtype) -> bool:
     """Whether torch has the products that its compiler uses; they are no part of its promises."""
     if not torch.backends.mkldnn.is_available():
         return False
@@ -120,13 +120,15 @@ def _copy(module: nn.Module, dtype: torch.dtype) -> nn.Module:
     return deepcopy(module).to(dtype).requires_grad_(False)
 
 
-class _Product:
+class Product:
     """rows @ weight.T + bias, then GELU, or plus other rows; where `fused`, in one step of oneDNN.
 
     oneDNN also keeps the weight in the layout that it computes in.
     """
 
-    def __init__(self, weight: Tensor, bias: Tensor, form: _Form, *, gelu: bool = False) -> None:
+    def __init__(
+        self, weight: Tensor, bias: Tensor, form: ProductForm, *, gelu: bool = False
+    ) -> None:
         self._weight, self._bias = (part.to(form.dtype, copy=True) for part in (weight, bias))
         self._gelu, self._fused = gelu, form.fused
         if self._fused:
@@ -153,7 +155,7 @@ class _Product:
 class _Layer:
     """A whole transformer layer."""
 
-    def __init__(self, layer: nn.TransformerEncoderLayer, form: _Form) -> None:
+    def __init__(self, layer: nn.TransformerEncoderLayer, form: ProductForm) -> None:
         query, key, value, output = _attention(layer)
         self._heads = len(query.weight)
         if self._heads == 1:
@@ -163,8 +165,8 @@ class _Layer:
         else:
             merged = torch.cat([part.weight.flatten(0, 1) for part in (query, key, value)])
             bias = torch.cat([query.bias.flatten(), query.bias.new_zeros(2 * len(output.bias))])
-            self._join = _Product(output.weight, output.bias, form)
-        self.project = _Product(merged, bias, form)
+            self._join = Product(output.weight, output.bias, form)
+        self.project = Product(merged, bias, form)
         self._feed_forward = _FeedForward(layer, form)
 
     def __call__(self, hidden: Tensor, projected: Tensor) -> Tensor:
@@ -186,16 +188,16 @@ class _Layer:
 class _LastLayer:
     """A transformer layer for the first token alone."""
 
-    def __init__(self, layer: nn.TransformerEncoderLayer, form: _Form) -> None:
+    def __init__(self, layer: nn.TransformerEncoderLayer, form: ProductForm) -> None:
         query, key, value, output = _attention(layer)
         self._heads, size, dim = query.weight.shape
         # head by head, what multiplies hidden states in the place of keys: (heads, dim, dim)
         asked = key.weight.mT @ query.weight
         bias = (query.bias.unsqueeze(1) @ key.weight).flatten()
-        self._query = _Product(asked.flatten(0, 1), bias, form)
+        self._query = Product(asked.flatten(0, 1), bias, form)
         shares = output.weight.view(dim, self._heads, size).transpose(0, 1)  # (heads, dim, size)
         joined = (shares @ value.weight).transpose(0, 1).flatten(1)  # (dim, heads * dim)
-        self._join = _Product(joined, output.bias, form)
+        self._join = Product(joined, output.bias, form)
         self._feed_forward = _FeedForward(layer, form)
 
     def __call__(self, hidden: Tensor) -> Tensor:
@@ -210,11 +212,11 @@ class _LastLayer:
 class _FeedForward:
     """What follows the attention of a layer, for each token alone."""
 
-    def __init__(self, layer: nn.TransformerEncoderLayer, form: _Form) -> None:
+    def __init__(self, layer: nn.TransformerEncoderLayer, form: ProductForm) -> None:
         up, down = layer.linear1, layer.linear2
         self._before, self._after = (_copy(n, form.dtype) for n in (layer.norm1, layer.norm2))
-        self._up = _Product(up.weight.detach(), up.bias.detach(), form, gelu=True)
-        self._down = _Product(down.weight.detach(), down.bias.detach(), form)
+        self._up = Product(up.weight.detach(), up.bias.detach(), form, gelu=True)
+        self._down = Product(down.weight.detach(), down.bias.detach(), form)
 
     def __call__(self, hidden: Tensor) -> Tensor:
         """(..., dim) to (..., dim)."""

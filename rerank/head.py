@@ -68,7 +68,7 @@ class HeadScorer(Scorer):
         on_gpu = self._device.type != "cpu"
         threads = 1 if on_gpu else self._threads or torch.get_num_threads()
         # threads that live for one call, so that nothing is left behind for a fork to break
-        with ThreadPoolExecutor(threads, initializer=_compute_alone) as pool:
+        with ThreadPoolExecutor(threads, initializer=compute_alone) as pool:
             prepared = list(pool.map(prepare, queries))
             work_through(micro_batches(passages.count, self._size), score, pool, threads)
         return logits if query_tokens.ndim == 3 else logits[0]
@@ -91,7 +91,7 @@ def _keep(scored: Tensor, logits: FloatArray) -> None:
     logits[:] = scored[: len(logits)].cpu().numpy()
 
 
-def _compute_alone() -> None:
+def compute_alone() -> None:
     """Keeps torch from sharing this thread's products among threads of its own.
 
     A product of one micro-batch is too short for that: threads then wait for each other at every
