@@ -39,14 +39,14 @@ def write_graphs(encoder: TextEncoder) -> str:
     if isinstance(encoder, OnnxEncoder) or encoder.device != "cpu":
         return ""
     from dipair_index.encoders.dual_encoder import DualEncoder
-    from dipair_index.errors import MissingPackageError, ModelError
+    from dipair_index.errors import MissingPackageError, ModelError, WriteError
     from dipair_index.models.sources import model_folder
     from dipair_index.rerank.onnx_export import export_onnx
 
     if isinstance(encoder, DualEncoder) and os.access(model_folder(encoder.name), os.W_OK):
         try:
             export_onnx(encoder)
-        except (ModelError, MissingPackageError, OSError) as error:
+        except (ModelError, MissingPackageError, OSError, WriteError) as error:
             return str(error)
     return ""
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from uuid import uuid4
 
 from dipair_index.errors import DirectoryError, WriteError
 
@@ -15,12 +16,18 @@ REPLACED = ".dipair-replaced"
 
 
 def move_into_place(folder: Path, target: Path) -> None:
-    """Renames `folder` to `target`; what was there is kept until the new one is in its place."""
+    """Renames `folder` to `target`; what was there is kept until the new one is in its place.
+
+    All that is in `folder` is on disk by then.
+    """
     place, old = Path(os.path.realpath(target)), sibling(target, REPLACED)
+    for path in (*folder.rglob("*"), folder):
+        sync(path)
     if place.exists():
         shutil.rmtree(old, ignore_errors=True)
         os.replace(place, old)
     os.replace(folder, place)
+    sync(place.parent)
     shutil.rmtree(old, ignore_errors=True)
 
 
@@ -54,40 +61,35 @@ def utf8_path(path: str | Path) -> str:
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Gives a path to write to that becomes `path` only when all went well."""
-    unfinished = path.with_name(f"{path.name}.tmp")
+def replacing(path: Path, *, together: bool = False) -> Iterator[Path]:
+    """Gives a path to write to that becomes `path` in one step when all went well.
+
+    The step outlives a power cut, and what was at `path` stays until then. With `together` others
+    may replace the same file at once. Raises `WriteError` if it cannot be written.
+    """
+    own = f".{uuid4().hex}" if together else ""
+    unfinished = path.with_name(f"{path.name}{own}.tmp")
     try:
         yield unfinished
+        with unfinished.open("r+b") as written:
+            os.fsync(written.fileno())
         os.replace(unfinished, path)
-    except OSError as error:
-        raise WriteError(f"cannot write {path}: {error.strerror or error}") from error
-    finally:
-        unfinished.unlink(missing_ok=True)
-
-
-def put(file: Path, data: bytes) -> None:
-    """Replaces `file` in one step; two processes that do so at once do not disturb each other."""
-    partial = file.with_name(f"{file.name}.{os.getpid()}.partial")
-    partial.write_bytes(data)
-    partial.replace(file)
-
-
-def write_whole(file: Path, data: bytes) -> None:
-    """Replaces `file` in one step that outlives a power cut; `WriteError` leaves the old one."""
-    part = file.with_name(f"{file.name}.tmp")
-    try:
-        with part.open("wb") as target:
-            target.write(data)
-            target.flush()
-            os.fsync(target.fileno())
-        os.replace(part, file)
-        sync(file.parent)
-    except OSError as error:
+        sync(path.parent)
+    except BaseException as error:
+        with suppress(OSError):
+            unfinished.unlink(missing_ok=True)
+        if not isinstance(error, OSError):
+            raise
         raise WriteError(
-            f"cannot write {file}: {error.strerror or error}. Make room on the disk, or choose a "
+            f"cannot write {path}: {error.strerror or error}. Make room on the disk, or choose a "
             "place that may be written to"
         ) from error
+
+
+def write_whole(path: Path, data: bytes, *, together: bool = False) -> None:
+    """Replaces a file as `replacing` does."""
+    with replacing(path, together=together) as unfinished:
+        unfinished.write_bytes(data)
 
 
 def sync(path: Path) -> None:

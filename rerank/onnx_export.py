@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dipair_index.encoders.onnx_encoder import OnnxEncoder
-from dipair_index.errors import ModelError
+from dipair_index.errors import ModelError, WriteError
 from dipair_index.models.sources import model_folder
 from dipair_index.onnx.graphs import (
     HEAD,
@@ -65,9 +65,11 @@ def export_onnx(encoder: DualEncoder) -> Path:
     stored = stored_tensors(folder)
     try:
         record = _written(encoder, stored, folder)
-    except OSError as error:
+    except (OSError, WriteError) as error:
+        cause = error.__cause__ if isinstance(error, WriteError) else error
+        reason = getattr(cause, "strerror", None) or cause
         raise ModelError(
-            f"{folder} cannot be written ({error.strerror or error}): copy the model to a folder "
+            f"{folder} cannot be written ({reason}): copy the model to a folder "
             "that can and export it there, or choose --backend torch"
         ) from error
     graphs, truncated = Graphs.of(folder, record), encoder.truncated

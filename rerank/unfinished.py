@@ -13,6 +13,7 @@ import numpy as np
 
 from dipair_index.digests import TextsDigest
 from dipair_index.errors import DirectoryError
+from dipair_index.files import write_whole
 from dipair_index.records import FloatArray, Passage
 from dipair_index.stores.index_directory import PartLayout
 from dipair_index.stores.packed_ids import PackedIds
@@ -157,12 +158,8 @@ class UnfinishedPart:
         )
 
     def _save(self) -> None:
-        part = self.part.progress / "progress.json.tmp"
-        with part.open("w", encoding="utf-8") as target:
-            json.dump(self.progress._asdict(), target, indent=2)
-            target.flush()
-            os.fsync(target.fileno())
-        os.replace(part, _progress_file(self.part))
+        data = json.dumps(self.progress._asdict(), indent=2).encode()
+        write_whole(_progress_file(self.part), data)
 
     @property
     def _ids(self) -> Path:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
@@ -16,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dipair_index.errors import IndexDirectoryError, SettingsError, StoreError
+from dipair_index.files import write_whole
 from dipair_index.records import FloatArray
 from dipair_index.stores.faiss_search import (
     HNSW_EFFORT,
@@ -271,9 +271,7 @@ class FaissIndex:
                 np.save(folder / _ORIGINALS, self._originals)
             size = (folder / "index.faiss").stat().st_size
             info = AnnInfo(self.kind, len(self), self.dim, self.source, size)
-            part = folder / "ann.json.tmp"
-            part.write_text(json.dumps(asdict(info), indent=2) + "\n", "utf-8")
-            os.replace(part, folder / "ann.json")
+            write_whole(folder / "ann.json", f"{json.dumps(asdict(info), indent=2)}\n".encode())
         except (OSError, RuntimeError) as error:
             raise StoreError(
                 f"cannot write the ANN index to {folder}: {_reason(error)}. Make room on the disk "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dipair_index.errors import StoreError
+from dipair_index.files import replacing
 
 
 class PackedIds(Sequence[str]):
@@ -35,11 +35,9 @@ class PackedIds(Sequence[str]):
     def save(self, folder: Path) -> None:
         """Writes `ids.npy` (the text) and `id_ends.npy` into `folder`."""
         for name, values in (("ids.npy", self._text), ("id_ends.npy", self._ends)):
-            part = folder / f"{name}.tmp"
-            with part.open("wb") as target:
-                np.save(target, values)
             # never into the old file, which may be the one that these ids are read from
-            os.replace(part, folder / name)
+            with replacing(folder / name) as unfinished, unfinished.open("wb") as target:
+                np.save(target, values)
 
     @classmethod
     def load(cls, folder: Path) -> PackedIds:

@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from dipair_index.data.dataset import Dataset
 from dipair_index.errors import DirectoryError, FormatError, SettingsError
+from dipair_index.files import write_whole
 from dipair_index.formats.tables import read_table, write_table
 from dipair_index.records import FloatArray
 
@@ -121,7 +122,7 @@ def claim(target: Path, settings: LabelSettings) -> None:
                 f"{target} holds labels made with other settings or of another dataset ({there}): "
                 "pass the same ones to go on, or another --labels folder to begin anew"
             )
-    note.write_text(json.dumps(asdict(settings), indent=2) + "\n", encoding="utf-8")
+    write_whole(note, f"{json.dumps(asdict(settings), indent=2)}\n".encode())
 
 
 def write_shards(

@@ -23,6 +23,7 @@ from transformers.utils.hub import cached_file
 
 from dipair_index.digests import short_digest
 from dipair_index.errors import ModelError, SettingsError
+from dipair_index.files import replacing, write_whole
 from dipair_index.models.config import DiPairConfig
 from dipair_index.models.dipair import DiPairModel
 from dipair_index.models.pretrained import load_weights, loading
@@ -46,13 +47,15 @@ def save_weights(
     for name, tensor in _stored(model, codec).items():
         parts["frozen.safetensors" if frozen in name else "trained.safetensors"][name] = tensor
     for file, tensors in parts.items():
-        save_file(tensors, str(folder / file), metadata={"format": "pt"})
+        with replacing(folder / file) as unfinished:
+            save_file(tensors, str(unfinished), metadata={"format": "pt"})
     weight_map = {name: file for file, tensors in parts.items() for name in tensors}
     size = sum(tensor.nbytes for tensors in parts.values() for tensor in tensors.values())
     index = {"metadata": {"total_size": size}, "weight_map": weight_map}
-    (folder / INDEX_FILE).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+    write_whole(folder / INDEX_FILE, f"{json.dumps(index, indent=2)}\n".encode())
     model.config.weights = codec
-    model.config.save_pretrained(folder)
+    with replacing(folder / "config.json") as unfinished:
+        model.config.to_json_file(unfinished)
 
 
 def load_model(source: str | Path) -> DiPairModel:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from dipair_index.errors import ModelError
-from dipair_index.files import put
+from dipair_index.files import write_whole
 from dipair_index.models.systems import Sizes
 
 RECORD = "onnx.json"
@@ -43,7 +43,8 @@ class OnnxRecord(NamedTuple):
     def write(self, folder: Path) -> None:
         """Writes the record, whole or not at all."""
         content = {"format": FORMAT, **self._asdict(), "sizes": self.sizes._asdict()}
-        put(folder / RECORD, f"{json.dumps(content, indent=2)}\n".encode())
+        data = f"{json.dumps(content, indent=2)}\n".encode()
+        write_whole(folder / RECORD, data, together=True)
 
     @classmethod
     def read(cls, folder: Path) -> OnnxRecord:

@@ -19,7 +19,7 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
 from dipair_index.errors import ModelError
-from dipair_index.files import put
+from dipair_index.files import write_whole
 from dipair_index.models.systems import EncodingPrecision
 
 ELEMENTS = {"F32": TensorProto.FLOAT, "F16": TensorProto.FLOAT16, "BF16": TensorProto.BFLOAT16,
@@ -199,7 +199,7 @@ class Graph:
         )
         # the versions that ONNX Runtime 1.17 reads
         model = helper.make_model(graph, opset_imports=OPSETS, ir_version=9)
-        put(path, model.SerializeToString())
+        write_whole(path, model.SerializeToString(), together=True)
 
     def _round(self, inputs: str) -> tuple[str, str]:
         """Rows as whole numbers around `ZERO_POINT`, and the scale of each; once for all products.

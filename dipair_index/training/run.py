@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dipair_index.errors import DirectoryError, SettingsError
-from dipair_index.files import move_into_place
+from dipair_index.files import move_into_place, write_whole
 from dipair_index.progress import Progress
 from dipair_index.training.model_card import model_card
 from dipair_index.training.provenance import library_versions, source_commit
@@ -95,7 +95,7 @@ class TrainingRun:
                 raise DirectoryError(f"{self.working} is not a training run: move it away")
             shutil.rmtree(self.working)
         self.working.mkdir(parents=True)
-        note.write_text(json.dumps(self._record, indent=2) + "\n", encoding="utf-8")
+        write_whole(note, f"{json.dumps(self._record, indent=2)}\n".encode())
 
     def finish(self, quality: Mapping[str, Any], save: Callable[[Path], None]) -> dict[str, Any]:
         """Saves the model with `training.json` and a card, and moves it to `out`.
