@@ -264,3 +264,14 @@ def given_command(ctx: click.Context) -> str:
             shown = ",".join(map(str, each)) if isinstance(each, list) else str(each)
             words += [parameter.opts[0], "none" if each is None else shown]
     return shlex.join(words)
+
+
+def prepare_training(encoder: str, device: str) -> None:
+    """Says what is missing of the packages, the encoder and the device before torch is imported."""
+    from dipair_index.models.sources import ENCODER, NEXT, encoder_source
+    from dipair_index.models.torch_setup import prepare_torch_for
+    from dipair_index.optional import require
+
+    require("train", "training")
+    source = encoder_source(encoder)
+    prepare_torch_for(source, kind=ENCODER, following=NEXT, needed_by="training", device=device)

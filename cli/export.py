@@ -29,9 +29,9 @@ def onnx(model: str | None) -> None:
     Example:
       dipair-index export onnx --model models/mine
     """
-    from dipair_index.models.torch_setup import prepare_torch
+    from dipair_index.optional import require
 
-    prepare_torch(needed_by="exporting ONNX graphs", extra="export")
+    require("export", "exporting ONNX graphs")
     from dipair_index.encoders.dual_encoder import DualEncoder
     from dipair_index.rerank.onnx_export import export_onnx
 

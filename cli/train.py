@@ -17,6 +17,7 @@ from dipair_index.cli._train_options import (
     given_command,
     model_options,
     model_settings,
+    prepare_training,
     refuse_given,
     run_options,
     system_option,
@@ -97,9 +98,7 @@ def train(
     else:
         refuse_given(ctx, system, ("random_start",))
     opened = Dataset.open(dataset)
-    from dipair_index.models.torch_setup import prepare_torch
-
-    prepare_torch(options["device"], needed_by="training", extra="train")
+    prepare_training(encoder, options["device"])
     from dipair_index.training.run import TrainingRun
 
     command = given_command(ctx)

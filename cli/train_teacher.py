@@ -16,6 +16,7 @@ from dipair_index.cli._train_options import (
     POSITIVE,
     bf16_option,
     given_command,
+    prepare_training,
     run_options,
 )
 from dipair_index.cli.train import show_quality
@@ -85,10 +86,9 @@ def train_teacher(
       dipair-index train-teacher --dataset dipair.dataset --out dipair.teacher
     """
     from dipair_index.data.dataset import Dataset
-    from dipair_index.models.torch_setup import prepare_torch
 
     opened = Dataset.open(dataset)
-    prepare_torch(schedule["device"], needed_by="training", extra="train")
+    prepare_training(encoder, schedule["device"])
     from dipair_index.training import teacher as teacher_training
     from dipair_index.training.run import TrainingRun
     from dipair_index.training.trainer import Schedule

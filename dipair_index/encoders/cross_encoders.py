@@ -13,7 +13,8 @@ import numpy as np
 from dipair_index.digests import short_digest
 from dipair_index.encoders.batches import length_sorted_batches
 from dipair_index.errors import ModelError
-from dipair_index.models.torch_setup import prepare_torch
+from dipair_index.models.sources import CROSS_ENCODER, CROSS_ENCODER_NEXT
+from dipair_index.models.torch_setup import prepare_torch_for
 from dipair_index.records import FloatArray
 from dipair_index.words import reason
 
@@ -56,7 +57,13 @@ def open_teacher(name: str, *, device: str = "cpu", batch_size: int = 8) -> Teac
     if path.suffix == ".onnx" or (path / "model.onnx").is_file():
         file = path if path.suffix == ".onnx" else path / "model.onnx"
         return OnnxTeacher(file, batch_size=batch_size)
-    prepare_torch(device, needed_by=f"the teacher {name}")
+    prepare_torch_for(
+        name,
+        kind=CROSS_ENCODER,
+        following=CROSS_ENCODER_NEXT,
+        needed_by=f"the teacher {name}",
+        device=device,
+    )
     return TransformersTeacher.load(name, device=device, batch_size=batch_size)
 
 

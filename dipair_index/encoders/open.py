@@ -7,9 +7,9 @@ from pathlib import Path
 from dipair_index.encoders.base import TextEncoder
 from dipair_index.encoders.onnx_encoder import OnnxEncoder
 from dipair_index.errors import ModelError, SettingsError
-from dipair_index.models.sources import model_folder
+from dipair_index.models.sources import DIPAIR, DIPAIR_NEXT, model_folder
 from dipair_index.models.systems import Backend, EncodingPrecision, Precision
-from dipair_index.models.torch_setup import prepare_torch
+from dipair_index.models.torch_setup import prepare_torch, prepare_torch_for
 
 
 def open_encoder(
@@ -35,12 +35,14 @@ def open_encoder(
         except ModelError:
             if backend == "onnx":
                 raise
-            needed_by = (
-                f"the model {name}, which has no ONNX graphs that fit its weights,"
-                if model_folder(name).is_dir()
-                else f"{name} is no folder here, and a model of the hub"
-            )
-    prepare_torch(device, needed_by=needed_by)
+            needed_by = f"the model {name}, which has no ONNX graphs that fit its weights,"
+    if model_folder(name).is_dir():
+        prepare_torch(device, needed_by=needed_by)
+    else:
+        needed_by = f"{name} is no folder here, and a model of the hub"
+        prepare_torch_for(
+            str(name), kind=DIPAIR, following=DIPAIR_NEXT, needed_by=needed_by, device=device
+        )
     from dipair_index.encoders.dual_encoder import DualEncoder
 
     return DualEncoder.load(name, device=device, batch_size=batch_size)

@@ -11,8 +11,8 @@ import numpy as np
 
 from dipair_index.encoders.cross_encoders import open_teacher
 from dipair_index.errors import ModelError
-from dipair_index.models.sources import DEFAULT_MODEL
-from dipair_index.models.torch_setup import prepare_torch
+from dipair_index.models.sources import DEFAULT_MODEL, loading
+from dipair_index.models.torch_setup import prepare_torch, prepare_torch_for
 from dipair_index.records import FloatArray
 
 if TYPE_CHECKING:
@@ -23,6 +23,11 @@ Texts: TypeAlias = Mapping[str, list[str]]
 Scorer: TypeAlias = Callable[[Texts], FloatArray]
 """Gives a logit a tuple, (tuples,), or (tuples, outputs) where a model has several."""
 
+FOLLOWING = (
+    "name a folder that `dipair-index train` or `train-teacher` has written, a hub model that can "
+    "be reached, or an ONNX file"
+)
+"""What to do where a name gives no model of either kind."""
 TUPLES_AT_ONCE = 1024
 
 
@@ -130,16 +135,11 @@ def is_dipair(model: str) -> bool:
         return True
     if model.endswith(".onnx") or (Path(model) / "model.onnx").is_file():
         return False
-    prepare_torch(needed_by=f"scoring with {model}")
+    prepare_torch_for(model, kind="model", following=FOLLOWING, needed_by=f"scoring with {model}")
     from transformers import PretrainedConfig
 
-    try:
-        kind = PretrainedConfig.get_config_dict(model)[0].get("model_type")
-    except (OSError, ValueError):
-        kind = None
-    if kind is None:
-        raise ModelError(
-            f"no model could be loaded from {model}: name a folder that `dipair-index train` or "
-            "`train-teacher` has written, a hub model that can be reached, or an ONNX file"
-        )
-    return bool(kind == "dipair")
+    with loading("model", model, FOLLOWING):
+        config = PretrainedConfig.get_config_dict(model)[0]
+        if "model_type" not in config:
+            raise ValueError("it has no config.json that names its kind")
+    return bool(config["model_type"] == "dipair")

@@ -15,8 +15,9 @@ from dipair_index.digests import short_digest
 from dipair_index.encoders.batches import TokenisedBatches
 from dipair_index.encoders.open import open_encoder
 from dipair_index.errors import ModelError
-from dipair_index.models.sources import encoder_source
-from dipair_index.models.torch_setup import prepare_torch
+from dipair_index.models.hub import check_there
+from dipair_index.models.sources import EMBEDDER_NEXT, ENCODER, encoder_source
+from dipair_index.models.torch_setup import prepare_torch_for
 from dipair_index.records import FloatArray
 
 if TYPE_CHECKING:
@@ -62,7 +63,13 @@ def open_embedder(
     if name == "use":
         return UniversalSentenceEncoder()
     if name != "model":
-        prepare_torch(device, needed_by=f"the encoder {name}")
+        prepare_torch_for(
+            encoder_source(name),
+            kind=ENCODER,
+            following=EMBEDDER_NEXT,
+            needed_by=f"the encoder {name}",
+            device=device,
+        )
         return TransformersEmbedder(name, device=device)
     return ModelVectors(dual_encoder or open_encoder(device=device))
 
@@ -120,7 +127,6 @@ class TransformersEmbedder:
         import torch
 
         from dipair_index.models.pretrained import (
-            NEXT,
             load_encoder,
             load_tokenizer,
             readable_tokens,
@@ -129,7 +135,7 @@ class TransformersEmbedder:
 
         source = encoder_source(name)
         self._first_token = reads_first_token(name)
-        model, never_read = load_encoder(name, following=f'{NEXT}, "use" or "model"')
+        model, never_read = load_encoder(name, following=EMBEDDER_NEXT)
         self._tokenizer: Any = load_tokenizer(name, model)
         self._model: Any = model.to(device)
         self._torch = torch
@@ -208,6 +214,7 @@ def _settings(source: str, file: str) -> dict[str, Any]:
         from huggingface_hub import hf_hub_download
 
         try:
+            check_there(source)
             path = Path(hf_hub_download(source, file))
         except (OSError, ValueError):  # not there, not reachable, or no name of the hub's
             return {}

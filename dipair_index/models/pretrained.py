@@ -7,9 +7,7 @@ encoder. Here each of these is a `ModelError` before anything is encoded.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Collection, Iterable
 from typing import Any
 
 import torch
@@ -17,11 +15,16 @@ from torch import nn
 from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, AutoTokenizer
 
 from dipair_index.errors import ModelError, SettingsError
-from dipair_index.models.sources import encoder_source
+from dipair_index.models.hub import check_there
+from dipair_index.models.sources import (
+    CROSS_ENCODER,
+    CROSS_ENCODER_NEXT,
+    ENCODER,
+    NEXT,
+    encoder_source,
+    loading,
+)
 from dipair_index.words import listed, reason
-
-NEXT = "name a folder with config.json and model.safetensors, or a hub model that can be reached"
-"""What to do where a name gives no model."""
 
 
 def load_encoder(
@@ -35,7 +38,7 @@ def load_encoder(
     and where it lacks weights that are read; `SettingsError` where it has fewer layers.
     """
     model, missing = load_weights(
-        AutoModel, encoder_source(name), name, "encoder",
+        AutoModel, encoder_source(name), name, ENCODER,
         following=following, **first_layers(name, layers),
     )  # fmt: skip
     read = weights_read(model, missing, name)
@@ -53,7 +56,7 @@ def load_classifier(name: str, *, layers: int | None = None, outputs: int) -> An
     Raises what `load_encoder` does.
     """
     model, missing = load_weights(
-        AutoModelForSequenceClassification, encoder_source(name), name, "encoder",
+        AutoModelForSequenceClassification, encoder_source(name), name, ENCODER,
         num_labels=outputs, **first_layers(name, layers),
     )  # fmt: skip
     body = f"{model.base_model_prefix}."
@@ -73,8 +76,8 @@ def load_cross_encoder(name: str) -> Any:
     Raises `ModelError` where there is none, or it was never trained to score pairs.
     """
     model, missing = load_weights(
-        AutoModelForSequenceClassification, name, name, "cross-encoder",
-        following=f"{NEXT}, or an ONNX file",
+        AutoModelForSequenceClassification, name, name, CROSS_ENCODER,
+        following=CROSS_ENCODER_NEXT,
     )  # fmt: skip
     if missing:
         raise ModelError(
@@ -152,7 +155,9 @@ def first_layers(name: str, layers: int | None) -> dict[str, int]:
     if layers is None:
         return {}
     try:
-        depth = getattr(AutoConfig.from_pretrained(encoder_source(name)), "num_hidden_layers", None)
+        source = encoder_source(name)
+        check_there(source)
+        depth = getattr(AutoConfig.from_pretrained(source), "num_hidden_layers", None)
     except (OSError, ValueError):
         depth = None  # there is no such encoder, which loading it says
     if depth is not None and layers > depth:
@@ -160,20 +165,6 @@ def first_layers(name: str, layers: int | None) -> dict[str, int]:
             f"--layers {layers} is more than the encoder's {depth}: pass {depth} or fewer"
         )
     return {"num_hidden_layers": layers}
-
-
-@contextmanager
-def loading(kind: str, name: str, following: str = NEXT) -> Iterator[None]:
-    """Turns what libraries raise on a damaged or missing model into `ModelError`."""
-    try:
-        yield
-    except ModelError:
-        raise
-    # transformers, safetensors and torch have no base of their own for their many types
-    except Exception as error:
-        # of a name that is no folder, all is said with that the hub has no such model either
-        why = f" ({reason(error)})" if Path(encoder_source(name)).is_dir() else ""
-        raise ModelError(f"no {kind} could be loaded from {name}{why}: {following}") from error
 
 
 def load_weights(
@@ -185,6 +176,8 @@ def load_weights(
     be loaded, where shapes are not those of its config, and where a weight is not finite.
     """
     with loading(kind, name, following):
+        if source is not None:
+            check_there(source)
         # in float32 whatever it was saved in, since numpy has no bfloat16
         model, loaded = loader.from_pretrained(
             source,

