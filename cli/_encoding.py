@@ -34,9 +34,7 @@ def write_graphs(encoder: TextEncoder) -> str:
     Returns why it can have none, empty where it has them now: a model without them works as well,
     but with torch alone.
     """
-    from dipair_index.encoders.onnx_encoder import OnnxEncoder
-
-    if isinstance(encoder, OnnxEncoder) or encoder.device != "cpu":
+    if encoder.backend != "torch" or encoder.device != "cpu":
         return ""
     from dipair_index.encoders.dual_encoder import DualEncoder
     from dipair_index.errors import MissingPackageError, ModelError, WriteError

@@ -139,14 +139,15 @@ def bench(
 
 def _computing(encoder: TextEncoder) -> dict[str, Any]:
     """By which library, and in how many threads."""
-    from dipair_index.encoders.onnx_encoder import OnnxEncoder
-    from dipair_index.threads import thread_count
+    if encoder.backend == "torch":
+        import torch
 
-    if isinstance(encoder, OnnxEncoder):
-        return {"backend": "onnx", "threads": thread_count()}
-    import torch
+        threads = torch.get_num_threads()
+    else:
+        from dipair_index.threads import thread_count
 
-    return {"backend": "torch", "threads": torch.get_num_threads()}
+        threads = thread_count()
+    return {"backend": encoder.backend, "threads": threads}
 
 
 def _queries(file: str | None) -> list[str]:

@@ -22,7 +22,7 @@ from dipair_index.onnx.graphs import (
 )
 from dipair_index.optional import require
 from dipair_index.records import FloatArray
-from dipair_index.rerank.onnx_head import OnnxHeadScorer
+from dipair_index.rerank.encoder_scorer import EncoderScorer
 
 if TYPE_CHECKING:
     from dipair_index.encoders.dual_encoder import DualEncoder
@@ -72,11 +72,10 @@ def export_onnx(encoder: DualEncoder) -> Path:
             f"{folder} cannot be written ({reason}): copy the model to a folder "
             "that can and export it there, or choose --backend torch"
         ) from error
-    graphs, truncated = Graphs.of(folder, record), encoder.truncated
+    graphs = Graphs.of(folder, record)
     _refuse_difference(encoder, OnnxEncoder(graphs, name=encoder.name))
     if PASSAGE_INT8 in record.files and not _is_near_in_int8(encoder, graphs):
         del record.files[PASSAGE_INT8]
-    encoder.truncated = truncated  # what was encoded here is none of its user's texts
     record.write(folder)
     return folder
 
@@ -124,7 +123,7 @@ def _refuse_difference(expected: DualEncoder, made: OnnxEncoder) -> None:
         _refuse_distance(folder, "vectors", *(each.vectors for each in encoded))
         _refuse_distance(folder, "tokens", *(each.tokens for each in encoded))
         tokens[side] = encoded[1].tokens
-    scorers = OnnxHeadScorer(made.graphs), HeadScorer(expected.model)
+    scorers = EncoderScorer(made), HeadScorer(expected.model)
     for query in tokens["query"]:
         logits = [scorer.logits(query, tokens["passage"]) for scorer in scorers]
         _refuse_distance(folder, "logits", *logits)

@@ -1,7 +1,7 @@
-"""What turns texts into tokens and vectors, whichever library computes it.
+"""The contract of an encoder: texts to token embeddings and vectors, and these to logits.
 
-`DualEncoder` does with torch, `OnnxEncoder` with ONNX Runtime, which is there in a fraction of the
-time that torch takes to be imported.
+`DualEncoder` fulfils it with torch, `OnnxEncoder` with ONNX Runtime, which is imported in a
+fraction of the time that torch takes.
 """
 
 from __future__ import annotations
@@ -23,28 +23,31 @@ class EncodedTexts(NamedTuple):
 
 
 class TextEncoder(Protocol):
-    """An encoder of both sides; `truncated` counts the texts cut at the maximum length.
+    """An encoder of queries and passages that an index is built and searched with.
 
-    `fingerprint` changes when any weight does, and is the same whichever library computes.
+    A contract that any class can fulfil: nothing else is asked of an encoder. `fingerprint`
+    changes when any weight does, and is the same whichever library computes. `backend` says what
+    computes: "torch", "onnx", or a word of one's own. `device` is named as torch names it. All
+    methods may be called from several threads at once.
     """
 
     name: str
     fingerprint: str
-    truncated: int
+    backend: str
 
     @property
     def sizes(self) -> Sizes:
-        """The shapes of what it gives."""
+        """The shapes of token embeddings and vectors."""
         ...
 
     @property
     def sides(self) -> tuple[str, ...]:
-        """The names of the texts that its model scores together."""
+        """The names of the texts that its model scores together: "query" and "passage"."""
         ...
 
     @property
     def device(self) -> str:
-        """Where it computes, as torch names it."""
+        """The device that computes."""
         ...
 
     def tokenised(self, side: str, texts: Sequence[str]) -> Tokenised:
@@ -52,15 +55,22 @@ class TextEncoder(Protocol):
         ...
 
     def encode_tokenised(self, texts: Tokenised) -> EncodedTexts:
-        """Returns the kept tokens and the vector of each text, in the order given."""
+        """Returns the token embeddings and the vector of each text, in the order given."""
         ...
 
     def encode_queries(self, texts: Sequence[str]) -> EncodedTexts:
-        """Returns the N kept tokens and the vector of each text, in the order given."""
+        """Returns the N token embeddings and the vector of each text, in the order given."""
         ...
 
     def encode_passages(self, texts: Sequence[str]) -> EncodedTexts:
-        """Returns the M kept tokens and the vector of each text, in the order given."""
+        """Returns the M token embeddings and the vector of each text, in the order given."""
+        ...
+
+    def logits(self, query_tokens: FloatArray, passage_tokens: FloatArray) -> FloatArray:
+        """Returns the head's logits, (passages,), from (N, dim) and (passages, M, dim) in float32.
+
+        An index asks for micro-batches of one size, filled up with zeros, in several threads.
+        """
         ...
 
 

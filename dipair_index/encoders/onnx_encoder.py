@@ -15,18 +15,20 @@ from dipair_index.encoders.batches import Rows, Tokenised, best_batch_size, leng
 from dipair_index.errors import ModelError
 from dipair_index.models.sources import lasting_name, model_folder
 from dipair_index.models.systems import EncodingPrecision, Sizes
-from dipair_index.onnx.graphs import PASSAGE, PASSAGE_INT8, QUERY, Graphs, open_graphs
+from dipair_index.onnx.graphs import HEAD, PASSAGE, PASSAGE_INT8, QUERY, Graphs, open_graphs
+from dipair_index.records import FloatArray
 from dipair_index.threads import thread_count
 
 
 class OnnxEncoder:
-    """A DiPair model's encoder; `truncated` counts the texts cut at the maximum length.
+    """A DiPair model's encoder and head, read from ONNX graphs.
 
     Its tokens and vectors are those of `DualEncoder` to within 1e-4; those of passages that are
     encoded with `precision="int8"`, to a cosine of 0.995 or better. A batch is the work of one
     thread, and there are as many at once as the process may use.
     """
 
+    backend = "onnx"
     device = "cpu"
     sides = ("query", "passage")
 
@@ -42,7 +44,6 @@ class OnnxEncoder:
         self.graphs = graphs
         self.fingerprint = graphs.record.fingerprint
         self.sizes: Sizes = graphs.record.sizes
-        self.truncated = 0
         self._precision = precision
         self._batch_size = batch_size or best_batch_size(self.device)
 
@@ -90,7 +91,6 @@ class OnnxEncoder:
         session = self._query_session if query else self._passage_session
         tokens = np.zeros((len(texts.ids), kept, sizes.dim), np.float32)
         vectors = np.zeros((len(texts.ids), sizes.vector_dim), np.float32)
-        self.truncated += texts.truncated
 
         def encode(rows: Rows) -> None:
             lengths = np.array([len(texts.ids[row]) for row in rows], np.int32)
@@ -106,6 +106,20 @@ class OnnxEncoder:
         with ThreadPoolExecutor(thread_count()) as pool:
             list(pool.map(encode, batches))
         return EncodedTexts(tokens, vectors)
+
+    def logits(self, query_tokens: FloatArray, passage_tokens: FloatArray) -> FloatArray:
+        """Returns the head's logits, (passages,), from (N, dim) and (passages, M, dim) in float32.
+
+        They are torch's to within 1e-4. All is the work of the calling thread.
+        """
+        query = np.ascontiguousarray(query_tokens[np.newaxis], np.float32)
+        logits: FloatArray
+        (logits,) = self._head_session.run(None, {"query": query, "passages": passage_tokens})
+        return logits
+
+    @cached_property
+    def _head_session(self) -> Any:
+        return self.graphs.session(HEAD)
 
     @cached_property
     def _query_session(self) -> Any:

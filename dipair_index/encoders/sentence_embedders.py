@@ -192,19 +192,20 @@ class ModelVectors:
         self._dual_encoder = dual_encoder
         self.fingerprint = dual_encoder.fingerprint
         self.dim = dual_encoder.sizes.vector_dim
-
-    @property
-    def truncated(self) -> int:
-        """Texts that the dual encoder has cut so far."""
-        return self._dual_encoder.truncated
+        self.truncated = 0
 
     def embed_queries(self, texts: Sequence[str]) -> FloatArray:
         """Returns unit vectors, (texts, dim), in the order given."""
-        return self._dual_encoder.encode_queries(texts).vectors
+        return self._embed("query", texts)
 
     def embed_passages(self, texts: Sequence[str]) -> FloatArray:
         """Returns unit vectors, (texts, dim), in the order given."""
-        return self._dual_encoder.encode_passages(texts).vectors
+        return self._embed("passage", texts)
+
+    def _embed(self, side: str, texts: Sequence[str]) -> FloatArray:
+        tokenised = self._dual_encoder.tokenised(side, texts)
+        self.truncated += tokenised.truncated
+        return self._dual_encoder.encode_tokenised(tokenised).vectors
 
 
 def _settings(source: str, file: str) -> dict[str, Any]:

@@ -27,7 +27,7 @@ class NotThereError(OSError):
 
 
 def check_there(name: str) -> None:
-    """Raises `NotThereError` at once where `name` is no folder, and no hub has or can be asked for it.
+    """Raises `NotThereError` at once where `name` is no folder and no hub can be asked for it.
 
     Models that are in the hub's cache need no hub.
     """

@@ -354,7 +354,10 @@ def test_a_folder_that_is_no_model_is_named(dataset: Path, folder: Path) -> None
     (folder / "thesis").mkdir()
     result = run("--model", "thesis")
     assert result.exit_code == 1
-    assert "no model could be loaded from thesis: name a folder that" in result.stderr
+    assert (
+        "no model could be loaded from thesis (it has no config.json that names its kind): name a "
+        "folder that"
+    ) in result.stderr
 
 
 # ==== With nothing added ====

@@ -47,7 +47,7 @@ def test_a_text_is_encoded_as_it_would_be_alone(
         np.testing.assert_allclose(encoded.tokens[row], expected, atol=1e-5)
         pooled = states[0] / np.linalg.norm(states[0])
         np.testing.assert_allclose(encoded.vectors[row], pooled, atol=1e-5)
-    assert encoder.truncated == 1
+    assert encoder.tokenised("passage", texts).truncated == 1
 
 
 def test_a_prefix_is_read_before_every_text_of_its_side(
@@ -280,7 +280,7 @@ def test_a_tuple_is_scored_alike_from_texts_states_and_encoded_tokens(
     torch.testing.assert_close(from_texts, from_states, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(from_texts.flatten(), from_tokens, atol=1e-5, rtol=1e-5)
     assert not torch.allclose(from_tokens, other, atol=1e-5)
-    assert encoder.truncated == 1
+    assert sum(encoder.tokenised(side, texts[side]).truncated for side in texts) == 1
     with pytest.raises(SettingsError, match="of query, passage, brand, title, got those of query"):
         model(texts={"query": inputs["query"]})
 

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from dipair_index.encoders.batches import Tokenised
 from dipair_index.encoders.sentence_embedders import (
     TransformersEmbedder,
     UniversalSentenceEncoder,
@@ -174,13 +175,12 @@ def test_model_hands_on_the_vectors_of_the_dual_encoder() -> None:
     encoded = SimpleNamespace(tokens=None, vectors=np.ones((1, 3), np.float32))
     dual_encoder = SimpleNamespace(
         fingerprint="f00d",
-        truncated=2,
         sizes=SimpleNamespace(vector_dim=3),
-        encode_queries=lambda texts: encoded,
-        encode_passages=lambda texts: encoded,
+        tokenised=lambda side, texts: Tokenised(side, [[1]], 1),
+        encode_tokenised=lambda texts: encoded,
     )
     embedder = open_embedder("model", dual_encoder=dual_encoder)
     assert (embedder.name, embedder.fingerprint, embedder.dim) == ("model", "f00d", 3)
-    assert embedder.truncated == 2
     assert embedder.embed_queries(["a"]) is encoded.vectors
     assert embedder.embed_passages(["a"]) is encoded.vectors
+    assert embedder.truncated == 2

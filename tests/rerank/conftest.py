@@ -51,7 +51,6 @@ class LoneEncoder(DualEncoder):
         self._known: dict[tuple[str, tuple[int, ...]], EncodedTexts] = {}
 
     def encode_tokenised(self, texts: Tokenised) -> EncodedTexts:
-        self.truncated += texts.truncated
         encoded = []
         for ids in texts.ids:
             key = (texts.side, tuple(ids))

@@ -14,10 +14,10 @@ from dipair_index.encoders.onnx_encoder import OnnxEncoder
 from dipair_index.errors import SettingsError
 from dipair_index.records import Passage
 from dipair_index.rerank.build import build_index
+from dipair_index.rerank.encoder_scorer import EncoderScorer
 from dipair_index.rerank.head import HeadScorer
 from dipair_index.rerank.index import DiPairIndex
 from dipair_index.rerank.onnx_export import export_onnx
-from dipair_index.rerank.onnx_head import OnnxHeadScorer
 from dipair_index.rerank.open_scorer import open_scorer
 from dipair_index.rerank.scorer import MICRO_BATCH
 
@@ -61,7 +61,8 @@ def test_tokens_vectors_and_logits_are_torchs(
         for ours, other in zip(getattr(made, encode)(TEXTS), theirs, strict=True):
             np.testing.assert_allclose(ours, other, rtol=0, atol=1e-4)
         assert theirs.tokens.std() > 0.05
-    assert made.truncated == expected.truncated == 2
+    for encoder in (made, expected):
+        assert encoder.tokenised("passage", TEXTS).truncated == 1
     passages = theirs.tokens
     query = expected.encode_queries(TEXTS[3:4]).tokens[0]
     logits = HeadScorer(expected.model).logits(query, passages)
@@ -114,7 +115,7 @@ def test_a_passage_has_the_score_it_has_among_others_whatever_their_number(
     rng = np.random.default_rng(0)
     passages = rng.standard_normal((2 * MICRO_BATCH + 7, 8, 16), np.float32)
     query = rng.standard_normal((4, 16), np.float32)
-    scorer = OnnxHeadScorer(made.graphs, threads=2)
+    scorer = EncoderScorer(made, threads=2)
     logits = scorer.logits(query, passages)
 
     np.testing.assert_allclose(
