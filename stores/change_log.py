@@ -11,8 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from dipair_index.errors import StoreError
-from dipair_index.stores.id_table import Hashes, IdTable, Integers, Keys
+from dipair_index.stores.id_table import Hashes, IdTable, Integers, hashes_of
 from dipair_index.stores.locations import Location
+from dipair_index.stores.packed_ids import PackedIds
 
 CHANGES = "log."
 """What the names of the objects begin with."""
@@ -27,15 +28,15 @@ _READ_AHEAD = 256
 class Change:
     """Keys that have the rows from `first_row` on, and the rows that no key has any more."""
 
-    keys: Keys
+    keys: PackedIds
     hashes: Hashes
     first_row: int
     gone: Integers
 
     @classmethod
-    def of(cls, keys: Keys, first_row: int, gone: Integers) -> Change:
+    def of(cls, keys: PackedIds, first_row: int, gone: Integers) -> Change:
         """A change to write."""
-        return cls(keys, keys.hashes(), first_row, gone)
+        return cls(keys, hashes_of(keys), first_row, gone)
 
     @property
     def rows(self) -> Integers:
@@ -70,7 +71,9 @@ class Change:
         rows_gone = np.frombuffer(body, "<i8", gone, at + 8 * count)
         lengths = np.frombuffer(body, "<u2", count, at + 8 * (count + gone))
         text = np.frombuffer(body, np.uint8, offset=at + 8 * (count + gone) + 2 * count)
-        return cls(Keys(text, lengths), hashes, first_row, rows_gone)
+        return cls(
+            PackedIds(text, np.cumsum(lengths, dtype=np.int64)), hashes, first_row, rows_gone
+        )
 
 
 class ChangeLog:

@@ -16,8 +16,9 @@ import numpy as np
 from dipair_index.errors import MissingPassagesError, StoreError
 from dipair_index.stores.change_log import CHANGES, Change, ChangeLog
 from dipair_index.stores.codecs import Codec, Rows, open_codec
-from dipair_index.stores.id_table import Integers, Keys
+from dipair_index.stores.id_table import Integers
 from dipair_index.stores.locations import Location
+from dipair_index.stores.packed_ids import PackedIds
 from dipair_index.stores.token_store import TokenStore, checked_keys, checked_rows, lookup_keys
 from dipair_index.stores.zarr_rows import KIND, METADATA, SHARDS, ZarrRows
 from dipair_index.words import listed
@@ -93,14 +94,14 @@ class TensorStoreTokenStore(TokenStore):
 
     def _replacing(self, keys: Sequence[bytes], first: int) -> Change:
         replaced = self._log.ids.find(keys)
-        return Change.of(Keys.of(keys), first, replaced[replaced >= 0])
+        return Change.of(PackedIds.from_keys(keys), first, replaced[replaced >= 0])
 
     def delete(self, ids: Sequence[str]) -> None:
         """Forgets `ids`; where one is absent, MissingPassagesError, and nothing is deleted."""
         unique = list(dict.fromkeys(ids))
         with self._using("write to"):
             if unique:
-                self._commit(lambda: Change.of(Keys.of([]), 0, self._find(unique)))
+                self._commit(lambda: Change.of(PackedIds.from_keys([]), 0, self._find(unique)))
 
     def _commit(self, change: Callable[[], Change]) -> None:
         self._rows.drop(self._log.commit(change))

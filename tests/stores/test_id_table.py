@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from dipair_index.stores import id_table
-from dipair_index.stores.id_table import IdTable, Keys
+from dipair_index.stores.id_table import IdTable, hashes_of
+from dipair_index.stores.packed_ids import PackedIds
 
 
 @pytest.mark.parametrize("multiplier", [id_table._MULTIPLIER, 1, 2**63 + 1])
@@ -28,8 +29,8 @@ def test_any_updates_leave_it_as_they_leave_a_dictionary(
         rows = np.arange(next_row, next_row + len(ids))
         next_row += len(ids)
         expected.update(zip(ids, rows.tolist(), strict=True))
-        keys = Keys.of([each.encode() for each in ids])
-        added = [(keys, keys.hashes(), rows)] if ids else []
+        keys = PackedIds.from_keys([each.encode() for each in ids])
+        added = [(keys, hashes_of(keys), rows)] if ids else []
         table.update(added, np.array(gone, np.int64))
         found = table.find([name.encode() for name in names])
         assert found.tolist() == [expected.get(name, -1) for name in names]
@@ -48,4 +49,4 @@ def test_a_hash_is_the_same_for_ever() -> None:
         % 2**64
         for key in keys
     ]
-    assert Keys.of(keys).hashes().tolist() == expected
+    assert hashes_of(PackedIds.from_keys(keys)).tolist() == expected
