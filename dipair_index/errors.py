@@ -22,7 +22,17 @@ from dipair_index.words import listed
 
 
 class DiPairError(Exception):
-    """Base of all errors that `dipair-index` shows without a traceback."""
+    """Base of all errors that `dipair-index` shows without a traceback.
+
+    Examples
+    --------
+    >>> from dipair_index import DiPairError, DiPairIndex
+    >>> try:
+    ...     DiPairIndex.open("nowhere.index")
+    ... except DiPairError as error:
+    ...     print(type(error).__name__, str(error)[:26])
+    DirectoryError there is no index at nowhe
+    """
 
     def __str__(self) -> str:
         # KeyError would show the repr of its argument

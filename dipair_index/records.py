@@ -30,6 +30,7 @@ class Passage(NamedTuple):
 
     Examples
     --------
+    >>> from dipair_index import Passage
     >>> passage = Passage("p1", "Yeast makes gas.", title="Dough")
     >>> passage.id, passage.full_text
     ('p1', 'Dough Yeast makes gas.')
@@ -52,7 +53,14 @@ class Passage(NamedTuple):
 
 
 class Query(NamedTuple):
-    """A text that asks."""
+    """A query and its id.
+
+    Examples
+    --------
+    >>> from dipair_index import Query
+    >>> Query("q1", "why does dough rise").query_id
+    'q1'
+    """
 
     query_id: str
     text: str

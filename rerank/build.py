@@ -58,6 +58,13 @@ def build_index(
     is to be overwritten as it was. Raises `DirectoryError` for an index that exists and is
     not to be overwritten, and for an unfinished build or an `ann_from` that does not fit;
     `SettingsError` for settings that cannot work, and for a model of tuples.
+
+    Examples
+    --------
+    >>> from dipair_index import build_index, open_encoder
+    >>> passages = [("p1", "Yeast makes gas."), ("p2", "Bees dance.")]
+    >>> build_index(passages, "other.index", open_encoder(), overwrite=True).passages
+    2
     """
     given, index_dir = iter_passages(passages), Path(index_dir)
     refuse_target(index_dir, overwrite=overwrite)

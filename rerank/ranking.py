@@ -16,6 +16,13 @@ class RankedPassage(NamedTuple):
 
     `retrieval_rank` and `retrieval_score` are those of the first stage: the inner product of the
     vector search, what a run says, or None where passages were given without an order.
+
+    Examples
+    --------
+    >>> from dipair_index import RankedPassage
+    >>> found = RankedPassage(id="p1", score=0.9, rank=1, text="Yeast makes gas.")
+    >>> found.rank, found.id, found.retrieval_rank
+    (1, 'p1', None)
     """
 
     id: str
@@ -46,7 +53,16 @@ class Timings(NamedTuple):
 
 
 class Ranking(list[RankedPassage]):
-    """The results of one query, best first; `timings` say where the time went."""
+    """The results of one query, best first: a list whose `timings` say where the time went.
+
+    Examples
+    --------
+    >>> from dipair_index import DiPairIndex
+    >>> with DiPairIndex.open("my.index") as index:
+    ...     ranking = index.search("why does dough rise", top_k=2)
+    >>> len(ranking), ranking.timings.encode > 0
+    (2, True)
+    """
 
     def __init__(
         self, passages: Iterable[RankedPassage] = (), timings: Timings | None = None
@@ -56,7 +72,16 @@ class Ranking(list[RankedPassage]):
 
 
 class Rankings(list[Ranking]):
-    """The rankings of several queries, in the order in which they were asked."""
+    """The rankings of several queries, in the order in which they were asked.
+
+    Examples
+    --------
+    >>> from dipair_index import DiPairIndex
+    >>> with DiPairIndex.open("my.index") as index:
+    ...     rankings = index.search(["why does dough rise", "how bees dance"])
+    >>> [ranking[0].id for ranking in rankings], rankings.timings.encode > 0
+    (['p1', 'p2'], True)
+    """
 
     @property
     def timings(self) -> Timings:

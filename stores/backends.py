@@ -27,6 +27,16 @@ def open_token_store(
 
     `location` is a folder; for tensorstore also any URL that it knows. SettingsError for another
     `kind` or codec; StoreError where there is nothing to read or what is there has other settings.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dipair_index import open_token_store
+    >>> settings = {"tokens_per_passage": 2, "dim": 4, "codec": "float32"}
+    >>> with open_token_store("lmdb", "tokens", **settings) as store:
+    ...     store.put(["p1"], np.ones((1, 2, 4), np.float32))
+    ...     float(store.get(["p1"]).sum())
+    8.0
     """
     if kind == "lmdb" and "://" in str(location):
         raise SettingsError(f"lmdb keeps a store in a folder, got {location}: choose tensorstore")

@@ -23,6 +23,14 @@ class TokenStore(Closing):
     Batches only. What `get` returns is what the codec makes of what was put, in float32.
     A context manager, closed at its end. A subclass implements the abstract methods, without
     which it cannot be constructed, and passes the tests of `dipair_index.stores.testing`.
+
+    Examples
+    --------
+    >>> from dipair_index import TokenStore
+    >>> class Unfinished(TokenStore):
+    ...     pass
+    >>> sorted(Unfinished.__abstractmethods__)[-3:]
+    ['put_encoded', 'stored_bytes', 'verify']
     """
 
     def __init__(self, codec: Codec) -> None:

@@ -27,6 +27,13 @@ def open_encoder(
     such model, or, with "onnx" or "int8", no such graphs; `SettingsError` for choices that exclude
     each other and for a device that is not there; `MissingPackageError` where torch is to compute
     and is not installed.
+
+    Examples
+    --------
+    >>> from dipair_index import open_encoder
+    >>> encoder = open_encoder()
+    >>> encoder.encode_passages(["Yeast makes gas.", "Bees dance."]).tokens.shape
+    (2, 8, 256)
     """
     backend, needed_by = _settled(backend, device, precision), "the torch backend"
     if backend != "torch":
