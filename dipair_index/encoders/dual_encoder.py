@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -41,6 +42,7 @@ class DualEncoder:
         self.model = model.eval()
         model.to(device)  # type: ignore[arg-type]  # the type of a wrapped method lacks its self
         self.tokenizer = tokenizer
+        self._tokenising = Lock()
         self.name = name
         config = model.config
         # what the same weights make of a text differs by these
@@ -99,7 +101,9 @@ class DualEncoder:
         """Returns the token ids of texts, cut at the length that is read of a side's texts."""
         config = self.model.config
         texts, length = config.as_read(side, texts), config.text_length(side)
-        return tokenise(self.tokenizer, texts, max_length=length, side=side)
+        # transformers sets the length in the tokenizer itself, which other threads may be using
+        with self._tokenising:
+            return tokenise(self.tokenizer, texts, max_length=length, side=side)
 
     def encode_tokenised(self, texts: Tokenised) -> EncodedTexts:
         """Returns the kept projected tokens and the vector of each text, in order."""
