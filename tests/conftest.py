@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
+
+if TYPE_CHECKING:
+    from dipair_index.encoders.dual_encoder import DualEncoder
 
 WORDS = [
     "the",
@@ -143,3 +146,49 @@ def tiny_model_dir(
     model.save_pretrained(folder)
     tiny_tokenizer.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def make_model(
+    tmp_path_factory: pytest.TempPathFactory, tiny_encoder_dir: Path, tiny_tokenizer: object
+) -> Callable[..., DualEncoder]:
+    """Saves a model of random weights, none of them zero or one, without graphs."""
+    import torch
+
+    from dipair_index.encoders.dual_encoder import DualEncoder
+    from dipair_index.models.dipair import DiPairModel
+
+    def make(half: bool = False, **settings: object) -> DualEncoder:
+        torch.manual_seed(3)
+        settings = {"dim": 16, "head_intermediate": 32, **settings}
+        model = DiPairModel.from_encoder(str(tiny_encoder_dir), **settings)
+        with torch.no_grad():
+            for parameter in model.head.parameters():
+                spread = parameter.shape[-1] ** -0.5 if parameter.ndim > 1 else 0.3
+                parameter.add_(torch.randn_like(parameter) * spread)
+        folder = tmp_path_factory.mktemp("model")
+        (model.half() if half else model).save_pretrained(folder)
+        tiny_tokenizer.save_pretrained(folder)
+        return DualEncoder.load(folder)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def exported(make_model: Callable[..., DualEncoder]) -> DualEncoder:
+    """A model in half precision, with its graphs."""
+    from dipair_index.rerank.onnx_export import export_onnx
+
+    encoder = make_model(half=True, similarity_residual="maxsim", pooling="mean")
+    export_onnx(encoder)
+    return encoder
+
+
+@pytest.fixture
+def int8_model(make_model: Callable[..., DualEncoder], tiny_tokenizer: Any, tmp_path: Path) -> Path:
+    """A model whose weights are stored in int8, without graphs."""
+    from dipair_index.models.weights import save_weights
+
+    save_weights(make_model().model, tmp_path, codec="int8")
+    tiny_tokenizer.save_pretrained(tmp_path)
+    return tmp_path

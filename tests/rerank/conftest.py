@@ -1,4 +1,3 @@
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +8,8 @@ import torch
 from dipair_index.encoders.base import EncodedTexts
 from dipair_index.encoders.batches import Tokenised
 from dipair_index.encoders.dual_encoder import DualEncoder
-from dipair_index.models.dipair import DiPairModel
-from dipair_index.models.weights import save_weights
 from dipair_index.records import Passage
 from dipair_index.rerank.build import build_index
-from dipair_index.rerank.onnx_export import export_onnx
 
 SUBJECTS = ("bees", "volcano", "tea", "moon", "bread", "piano", "solar panels", "glacier")
 SENTENCES = (
@@ -87,41 +83,3 @@ def other_model_dir(tmp_path_factory: pytest.TempPathFactory, tiny_model_dir: Pa
     encoder.model.save_pretrained(folder)
     encoder.tokenizer.save_pretrained(folder)
     return folder
-
-
-@pytest.fixture(scope="session")
-def make_model(
-    tmp_path_factory: pytest.TempPathFactory, tiny_encoder_dir: Path, tiny_tokenizer: object
-) -> Callable[..., DualEncoder]:
-    """Saves a model of random weights, none of them zero or one, without graphs."""
-
-    def make(half: bool = False, **settings: object) -> DualEncoder:
-        torch.manual_seed(3)
-        settings = {"dim": 16, "head_intermediate": 32, **settings}
-        model = DiPairModel.from_encoder(str(tiny_encoder_dir), **settings)
-        with torch.no_grad():
-            for parameter in model.head.parameters():
-                spread = parameter.shape[-1] ** -0.5 if parameter.ndim > 1 else 0.3
-                parameter.add_(torch.randn_like(parameter) * spread)
-        folder = tmp_path_factory.mktemp("model")
-        (model.half() if half else model).save_pretrained(folder)
-        tiny_tokenizer.save_pretrained(folder)
-        return DualEncoder.load(folder)
-
-    return make
-
-
-@pytest.fixture(scope="session")
-def exported(make_model: Callable[..., DualEncoder]) -> DualEncoder:
-    """A model in half precision, with its graphs."""
-    encoder = make_model(half=True, similarity_residual="maxsim", pooling="mean")
-    export_onnx(encoder)
-    return encoder
-
-
-@pytest.fixture
-def int8_model(make_model: Callable[..., DualEncoder], tiny_tokenizer: Any, tmp_path: Path) -> Path:
-    """A model whose weights are stored in int8, without graphs."""
-    save_weights(make_model().model, tmp_path, codec="int8")
-    tiny_tokenizer.save_pretrained(tmp_path)
-    return tmp_path

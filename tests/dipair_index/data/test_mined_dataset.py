@@ -1,7 +1,6 @@
-import errno
+"""Judged pairs, mined negatives and a transfer set, on a toy collection and an exact embedder."""
+
 import json
-import os
-from array import array
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import groupby, pairwise
@@ -14,22 +13,16 @@ from sklearn.metrics import roc_auc_score
 
 from dipair_index.data.dataset import Dataset
 from dipair_index.data.directory import begin, finish
-from dipair_index.data.equal_texts import EqualTexts, first_rows, plain_text, text_key
+from dipair_index.data.equal_texts import plain_text
 from dipair_index.data.mined_dataset import build_dataset
 from dipair_index.data.mining import (
-    NEIGHBOUR,
     DatasetSettings,
-    Pairs,
-    candidates_of,
-    sample_negatives,
 )
 from dipair_index.digests import short_digest
-from dipair_index.errors import DirectoryError, FormatError, SettingsError, WriteError
-from dipair_index.evaluation.measures import area_under_curve
+from dipair_index.errors import DirectoryError, FormatError, SettingsError
 from dipair_index.formats.beir import BeirFiles
 from dipair_index.formats.msmarco import MsMarcoFiles
-from dipair_index.formats.row_files import fill_rows
-from dipair_index.formats.tables import iter_tables, read_table, write_table, write_tables
+from dipair_index.formats.tables import read_table
 from dipair_index.records import FloatArray
 
 TOPICS = ["tea", "ice", "bread", "rope", "moss", "lamp", "coal", "fern"]
@@ -512,145 +505,3 @@ def test_qrels_without_a_positive_are_refused(folder: Path, tmp_path: Path) -> N
     (folder / "qrels.train.tsv").write_text("tea?hot 0 tea-hot 0\n")
     with pytest.raises(FormatError, match=r"qrels.train.tsv judges nothing 1 or more"):
         make(folder, tmp_path / "out")
-
-
-# ==== Mining ====
-
-
-def pairs_of(*triples: tuple[int, int, float]) -> Pairs:
-    queries, passages, scores = zip(*triples, strict=True)
-    return Pairs(np.array(queries), np.array(passages), np.array(scores, np.float32))
-
-
-def test_candidates_are_the_nearest_that_are_not_positive() -> None:
-    neighbours = np.array(
-        [[(5, 0.9), (2, 0.8), (7, 0.1)], [(2, 0.7), (-1, 0.0), (-1, 0.0)]], NEIGHBOUR
-    )
-    positives, different = pairs_of((0, 2, 1), (1, 5, 1)), EqualTexts(np.arange(2), np.arange(8))
-    found = candidates_of(np.array([0, 1]), neighbours, positives, different, top_k=2)
-    assert found.queries.tolist() == [0, 1]
-    assert found.passages.tolist() == [5, 2]
-    assert found.scores.tolist() == pytest.approx([0.9, 0.7])
-
-
-def test_no_candidate_reads_like_a_positive_and_none_like_another() -> None:
-    """Passages 0, 3 and 4 read the same, and so do 1 and 5, and queries 0 and 1."""
-    passages = np.array([0, 1, 2, 0, 0, 1])
-    neighbours = np.array(
-        [
-            [(4, 0.9), (5, 0.8), (1, 0.7), (2, 0.6)],
-            [(3, 0.9), (1, 0.8), (5, 0.8), (-1, 0)],
-            [(3, 0.9), (0, 0.9), (4, 0.9), (5, 0.1)],
-        ],
-        NEIGHBOUR,
-    )
-    equal = EqualTexts(np.array([0, 0, 2]), passages)
-    positives = pairs_of((0, 0, 1), (2, 2, 1))
-    found = candidates_of(np.arange(3), neighbours, positives, equal, top_k=4)
-    pairs = list(zip(found.queries.tolist(), found.passages.tolist(), strict=True))
-    assert pairs == [(0, 5), (0, 2), (1, 1), (2, 3), (2, 5)]
-
-
-def test_equal_texts_have_the_row_of_the_first() -> None:
-    texts = ["Green tea", "ice", " green\tTEA ", "green tea.", "ice"]
-    assert first_rows(array("q", map(text_key, texts))).tolist() == [0, 1, 0, 3, 1]
-
-
-def test_a_query_without_candidates_gets_its_negatives_from_others() -> None:
-    candidates = pairs_of(*((0, passage, 0.1) for passage in range(10)))
-    drawn = sample_negatives(candidates, pairs_of((0, 11, 1), (4, 12, 1)), np.random.default_rng(0))
-    assert drawn.queries.tolist() == [0, 0]
-    assert len(set(drawn.passages.tolist())) == 2
-
-
-def test_each_query_gets_as_many_negatives_as_it_has_positives() -> None:
-    candidates = pairs_of(*((query, passage, 0.1) for query in (0, 1) for passage in range(9)))
-    positives = pairs_of((0, 10, 1), (1, 10, 1), (1, 11, 1))
-    seen = set()
-    for seed in range(200):
-        drawn = sample_negatives(candidates, positives, np.random.default_rng(seed))
-        assert drawn.queries.tolist() == [0, 1, 1]
-        seen.add(int(drawn.passages[0]))
-    assert seen == set(range(9))
-
-
-def test_the_auc_counts_ties_half() -> None:
-    """Of 2 x 2 pairs: 0.5 > 0.2, 0.5 = 0.5 (half), 0.9 > both: 3.5 of 4."""
-    relevant = np.array([True, True, False, False])
-    assert area_under_curve(relevant, np.float32([0.5, 0.9, 0.2, 0.5])) == 3.5 / 4
-    random = np.random.default_rng(0)
-    relevant = np.repeat([True, False], 50)
-    scores = random.integers(0, 9, 100).astype(np.float32) + relevant
-    expected = roc_auc_score(relevant, scores)
-    assert area_under_curve(relevant, scores) == pytest.approx(expected)
-    assert area_under_curve(relevant[:50], scores[:50]) is None
-
-
-# ==== Files below ====
-
-
-def test_rows_are_computed_once_for_a_key(tmp_path: Path) -> None:
-    computed: list[int] = []
-
-    def double(chunk: list[int]) -> np.ndarray:
-        computed.extend(chunk)
-        return np.array([[2.0 * value] for value in chunk])
-
-    def fill(key: str) -> list[float]:
-        array = fill_rows(
-            tmp_path / "rows.npy", (5, 1), np.float32, key={"of": key},
-            chunks=[[0, 1], [2, 3], [4]], compute=double, report=lambda count: None,
-        )  # fmt: skip
-        return array[:, 0].tolist()
-
-    assert fill("a") == fill("a") == [0.0, 2.0, 4.0, 6.0, 8.0]
-    assert computed == [0, 1, 2, 3, 4]
-    (tmp_path / "link.npy").hardlink_to(tmp_path / "rows.npy")
-    fill("b")
-    assert computed == [0, 1, 2, 3, 4] * 2
-    assert (tmp_path / "link.npy").stat().st_ino != (tmp_path / "rows.npy").stat().st_ino
-    (tmp_path / "rows.json").write_text("not json")
-    fill("b")
-    assert len(computed) == 15
-
-
-def test_a_full_disk_is_said_before_rows_are_computed(tmp_path: Path, monkeypatch) -> None:
-    def full(*arguments: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(os, "posix_fallocate", full, raising=False)
-    with pytest.raises(WriteError, match=r"cannot write .*rows.npy: No space left on device"):
-        fill_rows(
-            tmp_path / "rows.npy", (1, 1), np.float32, key={}, chunks=[[0]],
-            compute=lambda chunk: pytest.fail("computed"), report=lambda count: None,
-        )  # fmt: skip
-
-
-def test_tables_come_back_whole_or_group_by_group(tmp_path: Path) -> None:
-    import pyarrow as pa
-
-    first = pa.table({"id": ["a", "b"], "n": [1, 2]})
-    path = tmp_path / "t.parquet"
-    assert write_tables([first, first.slice(1)], path, first.schema) == 3
-    assert read_table(path, ["n"]).to_pydict() == {"n": [1, 2, 2]}
-    assert [table["id"].to_pylist() for table in iter_tables(path)] == [["a", "b"], ["b"]]
-    assert [file.name for file in tmp_path.iterdir()] == ["t.parquet"]
-
-
-def test_a_damaged_table_or_a_missing_column_is_named(tmp_path: Path) -> None:
-    import pyarrow as pa
-
-    path = tmp_path / "t.parquet"
-    with pytest.raises(FormatError, match=r"there is no file .*t.parquet: check the path"):
-        read_table(path)
-    write_table(pa.table({"id": list(range(5000))}), path)
-    with pytest.raises(FormatError, match=r"t.parquet has the columns id, expected text too"):
-        read_table(path, ["text"])
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 255
-    path.write_bytes(data)
-    with pytest.raises(FormatError, match=r"t.parquet is not a Parquet file or is damaged: make"):
-        read_table(path)
-    path.write_bytes(data[: len(data) // 2])
-    with pytest.raises(FormatError, match=r"t.parquet is not a Parquet file or is damaged: make"):
-        list(iter_tables(path))
