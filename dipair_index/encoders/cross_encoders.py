@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
 from dipair_index.digests import short_digest
-from dipair_index.encoders.batches import length_sorted_batches
+from dipair_index.encoders.batches import beginnings, length_sorted_batches, truncating
 from dipair_index.errors import ModelError
 from dipair_index.models.sources import CROSS_ENCODER, CROSS_ENCODER_NEXT
 from dipair_index.models.torch_setup import prepare_torch_for
@@ -89,10 +89,22 @@ def joined(separator: str, others: Sequence[Sequence[str]]) -> list[str]:
     return [f" {separator} ".join(texts) for texts in zip(*others, strict=True)]
 
 
-def accepted(model: Any, inputs: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns those of a tokenizer's outputs that a model takes: DistilBERT takes no types."""
-    known = inspect.signature(model.forward).parameters
-    return {name: values for name, values in inputs.items() if name in known}
+def pair_inputs(
+    model: Any, tokenizer: Any, first: Sequence[str], second: Sequence[str]
+) -> dict[str, Any]:
+    """Returns what a transformers cross-encoder reads of pairs, padded, (pairs, tokens) each."""
+    length = longest_input(model, tokenizer)
+    encode = truncating(tokenizer, length)
+    batch = tokenizer(
+        beginnings(encode, first, length),
+        beginnings(encode, second, length),
+        truncation=TRUNCATION,
+        max_length=length,
+        padding=True,
+        return_tensors="pt",
+    )
+    known = inspect.signature(model.forward).parameters  # DistilBERT takes no types, for one
+    return {name: values for name, values in batch.items() if name in known}
 
 
 def refuse_unusable(teacher: Teacher) -> None:
@@ -144,18 +156,15 @@ class TransformersTeacher:
         second = joined(self._tokenizer.sep_token or "", others)
         result = np.empty((len(first), self.outputs), np.float32)
         for rows in length_sorted_batches(_lengths(first, second), self._batch_size):
-            inputs = self._tokenizer(
+            inputs = pair_inputs(
+                self._model,
+                self._tokenizer,
                 [first[row] for row in rows],
                 [second[row] for row in rows],
-                truncation=TRUNCATION,
-                max_length=longest_input(self._model, self._tokenizer),
-                padding=True,
-                return_tensors="pt",
-            ).to(self._model.device)
+            )
             with torch.inference_mode():
-                result[rows] = (
-                    self._model(**accepted(self._model, inputs)).logits.float().cpu().numpy()
-                )
+                inputs = {name: each.to(self._model.device) for name, each in inputs.items()}
+                result[rows] = self._model(**inputs).logits.float().cpu().numpy()
         return _flat(result)
 
 
@@ -187,7 +196,8 @@ class OnnxTeacher:
             self._tokenizer: Any = Tokenizer.from_file(str(vocabulary))
         except Exception as error:
             raise ModelError(f"{vocabulary} is not a tokenizer: {error}") from error
-        self._tokenizer.enable_truncation(_onnx_length(file.parent), strategy=TRUNCATION)
+        self._length = _onnx_length(file.parent)
+        self._tokenizer.enable_truncation(self._length, strategy=TRUNCATION)
         padding = self._tokenizer.padding or {}
         self._tokenizer.enable_padding(
             pad_id=padding.get("pad_id", 0), pad_token=padding.get("pad_token", "[PAD]")
@@ -207,10 +217,15 @@ class OnnxTeacher:
     def logits(self, first: Sequence[str], *others: Sequence[str]) -> FloatArray:
         """Returns logits, (tuples,) or (tuples, outputs), as `Teacher` says."""
         known = (piece for piece in ("[SEP]", "</s>") if self._tokenizer.token_to_id(piece))
+        encode = self._tokenizer.encode_batch
         second = joined(next(known, ""), others)
         result = np.empty((len(first), self.outputs), np.float32)
         for rows in length_sorted_batches(_lengths(first, second), self._batch_size):
-            encodings = self._tokenizer.encode_batch([(first[row], second[row]) for row in rows])
+            sides = (
+                beginnings(encode, [side[row] for row in rows], self._length)
+                for side in (first, second)
+            )
+            encodings = encode(list(zip(*sides, strict=True)))
             fed = {
                 name: np.array(
                     [getattr(encoding, ONNX_INPUTS[name]) for encoding in encodings],

@@ -11,7 +11,13 @@ from typing import Any
 import numpy as np
 
 from dipair_index.encoders.base import EncodedTexts
-from dipair_index.encoders.batches import Rows, Tokenised, best_batch_size, length_sorted_batches
+from dipair_index.encoders.batches import (
+    Rows,
+    Tokenised,
+    beginnings,
+    best_batch_size,
+    length_sorted_batches,
+)
 from dipair_index.errors import ModelError
 from dipair_index.models.sources import lasting_name, model_folder
 from dipair_index.models.systems import EncodingPrecision, Sizes
@@ -81,8 +87,9 @@ class OnnxEncoder:
         query = side == "query"
         tokenizer = self._query_tokenizer if query else self._passage_tokenizer
         prefix = self.graphs.record.query_prefix if query else self.graphs.record.passage_prefix
-        encodings = tokenizer.encode_batch([prefix + text for text in texts])
-        return Tokenised.of(side, encodings)
+        length = self.graphs.record.query_length if query else self.graphs.record.passage_length
+        read = beginnings(tokenizer.encode_batch, [prefix + text for text in texts], length)
+        return Tokenised.of(side, tokenizer.encode_batch(read))
 
     def encode_tokenised(self, texts: Tokenised) -> EncodedTexts:
         """Returns the kept tokens and the vector of each text, in the order given."""

@@ -147,6 +147,16 @@ def readable_tokens(model: nn.Module) -> int | None:
     return min((limit for limit in limits if isinstance(limit, int) and limit > 0), default=None)
 
 
+def check_length(tokenizer: Any, tokens: int, what: str, *, pair: bool = False) -> None:
+    """Raises `SettingsError` where texts of so many tokens would be nothing but special ones."""
+    special = tokenizer.num_special_tokens_to_add(pair)
+    if tokens <= special:
+        raise SettingsError(
+            f"{what} is {tokens}, of which special tokens take {special}: pass {special + 1} or "
+            "more"
+        )
+
+
 def first_layers(name: str, layers: int | None) -> dict[str, int]:
     """Returns what has transformers load the first `layers` layers of an encoder; None is all.
 

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification, BertConfig
 
-from dipair_index.encoders.cross_encoders import TRUNCATION, accepted, joined, longest_input
+from dipair_index.encoders.cross_encoders import joined, pair_inputs
 from dipair_index.training.groups import GroupDataset, LabelledGroups, stacked_labels
 from dipair_index.training.run import TrainingRun
 from dipair_index.training.trainer import Schedule, run_training
@@ -53,15 +53,9 @@ def fit(
             [side_texts[place] for item in items for place in item[side]]
             for side, side_texts in texts_of.items()
         ]
-        batch = tokenizer(
-            [queries[item["query"]] for item in items for _ in range(group)],
-            joined(separator, second),
-            truncation=TRUNCATION,
-            max_length=longest_input(model, tokenizer),
-            padding=True,
-            return_tensors="pt",
-        )
-        return {**accepted(model, batch), "labels": stacked_labels(items)}
+        first = [queries[item["query"]] for item in items for _ in range(group)]
+        inputs = pair_inputs(model, tokenizer, first, joined(separator, second))
+        return {**inputs, "labels": stacked_labels(items)}
 
     def loss(output: Any, labels: Tensor) -> Tensor:
         return compute_loss(output.logits.float().view(labels.shape), labels)

@@ -16,7 +16,7 @@ from dipair_index.encoders.cross_encoders import (
     TransformersTeacher,
     set_longest_input,
 )
-from dipair_index.models.pretrained import load_classifier, load_tokenizer
+from dipair_index.models.pretrained import check_length, load_classifier, load_tokenizer
 from dipair_index.training.cross_encoder import (
     fit,
     random_bert_tiny,
@@ -58,6 +58,7 @@ def distil_cross_encoder(
         model = load_classifier(encoder, layers=layers, outputs=data.groups.classes)
         tokenizer = load_tokenizer(encoder, model)
     length = query_length + passage_length * (len(data.sides) - 1)
+    check_length(tokenizer, length, "the length of a tuple", pair=True)
     run.begin(
         {
             "system": BERT_TINY,

@@ -14,7 +14,7 @@ from dipair_index.encoders.dual_encoder import DualEncoder
 from dipair_index.encoders.scorers import score_tuples
 from dipair_index.errors import SettingsError
 from dipair_index.models.dipair import DiPairModel
-from dipair_index.models.pretrained import load_tokenizer
+from dipair_index.models.pretrained import check_length, load_tokenizer
 from dipair_index.models.weights import round_weights, save_weights
 from dipair_index.training.data import TrainingData, measure
 from dipair_index.training.run import TrainingRun
@@ -44,6 +44,8 @@ def distil(
     set_seed(settings.seed)
     model = DiPairModel.from_encoder(encoder, layers=layers, **model_settings)
     tokenizer = load_tokenizer(encoder, model.encoder)
+    for side in data.sides:
+        check_length(tokenizer, model.config.text_length(side), f"the length of a {side}")
     run.begin(
         {
             "encoder": encoder,

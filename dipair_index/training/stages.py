@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from transformers import set_seed
 
+from dipair_index.encoders.batches import padded, tokenise
 from dipair_index.encoders.dual_encoder import DualEncoder
 from dipair_index.errors import SettingsError
 from dipair_index.files import replacing
@@ -204,7 +205,5 @@ def _run_stage(
 
 
 def _inputs(tokenizer: Any, texts: list[str], max_length: int) -> dict[str, Tensor]:
-    batch = tokenizer(
-        texts, truncation=True, max_length=max_length, padding=True, return_tensors="pt"
-    )
+    batch = padded(tokenizer, tokenise(tokenizer, texts, max_length=max_length).ids)
     return {name: batch[name] for name in ("input_ids", "attention_mask")}
