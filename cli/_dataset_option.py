@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from dipair_index.cli._options import Command, all_of, json_option
+from dipair_index.cli._types import NOT_NEGATIVE_COUNT
 
 DEFAULT_DATASET = Path("dipair.dataset")
 
@@ -34,7 +35,7 @@ def new_dataset_options() -> Callable[[Command], Command]:
         ),
         click.option(
             "--seed",
-            type=click.IntRange(min=0),
+            type=NOT_NEGATIVE_COUNT,
             default=0,
             show_default=True,
             help="Random seed",

@@ -12,6 +12,7 @@ import click
 from dipair_index.cli._console import print_json, progress, remark, table
 from dipair_index.cli._dataset_option import new_dataset_options
 from dipair_index.cli._options import Command, all_of, compute_options
+from dipair_index.cli._types import COUNT, NUMBER
 from dipair_index.words import counted
 
 if TYPE_CHECKING:
@@ -46,26 +47,26 @@ def mining_options() -> Callable[[Command], Command]:
         ),
         click.option(
             "--max-score",
-            type=float,
+            type=NUMBER,
             help="Draw negatives that score below this  [default: 0.53 with --vectors use]",
         ),
         click.option(
             "--max-score-percentile",
-            type=float,
+            type=NUMBER,
             metavar="P",
             help="Draw negatives from the lowest P percent of the retrieved candidates  "
             "[default: 92 with other vectors, the share of USE's that is below 0.53]",
         ),
         click.option(
             "--top-k-negatives",
-            type=click.IntRange(min=1),
+            type=COUNT,
             default=30,
             show_default=True,
             help="Draw negatives from this many nearest passages",
         ),
         click.option(
             "--transfer-top-k",
-            type=click.IntRange(min=1),
+            type=COUNT,
             default=50,
             show_default=True,
             help="Put this many nearest passages a query into the transfer set",

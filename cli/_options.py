@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from copy import copy
 from pathlib import Path
@@ -9,25 +10,14 @@ from typing import Any, TypeVar
 
 import click
 
+from dipair_index.cli._console import remark
+from dipair_index.cli._types import COUNT
+
 DEFAULT_INDEX = Path("dipair.index")
+MOST_THREADS = 64  # that are allowed on a machine of few cores
+THREADS_PER_CORE = 4
 
 Command = TypeVar("Command", bound=Callable[..., Any])
-
-
-class Utf8Text(click.ParamType):
-    """A text, whichever the locale's encoding is; file names are not texts."""
-
-    name = "text"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """Decodes the bytes that Python has kept as surrogates."""
-        try:
-            return str(value).encode("utf-8", "surrogateescape").decode("utf-8")
-        except UnicodeError:
-            self.fail(f"{value!r} is not UTF-8: convert it to UTF-8", param, ctx)
-
-
-TEXT = Utf8Text()
 
 
 class Renamed(click.Option):
@@ -70,7 +60,7 @@ def compute_options(verb: str) -> Callable[[Command], Command]:
         ),
         click.option(
             "--threads",
-            type=click.IntRange(min=1),
+            type=COUNT,
             callback=_limit_threads,
             expose_value=False,
             help=f"{verb} with at most this many threads  [default: as many as there are cores]",
@@ -106,7 +96,11 @@ def _limit_threads(_: click.Context, __: click.Parameter, count: int | None) -> 
     if count is not None:
         from dipair_index.threads import limit_threads
 
-        limit_threads(count)
+        # libraries start them all, and a machine hangs over some thousands
+        most = max(MOST_THREADS, THREADS_PER_CORE * (os.cpu_count() or 1))
+        if count > most:
+            remark(f"--threads {count:,} is more than this machine can use: taking {most:,}")
+        limit_threads(min(count, most))
 
 
 def json_option(what: str = "one JSON object") -> Callable[[Command], Command]:
@@ -119,7 +113,7 @@ def encoding_options(work: str, overwrite: str) -> Callable[[Command], Command]:
     return all_of(
         click.option(
             "--batch-size",
-            type=click.IntRange(min=1),
+            type=COUNT,
             help="Encode this many passages at once  [default: 16, on a GPU 256]",
         ),
         compute_options("Encode"),

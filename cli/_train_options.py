@@ -10,13 +10,19 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from dipair_index.cli._options import TEXT, Command, Renamed, all_of, compute_options
+from dipair_index.cli._options import Command, Renamed, all_of, compute_options
+from dipair_index.cli._types import (
+    COUNT,
+    LARGEST,
+    NOT_NEGATIVE,
+    NOT_NEGATIVE_COUNT,
+    POSITIVE,
+    SHARE,
+    STEPS,
+    TEXT,
+)
 from dipair_index.models.systems import KEEP, RESIDUALS, SYSTEMS
 from dipair_index.training.settings import BERT_TINY, LOSS_NAMES, TrainingSettings
-
-COUNT = click.IntRange(min=1)
-POSITIVE = click.FloatRange(min=0, min_open=True)
-NOT_NEGATIVE = click.FloatRange(min=0)
 
 SYSTEM_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     # the papers' baselines read the encoder's own vectors
@@ -55,7 +61,7 @@ def _width(ctx: click.Context, parameter: click.Parameter, value: Any) -> int | 
     """A number of dimensions; None for 0 or "none", which is the encoder's own."""
     if str(value).lower() in ("none", "0"):
         return None
-    if str(value).isdecimal():
+    if str(value).isdecimal() and int(value) <= LARGEST:
         return int(value)
     raise click.BadParameter(f'{value!r} is not a number of dimensions: pass 256, say, or "none"')
 
@@ -63,7 +69,7 @@ def _width(ctx: click.Context, parameter: click.Parameter, value: Any) -> int | 
 def _widths(ctx: click.Context, parameter: click.Parameter, value: Any) -> list[int]:
     """The widths of layers, of a list or of a text such as 128,128."""
     parts = value if isinstance(value, list | tuple) else str(value).split(",")
-    if parts and all(str(part).strip().isdecimal() and int(part) for part in parts):
+    if parts and all(str(part).strip().isdecimal() and 0 < int(part) <= LARGEST for part in parts):
         return [int(part) for part in parts]
     raise click.BadParameter(f"{value!r} is not a list of layer widths, such as 128,128")
 
@@ -141,7 +147,7 @@ model_options = all_of(
     click.option("--head-hidden", type=click.UNPROCESSED, callback=_widths, default="128,128",
                  show_default=True, metavar="WIDTH,...",
                  help="Hidden layers of the heads of ffnn, de-ffnn and dse"),
-    click.option("--head-dropout", type=click.FloatRange(0, 1, max_open=True), default=0.1,
+    click.option("--head-dropout", type=SHARE, default=0.1,
                  show_default=True, help="Dropout inside the head"),
 )  # fmt: skip
 """The sizes that the paper varies."""
@@ -185,16 +191,16 @@ training_options = all_of(
     _setting("--projection-start", click.Choice(["principal", "random"]),
              "Begin the projections at the vectors' principal directions, or at random values as "
              "the paper does"),
-    _setting("--warm-up", click.FloatRange(0, 1, max_open=True),
+    _setting("--warm-up", SHARE,
              "Share of each stage's steps in which the learning rate rises to its peak"),
-    _setting("--max-steps", click.IntRange(min=-1),
+    _setting("--max-steps", STEPS,
              "End each stage after this many steps; 0 and -1 set no limit"),
     _setting("--save-steps", COUNT, "Steps between checkpoints"),
     click.option("--train-embeddings", is_flag=True,
                  help="Train the word embeddings too, which makes each new model a whole new file"),
     _setting("--weights", click.Choice(["float16", "int8"]),
              "Store the weights in this type; int8 keeps the encoder's matrices in half the bytes"),
-    _setting("--seed", click.IntRange(min=0), "Random seed"),
+    _setting("--seed", NOT_NEGATIVE_COUNT, "Random seed"),
     compute_options("Train"),
     bf16_option,
 )  # fmt: skip

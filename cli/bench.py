@@ -19,6 +19,7 @@ from dipair_index.cli._options import (
     json_option,
     precision_option,
 )
+from dipair_index.cli._types import COUNT, LARGEST
 from dipair_index.cli.build import build_sample
 from dipair_index.words import counted
 
@@ -33,7 +34,7 @@ def _counts(_: click.Context, option: click.Parameter, text: str) -> list[int]:
     """Reads 100,1000."""
     try:
         counts = [int(part) for part in text.split(",")]
-        if min(counts) < 1:
+        if not all(1 <= count <= LARGEST for count in counts):
             raise ValueError
     except ValueError as error:
         raise click.BadParameter(
@@ -62,7 +63,7 @@ def _counts(_: click.Context, option: click.Parameter, text: str) -> list[int]:
 )
 @click.option(
     "--repeat",
-    type=click.IntRange(min=1),
+    type=COUNT,
     default=3,
     show_default=True,
     help="Ask all queries this many times",

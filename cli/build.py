@@ -18,6 +18,7 @@ from dipair_index.cli._encoding import (
     write_graphs,
 )
 from dipair_index.cli._options import encoding_options, index_dir_option
+from dipair_index.cli._types import NOT_NEGATIVE_COUNT
 from dipair_index.stores.names import CODEC_NAMES, STORE_NAMES
 from dipair_index.words import counted
 
@@ -73,7 +74,13 @@ if TYPE_CHECKING:
     type=click.Path(exists=True, file_okay=False, path_type=Path),
     help="Take over the vectors of this dataset or index directory",
 )
-@click.option("--seed", default=0, show_default=True, help="Train the FAISS index with this seed")
+@click.option(
+    "--seed",
+    type=NOT_NEGATIVE_COUNT,
+    default=0,
+    show_default=True,
+    help="Train the FAISS index with this seed",
+)
 @encoding_options("build", overwrite="Replace an index that exists")
 @click.pass_context
 def build(

@@ -8,7 +8,8 @@ import click
 
 from dipair_index.cli._console import remark
 from dipair_index.cli._encoding import command_for
-from dipair_index.cli._options import TEXT, index_dir_option
+from dipair_index.cli._options import index_dir_option
+from dipair_index.cli._types import TEXT
 from dipair_index.words import counted
 
 WORTH_COMPACTING = 0.2  # of what is stored

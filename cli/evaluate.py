@@ -14,7 +14,8 @@ from dipair_index.cli._console import print_json, remark, table
 from dipair_index.cli._dataset_option import DEFAULT_DATASET
 from dipair_index.cli._identical import identical_ids_option
 from dipair_index.cli._measured_systems import names_of, of_dataset, of_files, of_sample, scored
-from dipair_index.cli._options import TEXT, compute_options, json_option
+from dipair_index.cli._options import compute_options, json_option
+from dipair_index.cli._types import NOT_NEGATIVE_COUNT, NUMBER, TEXT
 from dipair_index.words import counted
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--relevant-from",
-    type=float,
+    type=NUMBER,
     metavar="LABEL",
     help="Take labels from this one on as relevant, in AUC and in the default measures",
 )
@@ -75,7 +76,7 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--resamples",
-    type=click.IntRange(min=0),
+    type=NOT_NEGATIVE_COUNT,
     default=10_000,
     show_default=True,
     help="Resample the queries this many times for p-values; 0 leaves them out",
@@ -83,7 +84,7 @@ if TYPE_CHECKING:
 @identical_ids_option()
 @click.option(
     "--seed",
-    type=click.IntRange(min=0),
+    type=NOT_NEGATIVE_COUNT,
     default=0,
     show_default=True,
     help="Random seed of the resamples",

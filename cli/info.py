@@ -11,6 +11,7 @@ from click.core import ParameterSource
 from dipair_index.cli._console import print_json, remark, table
 from dipair_index.cli._encoding import command_for
 from dipair_index.cli._options import index_dir_option, json_option
+from dipair_index.cli._types import COUNT, Whole
 from dipair_index.stores.names import CODEC_NAMES, STORE_NAMES
 from dipair_index.words import counted
 
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 @click.option("--estimate", is_flag=True, help="Say instead what --passages would take")
 @click.option(
     "--passages",
-    type=click.IntRange(min=1),
+    type=Whole(1, largest=10**15),
     default=1_000_000,
     show_default=True,
     help="Estimate for this many passages",
@@ -33,11 +34,9 @@ if TYPE_CHECKING:
 @click.option("--store", type=click.Choice(STORE_NAMES), help="Estimate for this token store")
 @click.option("--codec", type=click.Choice(CODEC_NAMES), help="Estimate for this codec")
 @click.option("--ann", metavar="flat|hnsw|ivf|FACTORY", help="Estimate for this FAISS index")
-@click.option(
-    "--max-passage-tokens", type=click.IntRange(min=1), help="Estimate for M tokens a passage"
-)
-@click.option("--dim", type=click.IntRange(min=1), help="Estimate for tokens of D dimensions")
-@click.option("--vector-dim", type=click.IntRange(min=1), help="Estimate for vectors of this many")
+@click.option("--max-passage-tokens", type=COUNT, help="Estimate for M tokens a passage")
+@click.option("--dim", type=COUNT, help="Estimate for tokens of D dimensions")
+@click.option("--vector-dim", type=COUNT, help="Estimate for vectors of this many")
 @json_option()
 @click.pass_context
 def info(

@@ -11,6 +11,7 @@ from click.core import ParameterSource
 from dipair_index.cli._console import progress, remark
 from dipair_index.cli._dataset_option import dataset_option
 from dipair_index.cli._options import compute_options
+from dipair_index.cli._types import COUNT, NOT_NEGATIVE_COUNT
 from dipair_index.words import counted
 
 if TYPE_CHECKING:
@@ -49,28 +50,26 @@ PER_QUERY = 12
 )
 @click.option(
     "--per-query",
-    type=click.IntRange(min=1),
+    type=COUNT,
     help="Label this many retrieved passages a query, and its judged ones  "
     f"[default: {PER_QUERY}, and all of a dataset of given pairs]",
 )
-@click.option("--limit", type=click.IntRange(min=1), help="Stop after this many pairs")
+@click.option("--limit", type=COUNT, help="Stop after this many pairs")
 @click.option(
     "--shard-size",
-    type=click.IntRange(min=1),
+    type=COUNT,
     default=2048,
     show_default=True,
     help="Write this many pairs into one shard",
 )
 @click.option(
     "--batch-size",
-    type=click.IntRange(min=1),
+    type=COUNT,
     default=8,
     show_default=True,
     help="Score this many pairs at once",
 )
-@click.option(
-    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Random seed"
-)
+@click.option("--seed", type=NOT_NEGATIVE_COUNT, default=0, show_default=True, help="Random seed")
 @compute_options("Score")
 @click.pass_context
 def label(

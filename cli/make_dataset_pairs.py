@@ -10,7 +10,7 @@ import click
 
 from dipair_index.cli._console import print_json, progress, remark, table
 from dipair_index.cli._dataset_option import new_dataset_options
-from dipair_index.cli._options import TEXT
+from dipair_index.cli._types import NUMBER, TEXT
 
 
 @click.command()
@@ -26,7 +26,7 @@ from dipair_index.cli._options import TEXT
 )
 @click.option(
     "--max-label",
-    type=float,
+    type=NUMBER,
     default=1.0,
     show_default=True,
     metavar="G",
@@ -42,13 +42,13 @@ from dipair_index.cli._options import TEXT
 @click.option("--transfer", metavar="FILE", help="Add this file's tuples to the transfer set")
 @click.option(
     "--valid-share",
-    type=float,
+    type=NUMBER,
     default=0.1,
     show_default=True,
     help="Share of the queries in valid, where there is no column split",
 )
 @click.option(
-    "--test-share", type=float, default=0.1, show_default=True, help="Share of them in test"
+    "--test-share", type=NUMBER, default=0.1, show_default=True, help="Share of them in test"
 )
 @new_dataset_options()
 def pairs(

@@ -15,13 +15,13 @@ from click.core import ParameterSource
 from dipair_index.cli._console import print_json, progress, remark, say, snippet, table, write_data
 from dipair_index.cli._identical import identical_ids_option, without_own
 from dipair_index.cli._options import (
-    TEXT,
     backend_option,
     compute_options,
     index_dir_option,
     json_option,
     precision_option,
 )
+from dipair_index.cli._types import COUNT, TEXT
 from dipair_index.cli.build import build_sample
 from dipair_index.words import counted, listed
 
@@ -50,14 +50,14 @@ NEED_IDS = {
 @click.option("--model", help="Score with this DiPair model  [default: the one of the index]")
 @click.option(
     "--candidates",
-    type=click.IntRange(min=1),
+    type=COUNT,
     default=100,
     show_default=True,
     help="Retrieve this many passages for the head to score",
 )
 @click.option(
     "--top-k",
-    type=click.IntRange(min=1),
+    type=COUNT,
     help=f"Print this many passages a query  [default: {TOP_K}, with --run all that it ranks]",
 )
 @click.option(

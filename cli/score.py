@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dipair_index.cli._console import print_json, progress, remark, write_data
-from dipair_index.cli._options import TEXT, compute_options, json_option
+from dipair_index.cli._options import compute_options, json_option
+from dipair_index.cli._types import COUNT, TEXT
 from dipair_index.words import counted
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ SCORE = "score"
 @click.option("--raw-scores", is_flag=True, help="Print logits, not scores from 0 to 1")
 @click.option(
     "--batch-size",
-    type=click.IntRange(min=1),
+    type=COUNT,
     default=4096,
     show_default=True,
     help="Score this many rows at once; equal texts among them are encoded once",

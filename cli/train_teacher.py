@@ -11,14 +11,12 @@ from dipair_index.cli._console import progress, remark
 from dipair_index.cli._dataset_option import dataset_option
 from dipair_index.cli._options import compute_options
 from dipair_index.cli._train_options import (
-    COUNT,
-    NOT_NEGATIVE,
-    POSITIVE,
     bf16_option,
     given_command,
     prepare_training,
     run_options,
 )
+from dipair_index.cli._types import COUNT, NOT_NEGATIVE, NOT_NEGATIVE_COUNT, POSITIVE, STEPS
 from dipair_index.cli.train import show_quality
 
 DEFAULT_TEACHER = Path("dipair.teacher")
@@ -51,7 +49,7 @@ DEFAULT_TEACHER = Path("dipair.teacher")
 @click.option("--batch-size", type=COUNT, default=32, show_default=True, help="Pairs in a step")
 @click.option(
     "--max-steps",
-    type=click.IntRange(min=-1),
+    type=STEPS,
     default=-1,
     show_default=True,
     help="End after this many steps; 0 and -1 set no limit",
@@ -59,9 +57,7 @@ DEFAULT_TEACHER = Path("dipair.teacher")
 @click.option(
     "--save-steps", type=COUNT, default=200, show_default=True, help="Steps between checkpoints"
 )
-@click.option(
-    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Random seed"
-)
+@click.option("--seed", type=NOT_NEGATIVE_COUNT, default=0, show_default=True, help="Random seed")
 @compute_options("Train")
 @bf16_option
 @run_options

@@ -207,3 +207,31 @@ def test_a_variable_that_cannot_be_is_refused_by_its_name(tmp_path: Path) -> Non
 def test_a_file_with_a_byte_order_mark_is_read(tmp_path: Path) -> None:
     result = run(tmp_path, '\ufeff{"rerank": {"top-k": 0}}', "rerank", "--query", "tea")
     assert "0 is not in the range" in result.stderr
+
+
+NUMBERS = [
+    pytest.param(path, command, option, id=f"{' '.join(path)} {option.opts[0]}")
+    for path, command in commands()
+    for option in command.params
+    if isinstance(option.type, click.types.IntParamType | click.types.FloatParamType)
+    or option.name in ("dim", "head_hidden")
+    or (option.name, path[-1]) == ("candidates", "bench")
+]
+
+
+@pytest.mark.parametrize(("path", "command", "option"), NUMBERS)
+def test_numbers_that_are_none_or_cannot_be_held_are_refused(
+    path: tuple[str, ...], command: click.Command, option: click.Option
+) -> None:
+    is_float = isinstance(option.type, click.types.FloatParamType)
+    needed = ["file" for each in command.params if each.required and each.opts[0][0] != "-"]
+    for value in ("nan", "inf", "-inf", "1e400", "", "x", "1.5" if not is_float else "NaN",
+                  "99999999999999999999" if not is_float else "1e309"):  # fmt: skip
+        result = CliRunner().invoke(cli, [*path, *needed, option.opts[0], value])
+        assert result.exit_code == 2, (value, result.output)
+        assert f"Invalid value for '{option.opts[0]}'" in result.stderr
+
+
+def test_threads_are_bounded_aloud(called: Any) -> None:
+    assert called(cli.commands["rerank"], "rerank", "--threads", "3")["threads"] == 3
+    assert called(cli.commands["rerank"], "rerank", "--threads", "100000")["threads"] < 5000

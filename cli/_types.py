@@ -1,0 +1,62 @@
+"""The kinds of values that options take, with bounds that hold for all of them."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import click
+
+LARGEST = 2**31 - 1
+"""More than anybody means, and what FAISS, torch and numpy count with."""
+
+
+class Whole(click.IntRange):
+    """A whole number from `min` on that libraries can hold."""
+
+    def __init__(self, min: int, largest: int = LARGEST) -> None:
+        super().__init__(min=min)
+        self._largest = largest
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Refuses numbers outside the range."""
+        number: int = super().convert(value, param, ctx)
+        if number > self._largest:
+            self.fail(f"{value} is too large: the most is {self._largest:,}", param, ctx)
+        return number
+
+
+class Number(click.FloatRange):
+    """A finite number: comparisons let NaN through, and `inf` is no number to compute with."""
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """Refuses what is not finite, or outside the range."""
+        number: float = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value!r} is not a finite number", param, ctx)
+        return number
+
+
+class Utf8Text(click.ParamType):
+    """A text, whichever the locale's encoding is; file names are not texts."""
+
+    name = "text"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Decodes the bytes that Python has kept as surrogates."""
+        try:
+            return str(value).encode("utf-8", "surrogateescape").decode("utf-8")
+        except UnicodeError:
+            self.fail(f"{value!r} is not UTF-8: convert it to UTF-8", param, ctx)
+
+
+COUNT = Whole(1)
+NOT_NEGATIVE_COUNT = Whole(0)
+STEPS = Whole(-1)  # of which 0 and -1 set no limit
+NUMBER = Number()
+POSITIVE = Number(min=0, min_open=True)
+NOT_NEGATIVE = Number(min=0)
+SHARE = Number(min=0, max=1, max_open=True)
+TEXT = Utf8Text()
