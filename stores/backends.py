@@ -1,4 +1,4 @@
-"""Token stores by name: the one place that knows which backends there are."""
+"""Token stores by name: the only module that knows all backends."""
 
 from __future__ import annotations
 
@@ -25,8 +25,9 @@ def open_token_store(
 ) -> TokenStore:
     """Opens the store at `location`, and creates it where it is absent, unless `readonly`.
 
-    `location` is a folder; for tensorstore also any URL that it knows. SettingsError for another
-    `kind` or codec; StoreError where there is nothing to read or what is there has other settings.
+    `location` is a folder; for tensorstore also any URL that it knows. Raises `SettingsError` if
+    the `kind` or the codec is unknown, and `StoreError` if there is nothing to read, or if the
+    store has other settings.
 
     Examples
     --------
@@ -46,9 +47,9 @@ def open_token_store(
 
 
 def remove_token_store(kind: str, location: str | Path) -> None:
-    """Deletes all that the store at `location` has; nothing happens where there is none.
+    """Deletes all data of the store at `location`, if there is one. Nobody may have it open.
 
-    StoreError where it cannot be deleted. Nobody may have it open.
+    Raises `StoreError` if the data cannot be deleted.
     """
     _backend(kind).remove(location)
 

@@ -1,4 +1,4 @@
-"""Which passages a store holds: a log of changes, one small object each, and what it comes to."""
+"""The log of changes of a store, a small object each, and the state that it leads to."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from dipair_index.stores.locations import Location
 from dipair_index.stores.packed_ids import PackedIds
 
 CHANGES = "log."
-"""What the names of the objects begin with."""
+"""The prefix of the objects' names."""
 
 _MAGIC = b"dipairch"
 _HEADER = struct.Struct("<8sQIII")
@@ -26,17 +26,17 @@ _READ_AHEAD = 256
 
 @dataclass(frozen=True)
 class Change:
-    """Keys that have the rows from `first_row` on, and the rows that no key has any more."""
+    """Keys whose rows begin at `first_row`, and the rows that are deleted."""
 
     keys: PackedIds
     hashes: Hashes
     first_row: int
-    gone: Integers
+    deleted: Integers
 
     @classmethod
-    def of(cls, keys: PackedIds, first_row: int, gone: Integers) -> Change:
-        """A change to write."""
-        return cls(keys, hashes_of(keys), first_row, gone)
+    def from_keys(cls, keys: PackedIds, first_row: int, deleted: Integers) -> Change:
+        """Returns a change to write."""
+        return cls(keys, hashes_of(keys), first_row, deleted)
 
     @property
     def rows(self) -> Integers:
@@ -44,12 +44,12 @@ class Change:
         return np.arange(self.first_row, self.first_row + len(self.hashes))
 
     def encode(self) -> bytes:
-        """Header, hashes, rows gone, lengths and text of the keys, and the CRC-32 of all these."""
+        """Serialises header, hashes, deleted rows, the keys' lengths and text, and the CRC-32."""
         text = self.keys.text
         parts = [
-            _HEADER.pack(_MAGIC, self.first_row, len(self.hashes), len(self.gone), len(text)),
+            _HEADER.pack(_MAGIC, self.first_row, len(self.hashes), len(self.deleted), len(text)),
             self.hashes.astype("<u8").tobytes(),
-            self.gone.astype("<i8").tobytes(),
+            self.deleted.astype("<i8").tobytes(),
             self.keys.lengths.astype("<u2").tobytes(),
             text.tobytes(),
         ]
@@ -58,26 +58,25 @@ class Change:
 
     @classmethod
     def decode(cls, data: bytes, name: str) -> Change:
-        """What `encode` made; StoreError, with the `name` of the object, where it is damaged."""
+        """Reads what `encode` made; raises `StoreError` if the object `name` is damaged."""
         body, checksum = memoryview(data)[: -_CHECKSUM.size], data[-_CHECKSUM.size :]
         if not data.startswith(_MAGIC) or checksum != _CHECKSUM.pack(zlib.crc32(body)):
             raise StoreError(
                 f"{name} is damaged, which says where passages are: restore it, or build the "
                 "store again"
             )
-        _, first_row, count, gone, _ = _HEADER.unpack_from(body)
+        _, first_row, count, deleted_count, _ = _HEADER.unpack_from(body)
         at = _HEADER.size
         hashes = np.frombuffer(body, "<u8", count, at)
-        rows_gone = np.frombuffer(body, "<i8", gone, at + 8 * count)
-        lengths = np.frombuffer(body, "<u2", count, at + 8 * (count + gone))
-        text = np.frombuffer(body, np.uint8, offset=at + 8 * (count + gone) + 2 * count)
-        return cls(
-            PackedIds(text, np.cumsum(lengths, dtype=np.int64)), hashes, first_row, rows_gone
-        )
+        deleted = np.frombuffer(body, "<i8", deleted_count, at + 8 * count)
+        lengths = np.frombuffer(body, "<u2", count, at + 8 * (count + deleted_count))
+        text = np.frombuffer(body, np.uint8, offset=at + 8 * (count + deleted_count) + 2 * count)
+        keys = PackedIds(text, np.cumsum(lengths, dtype=np.int64))
+        return cls(keys, hashes, first_row, deleted)
 
 
 class ChangeLog:
-    """All changes at a location, in their order; any thread.
+    """All changes at a location, in their order; used from any thread.
 
     `ids` says which row each id has, `written` how many rows each shard has that holds a passage.
     """
@@ -96,7 +95,7 @@ class ChangeLog:
         self._apply(self._read(range(max(numbers, default=-1) + 1)))
 
     def commit(self, make: Callable[[], Change]) -> list[int]:
-        """Writes the change that `make` finds to be due; returns shards without a passage now."""
+        """Writes the change that `make` returns; returns the shards left without a passage."""
         with self.lock:
             while True:
                 absent = self.follow()
@@ -110,7 +109,7 @@ class ChangeLog:
                     return self._apply([(change, len(data))])
 
     def follow(self) -> bytes:
-        """Takes in what other writers have changed; returns what says that the next is absent."""
+        """Applies other writers' changes; returns the generation of the next, absent object."""
         with self.lock:
             while True:
                 name = _name(self._count)
@@ -122,7 +121,7 @@ class ChangeLog:
                 self._apply([(change, len(found.value))])
 
     def damage(self) -> list[str]:
-        """Reads all changes again: a sentence for each that is damaged or gone."""
+        """Reads all changes again; returns a sentence for each that is damaged or missing."""
         found = []
         for number in range(self._count):
             try:
@@ -147,9 +146,9 @@ class ChangeLog:
                 yield change, len(found.value)
 
     def _apply(self, changes: Iterable[tuple[Change, int]]) -> list[int]:
-        """Takes changes in; returns the shards that have no passage any more."""
+        """Applies changes; returns the shards left without a passage."""
         added = []
-        gone = []
+        deleted = []
         for change, size in changes:
             self._count += 1
             self.stored_bytes += size
@@ -159,11 +158,11 @@ class ChangeLog:
                     shard = (change.first_row + start) // self._shard_rows
                     count = min(self._shard_rows, len(change.hashes) - start)
                     self.written[shard] = self._live[shard] = count
-            gone.append(change.gone)
-        rows_gone = np.concatenate(gone) if gone else np.empty(0, np.int64)
-        self.ids.update(added, rows_gone)
+            deleted.append(change.deleted)
+        deleted_rows = np.concatenate(deleted) if deleted else np.empty(0, np.int64)
+        self.ids.update(added, deleted_rows)
         empty = []
-        shards, counts = np.unique(rows_gone // self._shard_rows, return_counts=True)
+        shards, counts = np.unique(deleted_rows // self._shard_rows, return_counts=True)
         for shard, count in zip(shards.tolist(), counts.tolist(), strict=True):
             self._live[shard] -= count
             if not self._live[shard]:

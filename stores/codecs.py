@@ -1,4 +1,4 @@
-"""How token embeddings become bytes: float32, float16, int8 or int4."""
+"""Codecs of token embeddings: float32, float16, int8 and int4."""
 
 from __future__ import annotations
 
@@ -42,11 +42,11 @@ class Codec(ABC):
 
     @abstractmethod
     def encode(self, tokens: FloatArray) -> Rows:
-        """Finite float32 tokens as rows of bytes; StoreError where a value does not fit."""
+        """Encodes finite float32 tokens; raises `StoreError` if a value does not fit."""
 
     @abstractmethod
     def decode(self, rows: Rows) -> FloatArray:
-        """A new float32 array of the tokens that contiguous `rows` hold."""
+        """Decodes contiguous `rows` into a new float32 array."""
 
 
 class Float32Codec(Codec):
@@ -76,7 +76,7 @@ class Float16Codec(Codec):
         return self.tokens_per_passage * self.dim * 2
 
     def encode(self, tokens: FloatArray) -> Rows:
-        """The nearest float16 numbers; StoreError where a number is too large for one."""
+        """Rounds to float16; raises `StoreError` if a number is too large."""
         with np.errstate(over="ignore"):
             halves = tokens.astype("<f2")
         if not np.isfinite(halves).all():
@@ -169,7 +169,7 @@ class Int4Codec(Codec):
             done += count // size
 
     def encode(self, tokens: FloatArray) -> Rows:
-        """Each number as its nearest level; StoreError for any beyond 2**126 (8.5e37)."""
+        """Rounds to the nearest level; raises `StoreError` beyond 2**126 (8.5e37)."""
         if np.abs(tokens).max(initial=0.0) > _LARGEST_OF_INT4:
             raise StoreError(
                 f"a token embedding holds {float(np.abs(tokens).max()):g}, but int4 ends at "
@@ -221,7 +221,7 @@ _CODECS: dict[str, type[Codec]] = {
 
 
 def open_codec(name: str, *, tokens_per_passage: int, dim: int) -> Codec:
-    """The codec called `name`; SettingsError for another name or for sizes below 1."""
+    """Returns the codec `name`; raises `SettingsError` if it is unknown or a size is below 1."""
     if name not in _CODECS:
         raise SettingsError(f"unknown codec {name!r}: choose one of {', '.join(CODEC_NAMES)}")
     if tokens_per_passage < 1 or dim < 1:

@@ -111,7 +111,7 @@ class Environment:
                     self._shared.resize(0)
 
     def keys(self, name: str) -> Iterator[str]:
-        """The keys of one database in order, read in batches: a change in between may be seen."""
+        """Yields the keys of one database in order, in batches: a change in between may be seen."""
         batch = self.read(lambda txn: self._batch_of_keys(txn, name, b""))
         while batch:
             yield from batch
@@ -144,7 +144,7 @@ class Environment:
 
     @contextmanager
     def _sentences(self, verb: str) -> Iterator[None]:
-        """LMDB's and the system's errors as StoreError, and keys that are no text."""
+        """Converts errors of LMDB and of the system, and keys that are not UTF-8."""
         import lmdb
 
         try:

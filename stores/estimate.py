@@ -1,4 +1,4 @@
-"""What an index of so many passages will take: bytes, memory and time, before one is built."""
+"""Estimates of an index before it is built: bytes on disk, memory and time."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from dipair_index.words import counted
 TEXT_BYTES = 581
 ID_BYTES = 15
 STORE_BYTES = {"lmdb": 50, "tensorstore": 20}
-"""Of a store for each passage, beside what the codec makes of it."""
+"""Bytes that a store takes for each passage, besides its encoded tokens."""
 HNSW_BYTES = 272
 IVF_BYTES = 16
 ENCODING = 1 / 95
@@ -36,7 +36,7 @@ SEARCH_BASE = 600e6
 
 @dataclass(frozen=True)
 class Settings:
-    """What matters to the size of an index; these are the bundled model's and `build`'s."""
+    """The settings that determine the size of an index, by default the bundled model's."""
 
     store: str = "lmdb"
     codec: str = "int8"
@@ -62,7 +62,7 @@ class Estimate(NamedTuple):
     seconds: dict[str, float | None]
 
     def record(self) -> dict[str, Any]:
-        """All of it for JSON, bytes as whole numbers."""
+        """Returns a dictionary for JSON, with bytes as integers."""
         return {
             **self._asdict(),
             "settings": asdict(self.settings),
@@ -73,7 +73,7 @@ class Estimate(NamedTuple):
 
 @dataclass(frozen=True)
 class Basis:
-    """What an estimate goes by: the constants above, or the sizes of an index that is there."""
+    """The basis of an estimate: the constants above, or the sizes of an existing index."""
 
     settings: Settings = Settings()
     index: IndexInfo | None = None
@@ -81,7 +81,7 @@ class Basis:
 
     @classmethod
     def of_index(cls, root: str | Path) -> Basis:
-        """The sizes and settings of the index at `root`; the constants where it is empty."""
+        """Takes the sizes and settings of the index at `root`; the constants if it is empty."""
         found = IndexInfo.read(root)
         manifest = found.manifest
         settings = Settings(
@@ -98,9 +98,10 @@ class Basis:
         return cls(settings, found, f"{known}; memory and time by {cls.source}")
 
     def estimate(self, passages: int, **chosen: Any) -> Estimate:
-        """For this many passages, and for `chosen` settings in the place of the basis's own.
+        """Estimates for this many passages, with `chosen` settings instead of the basis's own.
 
-        What the index's own sizes do not tell is computed. SettingsError for unknown names.
+        What does not follow from the index's own sizes is computed. Raises `SettingsError` if a
+        name is unknown.
         """
         settings = replace(self.settings, **chosen)
         tokens: float = passages * _token_bytes(settings)
@@ -137,7 +138,7 @@ class Basis:
 
 
 def _token_bytes(settings: Settings) -> int:
-    """Of a passage."""
+    """Returns the bytes of one passage's tokens."""
     if settings.store not in STORE_NAMES:
         raise SettingsError(
             f"unknown store {settings.store!r}: choose one of {', '.join(STORE_NAMES)}"
@@ -149,7 +150,7 @@ def _token_bytes(settings: Settings) -> int:
 
 
 def _vector_bytes(settings: Settings, passages: int) -> float:
-    """Of all vectors with their ids."""
+    """Returns the bytes of all vectors with their ids."""
     dim, kind = settings.vector_dim, settings.ann
     exact = 4 * dim
     if kind == "flat":
@@ -166,7 +167,7 @@ def _vector_bytes(settings: Settings, passages: int) -> float:
 
 
 def _code_bytes(kind: str, dim: int) -> int:
-    """Of a vector in an index that a FAISS factory string makes."""
+    """Returns the bytes of a vector in an index that a FAISS factory string makes."""
     faiss: Any = import_module("faiss")
     try:
         return int(faiss.index_factory(dim, kind, faiss.METRIC_INNER_PRODUCT).sa_code_size())

@@ -15,7 +15,7 @@ from dipair_index.words import counted
 
 FILES = "files.json"
 BLOCK_BYTES = 4 * 2**20
-"""Damage is told to this many bytes."""
+"""Damage is located to a block of this many bytes."""
 
 
 def seal(folder: Path, *, leaving_out: Sequence[str] = ()) -> str:
@@ -62,7 +62,7 @@ def damages(
 
 
 def refuse_other_sizes(folder: Path, files_digest: str) -> None:
-    """StoreError naming a file that has not the size that `seal` saw.
+    """Raises `StoreError` if a file does not have the size that `seal` saw.
 
     Where a copy was cut short, the system would end a process that reads it by a memory map.
     """
@@ -79,7 +79,7 @@ def refuse_other_sizes(folder: Path, files_digest: str) -> None:
 
 
 def _sealed(folder: Path, files_digest: str) -> dict[str, Any]:
-    """What `files.json` says; StoreError where it is not what was written."""
+    """Reads `files.json`; raises `StoreError` if it is not what was written."""
     file = folder / FILES
     try:
         data = file.read_bytes()
@@ -129,7 +129,7 @@ def _files(folder: Path) -> list[Path]:
 
 
 def read_lines(file: Path, digest: str) -> list[str]:
-    """The lines of a file of JSON strings; StoreError where it is not what was written."""
+    """Reads a file of JSON strings; raises `StoreError` if it is not what was written."""
     try:
         data = file.read_bytes()
     except OSError as error:

@@ -34,7 +34,7 @@ class PartLayout:
 
     @property
     def tokens(self) -> Path:
-        """The folder of the token store, where it is not elsewhere."""
+        """The folder of the token store, unless that is at a URL."""
         return self.root / "tokens"
 
     @property
@@ -54,7 +54,7 @@ class PartLayout:
 
     @property
     def progress(self) -> Path:
-        """How far a part on its way is; no file of the finished one."""
+        """The progress of an unfinished part; a finished one has none."""
         return self.root / "progress"
 
     @property
@@ -62,7 +62,7 @@ class PartLayout:
         return self.root / "tokens.url"
 
     def create(self, store_url: str) -> None:
-        """Makes the folder; with a `store_url`, tokens get a place of their own below it."""
+        """Makes the folder; with a `store_url`, tokens get a location of their own below it."""
         self.root.mkdir(parents=True, exist_ok=True)
         if store_url:
             # whole or not at all: what is below the URL is removed one day
@@ -83,7 +83,7 @@ class Layout:
 
     @property
     def manifest(self) -> Path:
-        """What the index is; written last."""
+        """The manifest, written last."""
         return self.root / MANIFEST
 
     @property
@@ -93,7 +93,7 @@ class Layout:
 
     @property
     def building(self) -> PartLayout:
-        """The part on its way."""
+        """The unfinished part."""
         return PartLayout(self.root / "building")
 
     @property
@@ -103,7 +103,7 @@ class Layout:
 
     @property
     def writer_lock(self) -> Path:
-        """The file that a writer holds."""
+        """The file that a writer locks."""
         return self.root / "writer.lock"
 
     def part(self, name: str) -> PartLayout:
@@ -120,7 +120,7 @@ class Layout:
         return any(not PartLayout(root).progress.exists() for root in found)
 
     def is_ours(self) -> bool:
-        """Whether this may be overwritten: an index, be it unfinished or damaged."""
+        """Whether this is an index, perhaps unfinished or damaged, which may be overwritten."""
         known = {"manifest.json.tmp"} | {
             path.name
             for path in (
@@ -138,7 +138,7 @@ class Layout:
 
 
 def refuse_target(target: str | Path, *, overwrite: bool) -> None:
-    """DirectoryError where an index at `target` could not be built.
+    """Raises `DirectoryError` if an index cannot be built at `target`.
 
     An empty directory and an unfinished index are no obstacle. Only an index is ever overwritten.
     """
@@ -166,7 +166,7 @@ def _is_free(target: Path) -> bool:
 
 
 class WriterLock:
-    """Held by the one process that changes the index; the system lets go of it when that ends."""
+    """The lock of the process that changes the index; the system releases it when that ends."""
 
     def __init__(self, root: Path) -> None:
         file = Layout(root).writer_lock
@@ -211,7 +211,7 @@ def _removed(root: Path) -> DirectoryError:
 
 
 def _signature() -> str:
-    """Who holds the lock, in words."""
+    """Describes the process that holds the lock."""
     command = " ".join((Path(sys.argv[0] or "python").name, *sys.argv[1:2]))
     since = datetime.now().astimezone().isoformat(sep=" ", timespec="seconds")
     return f"process {os.getpid()} on {platform.node()} ({command}, since {since})"

@@ -1,4 +1,4 @@
-"""What an index is, and what it takes: its manifest, and the sizes of its files."""
+"""The manifest of an index and the sizes of its files."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ class Sizes(NamedTuple):
 
     @property
     def total(self) -> int:
-        """All of them."""
+        """The sum of all sizes."""
         return sum(self)
 
 
 @dataclass(frozen=True)
 class IndexInfo:
-    """An index and its sizes; `old_parts` are no part of it, but some process reads them still."""
+    """An index and its sizes; `old_parts` do not belong to it, but a process still reads them."""
 
     manifest: Manifest
     sizes: Sizes
@@ -40,17 +40,17 @@ class IndexInfo:
 
     @property
     def stored(self) -> int:
-        """Passages whose data is there, the deleted ones included."""
+        """The number of stored passages, including deleted ones."""
         return sum(part.passages for part in self.manifest.parts)
 
     def bytes_per_passage(self) -> dict[str, float | None]:
-        """The sizes and their total, each over the passages stored; None where there is none."""
+        """The sizes and their total for each stored passage; None if there is none."""
         sizes = {**self.sizes._asdict(), "total": self.sizes.total}
         return {name: size / self.stored if self.stored else None for name, size in sizes.items()}
 
     @classmethod
     def read(cls, root: str | Path) -> IndexInfo:
-        """Raises as `Manifest.read` does; StoreError where the store of the tokens is out of reach.
+        """Raises as `Manifest.read` does, and `StoreError` if the token store is out of reach.
 
         Reads no more than names and sizes, whatever the index holds.
         """
@@ -71,7 +71,7 @@ class IndexInfo:
 
 
 def _bytes_elsewhere(part: PartLayout, manifest: Manifest) -> int:
-    """Of tokens that are kept at a URL."""
+    """Returns the bytes of tokens that are stored at a URL."""
     location = part.tokens_location()
     if isinstance(location, Path):
         return 0

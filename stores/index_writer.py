@@ -42,10 +42,10 @@ COPIED_AT_ONCE = 2048
 
 
 class IndexWriter(Closing):
-    """The one that may change the index in `root`, until it is closed. A context manager.
+    """The exclusive writer of the index at `root`, until it is closed. A context manager.
 
     Raises as `Manifest.read` does where there is no index, unless one is to be `new` there;
-    DirectoryError names another process that is at it; StoreError where the directory
+    Raises `DirectoryError` if another process changes it, and `StoreError` if the directory
     cannot be written. What an interrupted writer has left behind is removed first, except for
     a part that can be gone on with.
     """
@@ -69,18 +69,18 @@ class IndexWriter(Closing):
             raise
 
     def _read(self) -> Manifest | None:
-        """The manifest; None where there is none, or a damaged one."""
+        """Returns the manifest; None if there is none, or if it is damaged."""
         with suppress(DirectoryError):
             return Manifest.read(self.layout.root)
         return None
 
     @property
     def current(self) -> Manifest:
-        """The manifest; raises as `Manifest.read` does where there is none."""
+        """The manifest; raises as `Manifest.read` does if there is none."""
         return self.manifest or Manifest.read(self.layout.root)
 
     def replaced_by(self, manifest: Manifest) -> None:
-        """Makes `manifest`, whose parts are all in place, what the index is from now on."""
+        """Replaces the manifest; all parts that it names are in place already."""
         manifest = replace(manifest, generation=self._next())
         try:
             manifest.write(self.layout.root)
@@ -112,7 +112,7 @@ class IndexWriter(Closing):
         return PartInfo(name, passages, truncated, digest, files_digest)
 
     def without(self, parts: Iterable[Part], ids: Sequence[str]) -> tuple[PartInfo, ...]:
-        """What the manifest says of `parts` when those of their passages in `ids` are deleted."""
+        """Returns the entries of `parts` for a manifest in which the passages `ids` are deleted."""
         infos = []
         for part in parts:
             gone = []
@@ -133,9 +133,9 @@ class IndexWriter(Closing):
         )
 
     def delete(self, ids: Iterable[str], *, ignore_missing: bool = False) -> int:
-        """Takes passages out of the index; returns how many.
+        """Deletes passages; returns how many.
 
-        MissingPassagesError names those that are not in it, and nothing is deleted, unless
+        Raises `MissingPassagesError` if some are not in the index, and deletes nothing, unless
         `ignore_missing`.
         """
         unique = list(dict.fromkeys(ids))
@@ -150,7 +150,7 @@ class IndexWriter(Closing):
         return len(gone)
 
     def compact(self, report: Callable[[int], None] = lambda count: None) -> bool:
-        """Copies all live passages into one part; returns whether there was anything to gain.
+        """Copies all live passages into one part; returns whether that changed anything.
 
         `report` is told the passages copied so far.
         """
@@ -161,7 +161,7 @@ class IndexWriter(Closing):
         return True
 
     def merge_small(self) -> None:
-        """Merges the last parts where they have grown to an eighth of the one before them."""
+        """Merges the last parts if they have grown to an eighth of the one before them."""
         sizes = [part.live for part in self.current.parts]
         first = len(sizes) - 1
         while first > 0 and sizes[first - 1] <= GROWTH * sum(sizes[first:]):
@@ -189,7 +189,7 @@ class IndexWriter(Closing):
     def _copied(
         self, manifest: Manifest, parts: Iterable[Part], report: Callable[[int], None]
     ) -> tuple[PartInfo]:
-        """A new part of the live passages of `parts`."""
+        """Builds a new part of the live passages of `parts`."""
         target = self.layout.merging
         target.create(manifest.store_url)
         ids: list[str] = []
@@ -228,17 +228,17 @@ class IndexWriter(Closing):
             raise
 
     def _next(self) -> int:
-        """The generation that the next change makes; no part or file had its number before."""
+        """Returns the generation of the next change; no part or file had its number before."""
         generation = self.manifest.generation if self.manifest else 0
         return 1 + max([generation, *map(int, self._part_names())])
 
     def _part_names(self) -> list[str]:
-        """All parts there are; what else lies among them is not ours."""
+        """Returns the names of all parts; other files among them are not ours."""
         names = os.listdir(self.layout.parts) if self.layout.parts.is_dir() else []
         return sorted(name for name in names if name.isdecimal())
 
     def tidy(self) -> None:
-        """Removes what no manifest names and nobody reads."""
+        """Removes files and parts that no manifest names and nobody reads."""
         if self.manifest is None and self.layout.manifest.exists():
             return  # damaged: what it named may still be wanted
         remove_part(self.layout.merging)

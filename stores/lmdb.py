@@ -1,10 +1,11 @@
 """Token embeddings in LMDB, packed: many passages in one large value.
 
-A value over 2 KB takes whole pages of its own, which would double the disk. So `segments` holds
-rows of encoded tokens side by side, `rows` holds for each id its segment and its row there, and
-`live` knows which ids point to a segment: one without any is dropped.
+A value over 2 KB takes whole pages of its own, which would double the disk. So a value of the
+database `segments` is a block, rows of encoded tokens side by side. `rows` holds the position of
+each id, which is a block and a row in it, and `live` which ids point to a block: one without any is
+dropped.
 
-A segment is written once, on pages of its own, and its number is never used again. So its place in
+A block is written once, on pages of its own, and its number is never used again. So its address in
 the memory map is remembered: as long as an id points to it, LMDB leaves those pages alone. A
 gather is one look-up for each id and one step that copies all rows out of the map.
 """
@@ -28,17 +29,17 @@ from dipair_index.stores.environment import Environment
 from dipair_index.stores.lmdb_format import (
     DATABASES,
     NEXT,
-    PLACE,
+    POSITION,
     Live,
+    block_key,
+    block_of,
     damage,
-    next_segment,
-    segment_key,
-    segment_of,
+    next_block,
     settle,
 )
 from dipair_index.stores.token_store import TokenStore, checked_keys, checked_rows, lookup_keys
 
-SEGMENT_PAGES = 64
+BLOCK_PAGES = 64
 """At most. py-lmdb reads a byte of each page of a value that it hands out, so that with more pages
 the first read of a process would be slow."""
 
@@ -49,15 +50,15 @@ _MOST_ROWS = 2**16
 class LmdbTokenStore(TokenStore):
     """A token store in one LMDB folder: one writer, many readers, any thread.
 
-    Put in large batches: each call starts a new segment, and ends on a page of its own. A folder
+    Put in large batches: each call starts a new block, and ends on a page of its own. A folder
     that nobody has open needs no `lock.mdb`: without it, readers write nothing at all.
     """
 
     def __init__(self, environment: Environment, codec: Codec) -> None:
         super().__init__(codec)
         self._env = environment
-        self._rows_per_segment = _rows_per_segment(codec.bytes_per_passage, environment.page_bytes)
-        # of each segment, its address in the map (0: not looked up yet) and its length
+        self._rows_per_block = _rows_per_block(codec.bytes_per_passage, environment.page_bytes)
+        # of each block, its address in the map (0: not looked up yet) and its length
         self._mapped = np.zeros((0, 2), np.intp)
         self._lowest = 0
         self._first: Rows = np.empty(0, np.uint8)
@@ -76,9 +77,9 @@ class LmdbTokenStore(TokenStore):
     ) -> LmdbTokenStore:
         """Opens the folder `path`; creates it where it is absent, unless `readonly`.
 
-        StoreError where there is nothing to read, where it was made with other settings or in
-        another format, and where LMDB cannot open it. `map_bytes` is the size of the map to start
-        from; it grows.
+        Raises `StoreError` if there is nothing to read, if it was made with other settings or in
+        another format, or if LMDB cannot open it. `map_bytes` is the initial size of the map, which
+        grows.
         """
         chosen = open_codec(codec, tokens_per_passage=tokens_per_passage, dim=dim)
         environment = Environment(Path(path), DATABASES, readonly=readonly, map_bytes=map_bytes)
@@ -91,9 +92,9 @@ class LmdbTokenStore(TokenStore):
 
     @staticmethod
     def remove(path: str | Path) -> None:
-        """Deletes the files of the store at `path`, and the folder if nothing else is in it.
+        """Deletes the files of the store at `path`, if any, and the folder if it is empty then.
 
-        Nothing happens where there is none. StoreError where it cannot be deleted.
+        Raises `StoreError` if they cannot be deleted.
         """
         path = Path(path)
         try:
@@ -109,7 +110,7 @@ class LmdbTokenStore(TokenStore):
         keys = checked_keys(ids)
         rows = checked_rows(ids, rows, self.codec)
         # of an id that stands twice in the batch, the last counts
-        last = {key: place for place, key in enumerate(keys)}
+        last = {key: position for position, key in enumerate(keys)}
         if len(last) < len(keys):
             rows = rows[list(last.values())]
         rows = np.ascontiguousarray(rows)
@@ -119,30 +120,30 @@ class LmdbTokenStore(TokenStore):
             )
 
     def _write(self, txn: Any, keys: Sequence[bytes], rows: Rows) -> None:
-        self._release(txn, zip(keys, self._places(txn, keys), strict=True))
-        segment = next_segment(txn, self._db)
-        per_segment = self._rows_per_segment
+        self._release(txn, zip(keys, self._positions(txn, keys), strict=True))
+        block = next_block(txn, self._db)
+        per_block = self._rows_per_block
         number = np.arange(len(rows))
-        places = np.empty(len(rows), PLACE)
-        places["segment"] = segment + number // per_segment
-        places["row"] = number % per_segment
-        placed = list(zip(keys, places.view(f"V{PLACE.itemsize}").tolist(), strict=True))
-        for start in range(0, len(rows), per_segment):
-            end = start + per_segment
+        positions = np.empty(len(rows), POSITION)
+        positions["block"] = block + number // per_block
+        positions["row"] = number % per_block
+        entries = list(zip(keys, positions.view(f"V{POSITION.itemsize}").tolist(), strict=True))
+        for start in range(0, len(rows), per_block):
+            end = start + per_block
             value: Any = rows[start:end].data.cast("B")
             if len(value) < (page := self._env.page_bytes - _PAGE_HEADER):
                 # a smaller value would lie among others, and move with them
                 value = bytes(value).ljust(page, b"\0")
-            live = Live.of(placed[start:end], value)
-            txn.put(segment_key(segment), value, db=self._db["segments"])
-            txn.put(segment_key(segment), live.packed(), db=self._db["live"])
-            segment += 1
-        placed.sort()
+            live = Live.from_entries(entries[start:end], value)
+            txn.put(block_key(block), value, db=self._db["segments"])
+            txn.put(block_key(block), live.packed(), db=self._db["live"])
+            block += 1
+        entries.sort()
         with txn.cursor(self._db["rows"]) as cursor:
             # pages that are filled in order are filled whole
-            in_order = not cursor.last() or cursor.key() < placed[0][0]
-            cursor.putmulti(placed, append=in_order)
-        txn.put(NEXT, segment.to_bytes(4, "little"), db=self._db["settings"])
+            in_order = not cursor.last() or cursor.key() < entries[0][0]
+            cursor.putmulti(entries, append=in_order)
+        txn.put(NEXT, block.to_bytes(4, "little"), db=self._db["settings"])
 
     def get_encoded(self, ids: Sequence[str]) -> Rows:
         """As `get`, but the codec's uint8 rows (len(ids), bytes_per_passage): a new array."""
@@ -150,85 +151,85 @@ class LmdbTokenStore(TokenStore):
 
     def _gather(self, ids: Sequence[str], copying: Any, lending: Any) -> Rows:
         width = self.codec.bytes_per_passage
-        found = self._places(copying, lookup_keys(ids))
-        _refuse_missing(ids, found)
+        found = self._positions(copying, lookup_keys(ids))
+        _check_found(ids, found)
         packed = b"".join(found)  # type: ignore[arg-type]
-        if len(packed) != len(ids) * PLACE.itemsize:
-            raise self._damaged("a passage has no place")
+        if len(packed) != len(ids) * POSITION.itemsize:
+            raise self._damaged("a passage has no position")
         if not packed:
             return np.empty((0, width), np.uint8)
-        places = np.frombuffer(packed, PLACE)
-        segments = places["segment"].astype(np.intp)
-        rows = places["row"].astype(np.intp)
-        self._find(lending, segments)
-        addresses, lengths = self._mapped[segments].T
+        positions = np.frombuffer(packed, POSITION)
+        blocks = positions["block"].astype(np.intp)
+        rows = positions["row"].astype(np.intp)
+        self._find(lending, blocks)
+        addresses, lengths = self._mapped[blocks].T
         if ((rows + 1) * width > lengths).any():
-            raise self._damaged("a passage lies outside its segment")
+            raise self._damaged("a passage lies outside its block")
         offsets = addresses + rows * width - self._lowest
         # the map as rows that start at each of its bytes: one step then copies those asked for
         windows = as_strided(self._first, (int(offsets.max()) + 1, width), (1, 1), writeable=False)
         gathered: Rows = windows[offsets]
         return gathered
 
-    def _find(self, txn: Any, segments: npt.NDArray[np.intp]) -> None:
-        """Looks up where in the map those segments are that nobody asked for before."""
+    def _find(self, txn: Any, blocks: npt.NDArray[np.intp]) -> None:
+        """Looks up the addresses of blocks that are not known yet."""
         if self._generation != self._env.generation:
             # the map has grown: it is another one
             self._mapped, self._lowest = self._mapped[:0], 0
             self._generation = self._env.generation
-        if segments.max() >= len(self._mapped):
-            count = next_segment(txn, self._db)
-            if segments.max() >= count:
-                raise self._damaged("a passage is in a segment that never was")
+        if blocks.max() >= len(self._mapped):
+            count = next_block(txn, self._db)
+            if blocks.max() >= count:
+                raise self._damaged("a passage is in a block that never was")
             grown = np.zeros((max(count, 2 * len(self._mapped)), 2), np.intp)
             grown[: len(self._mapped)] = self._mapped
             self._mapped = grown
-        for segment in set(segments[self._mapped[segments, 0] == 0].tolist()):
-            value = txn.get(segment_key(segment), db=self._db["segments"])
+        for block in set(blocks[self._mapped[blocks, 0] == 0].tolist()):
+            value = txn.get(block_key(block), db=self._db["segments"])
             if not value:
-                raise self._damaged("a segment is missing")
+                raise self._damaged("a block is missing")
             view = np.frombuffer(value, np.uint8)
             address = int(view.__array_interface__["data"][0])
-            self._mapped[segment] = address, len(value)
+            self._mapped[block] = address, len(value)
             if not self._lowest or address < self._lowest:
                 self._first, self._lowest = view, address
 
     def delete(self, ids: Sequence[str]) -> None:
-        """Forgets `ids`; where one is absent, MissingPassagesError, and nothing is deleted."""
+        """Deletes `ids`, or nothing: raises `MissingPassagesError` if one is absent."""
         unique = list(dict.fromkeys(ids))
         keys = lookup_keys(unique)
 
         def work(txn: Any) -> None:
-            found = self._places(txn, keys)
-            _refuse_missing(unique, found)
+            found = self._positions(txn, keys)
+            _check_found(unique, found)
             self._release(txn, zip(keys, found, strict=True))
             for key in keys:
                 txn.delete(key, db=self._db["rows"])
 
         self._env.write(work)
 
-    def _places(self, txn: Any, keys: Sequence[bytes]) -> list[bytes | None]:
+    def _positions(self, txn: Any, keys: Sequence[bytes]) -> list[bytes | None]:
         return list(map(txn.get, keys, repeat(None), repeat(self._db["rows"])))
 
-    def _release(self, txn: Any, placed: Iterable[tuple[bytes, bytes | None]]) -> None:
-        """Takes ids out of their segments; drops segments that no other points to."""
+    def _release(self, txn: Any, entries: Iterable[tuple[bytes, bytes | None]]) -> None:
+        """Takes ids out of their blocks; drops blocks that no other id points to."""
         leaving = defaultdict(list)
-        for key, place in placed:
-            if place is not None:
-                leaving[segment_of(place)].append((key, place))
-        for segment, pairs in leaving.items():
-            live = Live.read(txn, self._db, segment)
+        for key, position in entries:
+            if position is not None:
+                leaving[block_of(position)].append((key, position))
+        for block, pairs in leaving.items():
+            live = Live.read(txn, self._db, block)
             if live is None:
-                raise self._damaged("a segment is not accounted for")
+                raise self._damaged("a block is not accounted for")
             if len(pairs) < live.ids:
-                left = live.without(Live.of(pairs))
-                txn.put(segment_key(segment), left.packed(), db=self._db["live"])
+                left = live.without(Live.from_entries(pairs))
+                txn.put(block_key(block), left.packed(), db=self._db["live"])
             else:
-                txn.delete(segment_key(segment), db=self._db["live"])
-                txn.delete(segment_key(segment), db=self._db["segments"])
+                txn.delete(block_key(block), db=self._db["live"])
+                txn.delete(block_key(block), db=self._db["segments"])
 
     def verify(self) -> list[str]:
-        """Reads everything: a sentence for each damage, naming the passages; [] if whole.
+        """Reads everything; returns a sentence for each damage, naming the passages.
 
         In one view of the store: other threads of this process wait, other processes do not.
         """
@@ -243,7 +244,7 @@ class LmdbTokenStore(TokenStore):
         return [f"the store at {self._env.path} is damaged: {each}" for each in found]
 
     def stored_bytes(self) -> int:
-        """Bytes on disk."""
+        """Returns the bytes on disk."""
         return self._env.stored_bytes()
 
     def close(self) -> None:
@@ -252,7 +253,7 @@ class LmdbTokenStore(TokenStore):
 
     def __contains__(self, passage_id: object) -> bool:
         return isinstance(passage_id, str) and self._env.read(
-            lambda txn: self._places(txn, lookup_keys([passage_id])) != [None]
+            lambda txn: self._positions(txn, lookup_keys([passage_id])) != [None]
         )
 
     def __len__(self) -> int:
@@ -269,17 +270,17 @@ class LmdbTokenStore(TokenStore):
         return StoreError(f"the store at {self._env.path} is damaged ({why}): build it again")
 
 
-def _rows_per_segment(width: int, page_bytes: int) -> int:
-    """As many rows as leave the least of their last page unused."""
+def _rows_per_block(width: int, page_bytes: int) -> int:
+    """Returns how many rows waste the least of their last page."""
 
     def pages(rows: int) -> int:
         return -(-(rows * width + _PAGE_HEADER) // page_bytes)
 
-    most = min(max(1, (SEGMENT_PAGES * page_bytes - _PAGE_HEADER) // width), _MOST_ROWS)
+    most = min(max(1, (BLOCK_PAGES * page_bytes - _PAGE_HEADER) // width), _MOST_ROWS)
     return min(range(most, max(most // 2, most - 200), -1), key=lambda rows: pages(rows) / rows)
 
 
-def _refuse_missing(ids: Sequence[str], found: Sequence[bytes | None]) -> None:
+def _check_found(ids: Sequence[str], found: Sequence[bytes | None]) -> None:
     if None in found:
         missing = dict.fromkeys(each for each, at in zip(ids, found, strict=True) if at is None)
         raise MissingPassagesError.naming(missing, "the store")

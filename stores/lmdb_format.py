@@ -1,4 +1,4 @@
-"""What stands in the databases of an LMDB token store, and whether it is whole."""
+"""The record formats of the LMDB token store, and their verification."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ _SETTINGS = b"token_store"
 DATABASES = ("settings", "segments", "rows", "live")
 NEXT = b"next_segment"
 
-PLACE = np.dtype([("segment", "<u4"), ("row", "<u2")])
-"""Where a passage is: what `rows` holds for its id."""
+POSITION = np.dtype([("block", "<u4"), ("row", "<u2")])
+"""The position of a passage: the value of its id in `rows`."""
 
 _LIVE = struct.Struct("<III")
 
 
 def settle(environment: Environment, codec: Codec) -> None:
-    """Writes the settings of a new store; refuses a store that has others."""
+    """Writes the settings of a new store; raises `StoreError` if the store has others."""
     asked = {
         "format": _FORMAT,
         "codec": codec.name,
@@ -58,7 +58,7 @@ def settle(environment: Environment, codec: Codec) -> None:
 
 def _settings(environment: Environment, stored: bytes) -> dict[str, Any]:
     try:
-        # the first format did not tell its number
+        # the first format does not name its number
         settings = {"format": 1, **json.loads(stored)}
     except (TypeError, ValueError) as error:
         raise StoreError(
@@ -77,9 +77,9 @@ def _words(settings: dict[str, Any]) -> str:
 
 
 class Live(NamedTuple):
-    """What `live` holds for a segment: its ids (their number and a sum), a checksum of its bytes.
+    """The value of a block in `live`: number and sum of its ids, and a checksum of its bytes.
 
-    With an id, or the place that it has, the sum changes: so damage to both is found as well.
+    The sum changes with any id and with any position, so that damage to either is found.
     """
 
     ids: int
@@ -87,78 +87,78 @@ class Live(NamedTuple):
     checksum: int = 0
 
     @classmethod
-    def of(cls, placed: Sequence[tuple[bytes, bytes]], value: bytes = b"") -> Live:
-        """Of keys with their places, and a segment's bytes."""
-        marks = map(crc32, starmap(add, placed))
-        return cls(len(placed), sum(marks) % 2**32, crc32(value))
+    def from_entries(cls, entries: Sequence[tuple[bytes, bytes]], value: bytes = b"") -> Live:
+        """Summarises keys with their positions, and a block's bytes."""
+        marks = map(crc32, starmap(add, entries))
+        return cls(len(entries), sum(marks) % 2**32, crc32(value))
 
     @classmethod
-    def read(cls, txn: Any, databases: Mapping[str, Any], segment: int) -> Live | None:
-        """Of a stored segment; None where nothing of this form is."""
-        value = txn.get(segment_key(segment), db=databases["live"])
+    def read(cls, txn: Any, databases: Mapping[str, Any], block: int) -> Live | None:
+        """Returns the value of a stored block; None if there is none of this form."""
+        value = txn.get(block_key(block), db=databases["live"])
         return cls(*_LIVE.unpack(value)) if value and len(value) == _LIVE.size else None
 
     def without(self, others: Live) -> Live:
-        """After some of the ids have left."""
+        """Returns the value after some of the ids have left."""
         return Live(self.ids - others.ids, (self.sum - others.sum) % 2**32, self.checksum)
 
     def packed(self) -> bytes:
-        """As `read` takes it."""
+        """Serialises for `read`."""
         return _LIVE.pack(*self)
 
 
-def segment_key(segment: int) -> bytes:
-    """The key of a segment in `segments` and `live`."""
+def block_key(block: int) -> bytes:
+    """Returns the key of a block in `segments` and `live`."""
     # big-endian, so that LMDB's order is the order of numbers
-    return segment.to_bytes(4, "big")
+    return block.to_bytes(4, "big")
 
 
-def segment_of(place: bytes) -> int:
-    """The segment of a place."""
-    return int.from_bytes(place[:4], "little")
+def block_of(position: bytes) -> int:
+    """Returns the block of a position."""
+    return int.from_bytes(position[:4], "little")
 
 
-def next_segment(txn: Any, databases: Mapping[str, Any]) -> int:
-    """The number of the next segment to be written, higher than any ever was."""
+def next_block(txn: Any, databases: Mapping[str, Any]) -> int:
+    """Returns the number of the next block to be written, higher than any before."""
     return int.from_bytes(txn.get(NEXT, default=b"", db=databases["settings"]), "little")
 
 
 def damage(txn: Any, databases: Mapping[str, Any], bytes_per_passage: int) -> Iterator[str]:
-    """Reads everything: a sentence for each damaged segment, naming the passages in it."""
+    """Reads everything; yields a sentence for each damaged block, naming the passages in it."""
     lost = []
     ids: Counter[int] = Counter()
     sums: Counter[int] = Counter()
     needed: Counter[int] = Counter()
-    for key, place in _items(txn, databases["rows"]):
+    for key, position in _items(txn, databases["rows"]):
         # where the pages above are damaged, walking finds an id, but looking it up does not
-        if len(place) != PLACE.itemsize or txn.get(key, db=databases["rows"]) != place:
+        if len(position) != POSITION.itemsize or txn.get(key, db=databases["rows"]) != position:
             lost.append(_shown(key))
             continue
-        segment, row = segment_of(place), int.from_bytes(place[4:], "little")
-        ids[segment] += 1
-        sums[segment] += crc32(key + place)
-        needed[segment] = max(needed[segment], (row + 1) * bytes_per_passage)
+        block, row = block_of(position), int.from_bytes(position[4:], "little")
+        ids[block] += 1
+        sums[block] += crc32(key + position)
+        needed[block] = max(needed[block], (row + 1) * bytes_per_passage)
     if lost:
-        yield f"cannot look up {listed(lost)}: their places are damaged"
+        yield f"cannot look up {listed(lost)}: their positions are damaged"
 
     wrong = {}
-    for segment in sorted({*ids, *_stored(txn, databases)}):
-        live = Live.read(txn, databases, segment)
-        value = txn.get(segment_key(segment), db=databases["segments"])
+    for block in sorted({*ids, *_stored(txn, databases)}):
+        live = Live.read(txn, databases, block)
+        value = txn.get(block_key(block), db=databases["segments"])
         if value is None or live is None:
-            wrong[segment] = "is missing" if value is None else "is not accounted for"
-        elif crc32(value) != live.checksum or len(value) < needed[segment]:
-            wrong[segment] = "has other bytes than were stored"
-        elif (ids[segment], sums[segment] % 2**32) != (live.ids, live.sum):
-            wrong[segment] = "has other passages than were stored"
+            wrong[block] = "is missing" if value is None else "is not accounted for"
+        elif crc32(value) != live.checksum or len(value) < needed[block]:
+            wrong[block] = "has other bytes than were stored"
+        elif (ids[block], sums[block] % 2**32) != (live.ids, live.sum):
+            wrong[block] = "has other passages than were stored"
     holding = defaultdict(list)
-    for key, place in _items(txn, databases["rows"]) if wrong else ():
-        holding[segment_of(place)].append(_shown(key))
-    for segment, why in wrong.items():
-        yield f"segment {segment} {why}: it holds {listed(holding[segment]) or 'no passage'}"
+    for key, position in _items(txn, databases["rows"]) if wrong else ():
+        holding[block_of(position)].append(_shown(key))
+    for block, why in wrong.items():
+        yield f"block {block} {why}: it holds {listed(holding[block]) or 'no passage'}"
 
-    if next_segment(txn, databases) <= max(_stored(txn, databases), default=-1):
-        yield "the number of the next segment is damaged: put nothing into this store"
+    if next_block(txn, databases) <= max(_stored(txn, databases), default=-1):
+        yield "the number of the next block is damaged: put nothing into this store"
 
 
 def _items(txn: Any, database: Any) -> Iterator[tuple[bytes, bytes]]:
@@ -168,7 +168,7 @@ def _items(txn: Any, database: Any) -> Iterator[tuple[bytes, bytes]]:
 
 
 def _stored(txn: Any, databases: Mapping[str, Any]) -> Iterator[int]:
-    """The numbers in `segments` and `live`."""
+    """Yields the numbers of the blocks in `segments` and `live`."""
     for name in ("segments", "live"):
         with txn.cursor(databases[name]) as cursor:
             for key in cursor.iternext(values=False):
@@ -176,5 +176,5 @@ def _stored(txn: Any, databases: Mapping[str, Any]) -> Iterator[int]:
 
 
 def _shown(key: bytes) -> str:
-    # a damaged id may be no text any more
+    # a damaged id may not be UTF-8 any more
     return key.decode(errors="backslashreplace")

@@ -1,4 +1,4 @@
-"""Where a store is: a folder, or a URL of a key-value store that TensorStore knows."""
+"""The location of a store: a folder, or a URL of a key-value store that TensorStore knows."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from dipair_index.files import utf8_path
 from dipair_index.optional import require
 
 CACHE_BYTES = 64 * 2**20
-"""Of all stores of a process together: chunks read lately, and where chunks are in their shards."""
+"""The cache of all stores of a process: recent chunks, and the offsets of chunks in shards."""
 
 # TensorStore tries 32 times, which keeps one waiting for a quarter of an hour where nobody answers
 RETRIES = {"max_retries": 7, "initial_delay": "0.5s", "max_delay": "8s"}
@@ -63,21 +63,21 @@ class Location:
             self.store = tensorstore.KvStore.open(self.spec, context=context()).result()
 
     def name_of(self, key: str) -> str:
-        """The place of one object."""
+        """Returns the path or URL of one object."""
         return f"{self.name.rstrip('/')}/{key}"
 
     def read(self, key: str) -> bytes | None:
-        """The object, or None where there is none."""
+        """Returns the object, or None if there is none."""
         found = self.store.read(key).result()
         return None if found.state == "missing" else found.value
 
     def numbers(self, prefix: str) -> list[int]:
-        """The numbers that follow `prefix` in the names of objects, sorted."""
+        """Returns the numbers that follow `prefix` in the names of objects, sorted."""
         keys = [key.decode()[len(prefix) :] for key in self.store.list(_range(prefix)).result()]
         return sorted(int(key) for key in keys if key.isdigit())
 
     def delete(self, *prefixes: str) -> None:
-        """Deletes the objects whose names begin so, and the folder if it is empty then."""
+        """Deletes the objects whose names have these prefixes, and the folder if empty then."""
         for prefix in prefixes:
             self.store.delete_range(_range(prefix)).result()
         if self.folder is not None:
@@ -89,7 +89,7 @@ class Location:
 
     @property
     def folder(self) -> Path | None:
-        """Where the objects are files, their folder."""
+        """The folder of the objects; None if they are not files."""
         return (
             Path(os.fsdecode(self.spec["path"].encode())) if self.spec["driver"] == "file" else None
         )
@@ -116,7 +116,7 @@ class Location:
 
 @cache
 def context() -> Any:
-    """What all stores of this process share: one cache, and what memory:// holds."""
+    """Returns the context that all stores of this process share: cache, and data of memory://."""
     import tensorstore
 
     return tensorstore.Context(
@@ -129,7 +129,7 @@ def context() -> Any:
 
 
 def uncached_context() -> Any:
-    """As `context`, but each read comes from the store."""
+    """Returns a context without a cache, otherwise as `context`."""
     import tensorstore
 
     return tensorstore.Context({"cache_pool": {"total_bytes_limit": 0}}, context())
@@ -151,7 +151,7 @@ def _spec(location: str) -> dict[str, Any]:
 
 
 def _s3_settings() -> dict[str, Any]:
-    """What TensorStore does not look up itself."""
+    """Returns the settings that TensorStore does not look up itself."""
     endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
     region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
     settings: dict[str, Any] = {}

@@ -1,4 +1,4 @@
-"""What an index is: the one file of its directory that is ever replaced."""
+"""The manifest of an index, the only file of its directory that is replaced."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MANIFEST = "manifest.json"
 
 @dataclass(frozen=True)
 class PartInfo:
-    """One part of an index: passages that were stored together, in a folder never written again.
+    """The manifest's entry of a part: passages stored together, in a folder never written again.
 
     `deleted_file` names the ids of its passages that the index holds no longer. The digests are
     those of that file and of `files.json`, which holds the digests of all others.
@@ -82,7 +82,7 @@ class Manifest:
 
     @property
     def passages_digest(self) -> str:
-        """That of the passages in their order; empty once the index was changed."""
+        """The digest of the passages in their order; empty once the index was changed."""
         whole = len(self.parts) == 1 and not self.parts[0].deleted
         return self.parts[0].passages_digest if whole else ""
 
@@ -125,7 +125,7 @@ class Manifest:
         return manifest
 
     def write(self, root: str | Path) -> None:
-        """Puts the manifest into `root` in one step: readers see the old one or the new one."""
+        """Writes the manifest in one step: readers see the old one or the new one."""
         write_whole(Path(root) / MANIFEST, self._text().encode())
 
     def _text(self) -> str:
@@ -139,7 +139,7 @@ class Manifest:
 
 
 def is_manifest(file: Path) -> bool:
-    """Whether there is a manifest of ours, of any format version."""
+    """Whether `file` is a manifest of an index, of any format version."""
     try:
         values = json.loads(file.read_text("utf-8"))
     except (OSError, ValueError):

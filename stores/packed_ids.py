@@ -67,7 +67,7 @@ class PackedIds(Sequence[str]):
 
     @classmethod
     def load(cls, folder: Path) -> PackedIds:
-        """What `save` wrote; StoreError where it is absent or damaged."""
+        """Reads what `save` wrote; raises `StoreError` if it is absent or damaged."""
         try:
             text = np.load(folder / "ids.npy", mmap_mode="r")
             ends = np.load(folder / "id_ends.npy", mmap_mode="r")

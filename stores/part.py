@@ -30,7 +30,7 @@ from dipair_index.stores.token_store import TokenStore
 
 
 class _OpenFiles:
-    """The stores of a part, which a process opens once: LMDB allows no more.
+    """The stores of a part, which a process opens once, so that all readers share its memory.
 
     Every `Part` of the same folder shares them; the last one to go closes them.
     """
@@ -71,7 +71,7 @@ class _OpenFiles:
             return files
 
     def release(self) -> None:
-        """Takes one user away."""
+        """Takes one user away; the last one closes the files."""
         with self.guard:
             self.users -= 1
             if not self.users:
@@ -121,11 +121,11 @@ class Part:
         return self._files.texts.find(texts, self.deleted)
 
     def live_ids(self) -> list[str]:
-        """Ids in the order in which the passages came."""
+        """Returns the ids in the order in which the passages were added."""
         return [each for each in self.ann.ids if each not in self.deleted]
 
     def close(self) -> None:
-        """Lets go of the files; closing twice is fine."""
+        """Closes the files; closing twice is fine."""
         if not self._closed:
             self._closed = True
             self._files.release()
@@ -134,7 +134,7 @@ class Part:
 def lock_shared(folder: Path, opened: ExitStack) -> tuple[int, int]:
     """Holds `folder` against removal until `opened` closes; returns its device and inode.
 
-    StoreError where it is being removed at this moment. A file system without locks is read
+    Raises `StoreError` if it is being removed at this moment. A file system without locks is read
     without one.
     """
     handle = os.open(folder, os.O_RDONLY)
@@ -150,7 +150,7 @@ def lock_shared(folder: Path, opened: ExitStack) -> tuple[int, int]:
 
 
 def remove_part(part: PartLayout) -> None:
-    """Removes what `part` holds here and elsewhere, unless a process reads it."""
+    """Removes the part and its data at a URL, unless a process reads it."""
     with suppress(FileNotFoundError), ExitStack() as opened:
         handle = os.open(part.root, os.O_RDONLY)
         opened.callback(os.close, handle)

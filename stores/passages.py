@@ -1,4 +1,4 @@
-"""The texts of the passages by id, so that results can be read."""
+"""The store of the passages' texts, titles and metadata, by id."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ class PassageStore(Closing):
     def put(self, passages: Sequence[Passage]) -> None:
         """Stores passages, all or none; one whose id is there already is replaced.
 
-        StoreError for an id that is empty or over 511 bytes, for metadata that JSON cannot
-        hold, and where writing fails.
+        Raises `StoreError` if an id is empty or over 511 bytes, if JSON cannot represent the
+        metadata, or if writing fails.
         """
         keys = checked_keys([passage.passage_id for passage in passages])
         values = [_encode(passage) for passage in passages]
@@ -47,7 +47,7 @@ class PassageStore(Closing):
             self._env.write(work, bytes_needed=2 * sum(map(len, values)))
 
     def get(self, ids: Sequence[str]) -> list[Passage]:
-        """Passages in the order asked; ids may repeat. MissingPassagesError names absent ids."""
+        """Returns passages in the order asked; ids may repeat. Raises `MissingPassagesError`."""
         keys = lookup_keys(ids)
         values = self._env.read(lambda txn: self._values(txn, keys))
         missing = dict.fromkeys(each for each, at in zip(ids, values, strict=True) if at is None)
@@ -82,7 +82,7 @@ class PassageStore(Closing):
         return Passage(passage_id, text, title, metadata)
 
     def delete(self, ids: Sequence[str]) -> None:
-        """Forgets `ids`; where one is absent, MissingPassagesError, and nothing is deleted."""
+        """Deletes `ids`, or nothing: raises `MissingPassagesError` if one is absent."""
         unique = list(dict.fromkeys(ids))
 
         def work(txn: Any) -> None:

@@ -16,7 +16,7 @@ from dipair_index.stores.codecs import Rows
 from dipair_index.stores.id_table import Integers
 
 OPEN_FILES = 512
-"""Of all stores of a process together, which may have 1,024 on most systems."""
+"""Open files of all stores together; a process may have 1,024 on most systems."""
 
 
 class ShardFiles:
@@ -30,7 +30,7 @@ class ShardFiles:
         self._known: set[int] = set()
 
     def take(self, rows: Integers) -> Rows:
-        """A new array of the rows, in the order asked; OSError or ValueError where that fails."""
+        """Returns the rows in the order asked, a new array; raises `OSError` or `ValueError`."""
         shards, inside = np.divmod(rows, self._shard_rows)
         chunks, within = np.divmod(inside, self._chunk_rows)
         width = self._width
@@ -71,7 +71,7 @@ class ShardFiles:
         return file
 
     def close(self) -> None:
-        """Lets go of all open files, those of other stores too: they are opened again."""
+        """Closes all open files, those of other stores too, which are opened again when needed."""
         _open.cache_clear()
 
 

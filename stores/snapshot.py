@@ -1,4 +1,4 @@
-"""An index as one manifest names it: all parts together, whatever a writer does meanwhile."""
+"""A snapshot of an index: the parts that one manifest names, whatever a writer does meanwhile."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class Snapshot(Closing):
     def tokens(self, ids: Sequence[str]) -> FloatArray:
         """Tokens (len(ids), tokens_per_passage, dim) in the order asked; ids may repeat.
 
-        MissingPassagesError names the ids that are absent.
+        Raises `MissingPassagesError`, which names the ids that are absent.
         """
         return self.codec.decode(self.encoded_tokens(ids))
 
@@ -85,11 +85,11 @@ class Snapshot(Closing):
         return rows
 
     def passages(self, ids: Sequence[str]) -> list[Passage]:
-        """Passages in the order asked; ids may repeat. MissingPassagesError names absent ids."""
+        """Returns passages in the order asked; ids may repeat. Raises `MissingPassagesError`."""
         found: dict[int, Passage] = {}
         for part, rows in self._by_part(ids):
-            their = part.passages.get([ids[row] for row in rows])
-            found.update(zip(rows, their, strict=True))
+            passages = part.passages.get([ids[row] for row in rows])
+            found.update(zip(rows, passages, strict=True))
         return [found[row] for row in range(len(ids))]
 
     def find_texts(self, texts: Sequence[str]) -> list[str | None]:
@@ -106,12 +106,12 @@ class Snapshot(Closing):
         return found
 
     def holding(self, ids: Sequence[str]) -> npt.NDArray[np.bool_]:
-        """Which of `ids` are in the index."""
+        """Returns which of `ids` are in the index, as a boolean array."""
         held: npt.NDArray[np.bool_] = self._places(ids) != _NOWHERE
         return held
 
     def _by_part(self, ids: Sequence[str]) -> Iterator[tuple[Part, list[int]]]:
-        """Each part with the places in `ids` that it holds; refuses absent ones first."""
+        """Yields each part with the indexes of its ids; raises `MissingPassagesError` first."""
         places = self._places(ids)
         absent = dict.fromkeys(ids[row] for row in np.flatnonzero(places == _NOWHERE).tolist())
         if absent:
@@ -121,7 +121,7 @@ class Snapshot(Closing):
                 yield part, rows
 
     def _places(self, ids: Sequence[str]) -> npt.NDArray[np.intp]:
-        """The number of the part that holds each of `ids`."""
+        """Returns the number of the part that holds each of `ids`."""
         places = np.full(len(ids), _NOWHERE, np.intp)
         for number, part in enumerate(self.parts):
             left = np.flatnonzero(places == _NOWHERE)
@@ -130,7 +130,7 @@ class Snapshot(Closing):
         return places
 
     def close(self) -> None:
-        """Lets go of all files; closing twice is fine."""
+        """Closes all files; closing twice is fine."""
         for part in self.parts:
             part.close()
 
@@ -138,5 +138,5 @@ class Snapshot(Closing):
         return self.manifest.passages
 
     def __iter__(self) -> Iterator[str]:
-        """Ids in the order in which passages came; one that was updated came last."""
+        """Ids in the order in which passages were added; an updated one counts as added last."""
         return chain.from_iterable(part.live_ids() for part in self.parts)

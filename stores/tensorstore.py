@@ -53,38 +53,37 @@ class TensorStoreTokenStore(TokenStore):
     ) -> TensorStoreTokenStore:
         """Opens the store at `location`; creates it where it is absent, unless `readonly`.
 
-        StoreError where there is nothing to read, where it was made with other settings or by a
-        newer version, and where TensorStore cannot open it.
+        Raises `StoreError` if there is nothing to read, if it was made with other settings or by a
+        newer version, or if TensorStore cannot open it.
         """
         chosen = open_codec(codec, tokens_per_passage=tokens_per_passage, dim=dim)
-        place = Location(location)
-        with place.sentences("open"):
-            return cls(place, chosen, readonly=readonly)
+        opened = Location(location)
+        with opened.sentences("open"):
+            return cls(opened, chosen, readonly=readonly)
 
     @staticmethod
     def remove(location: str | Path) -> None:
-        """Deletes the objects of the store at `location`, and the folder if nothing else is in it.
+        """Deletes the objects of the store at `location`, if any, and the folder if it is empty.
 
-        Nothing happens where there is none. StoreError where something else is there, or where
-        it cannot be deleted.
+        Raises `StoreError` if something else is there, or if it cannot be deleted.
         """
-        place = Location(location)
-        with place.sentences("delete"):
-            metadata = place.read(METADATA)
+        opened = Location(location)
+        with opened.sentences("delete"):
+            metadata = opened.read(METADATA)
             if metadata is None:
                 return
             # not parsed, so that a damaged store can be removed as well
             if KIND.encode() not in metadata:
-                raise StoreError(f"{place.name} holds a zarr array of something else: it stays")
+                raise StoreError(f"{opened.name} holds a zarr array of something else: it stays")
             # last what says that it is a store, so that a removal cut short can be run again
-            place.delete(SHARDS, CHANGES, METADATA)
+            opened.delete(SHARDS, CHANGES, METADATA)
 
     def put_encoded(self, ids: Sequence[str], rows: Rows) -> None:
         """As `put`, of uint8 rows (len(ids), bytes_per_passage) that this codec has encoded."""
         keys = checked_keys(ids)
         rows = checked_rows(ids, rows, self.codec)
         # of an id that stands twice in the batch, the last counts
-        last = {key: place for place, key in enumerate(keys)}
+        last = {key: index for index, key in enumerate(keys)}
         if len(last) < len(keys):
             rows = rows[list(last.values())]
         with self._using("write to"):
@@ -94,14 +93,16 @@ class TensorStoreTokenStore(TokenStore):
 
     def _replacing(self, keys: Sequence[bytes], first: int) -> Change:
         replaced = self._log.ids.find(keys)
-        return Change.of(PackedIds.from_keys(keys), first, replaced[replaced >= 0])
+        return Change.from_keys(PackedIds.from_keys(keys), first, replaced[replaced >= 0])
 
     def delete(self, ids: Sequence[str]) -> None:
-        """Forgets `ids`; where one is absent, MissingPassagesError, and nothing is deleted."""
+        """Deletes `ids`, or nothing: raises `MissingPassagesError` if one is absent."""
         unique = list(dict.fromkeys(ids))
         with self._using("write to"):
             if unique:
-                self._commit(lambda: Change.of(PackedIds.from_keys([]), 0, self._find(unique)))
+                self._commit(
+                    lambda: Change.from_keys(PackedIds.from_keys([]), 0, self._find(unique))
+                )
 
     def _commit(self, change: Callable[[], Change]) -> None:
         self._rows.drop(self._log.commit(change))
@@ -122,20 +123,20 @@ class TensorStoreTokenStore(TokenStore):
                     rows = again
 
     def _find(self, ids: Sequence[str]) -> Integers:
-        """The row of each id; MissingPassagesError."""
+        """Returns the row of each id; raises `MissingPassagesError`."""
         keys = lookup_keys(ids)
         with self._log.lock:
             rows = self._log.ids.find(keys)
             if (rows < 0).any():
                 self._log.follow()
                 rows = self._log.ids.find(keys)
-        missing = dict.fromkeys(ids[place] for place in np.flatnonzero(rows < 0).tolist())
+        missing = dict.fromkeys(ids[index] for index in np.flatnonzero(rows < 0).tolist())
         if missing:
             raise MissingPassagesError.naming(missing, "the store")
         return rows
 
     def verify(self) -> list[str]:
-        """Reads everything: a sentence for each damage, naming passages or files; [] if whole."""
+        """Reads everything; returns a sentence for each damage, naming passages or files."""
         with self._using("read from"):
             self._log.follow()
             return [*self._rows.metadata_damage(), *self._log.damage(), *self._damaged_passages()]
@@ -145,20 +146,20 @@ class TensorStoreTokenStore(TokenStore):
             with self._log.lock:
                 self._log.follow()
                 ids = [each for rows in parts for each in self._log.ids.between(rows)]
-                there = shard in self._log.written
+                is_written = shard in self._log.written
             # else another writer has dropped it meanwhile
-            if there:
+            if is_written:
                 what = listed(ids) or "what was deleted"
                 yield f"{self._rows.name_of(shard)} is damaged: cannot read {what}"
 
     def stored_bytes(self) -> int:
-        """Bytes on disk, or in the bucket."""
+        """Returns the bytes on disk, or in the bucket."""
         with self._using("read from"), self._log.lock:
             self._log.follow()
             return self._rows.stored_bytes(self._log.written) + self._log.stored_bytes
 
     def close(self) -> None:
-        """Lets go of files; closing twice is fine."""
+        """Closes the files; closing twice is fine."""
         self._closed = True
         self._rows.close()
 
@@ -184,7 +185,7 @@ class TensorStoreTokenStore(TokenStore):
 
     @contextmanager
     def _using(self, verb: str) -> Iterator[None]:
-        """Refuses what a closed or a readonly store cannot do; errors become sentences."""
+        """Raises `StoreError` if the store is closed or readonly; converts TensorStore's errors."""
         if self._closed:
             raise StoreError(f"the store at {self._location.name} is closed")
         if self._readonly and verb == "write to":

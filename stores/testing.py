@@ -1,4 +1,4 @@
-"""What every token store keeps to, as tests: for whoever writes another backend.
+"""The contract of token stores as tests, for authors of other backends.
 
     class TestMyStore(TokenStoreContract):
         @pytest.fixture

@@ -142,7 +142,7 @@ class DictTokenStore(TokenStore):
 
 
 def checked_keys(ids: Sequence[str]) -> list[bytes]:
-    """The ids as keys; StoreError names the first that cannot be one."""
+    """Returns the ids as keys; raises `StoreError`, which names the first that cannot be one."""
     keys = []
     for passage_id in ids:
         try:

@@ -1,4 +1,4 @@
-"""Whether an index is what was written, to the byte."""
+"""Verification that an index is what was written, to the byte."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def _damages_of_part(
 
 
 def _miscounts(part: Part) -> Iterator[str]:
-    """What a store holds more or less than the manifest says."""
+    """Yields the differences between the counts of the stores and of the manifest."""
     stores: dict[str, Sized] = {"tokens": part.tokens, "texts": part.passages, "vectors": part.ann}
     for name, store in stores.items():
         if len(store) != part.info.passages:

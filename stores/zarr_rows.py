@@ -45,8 +45,8 @@ _SIGNS_OF_DAMAGE = ("DATA_LOSS", "NOT_FOUND", "FAILED_PRECONDITION", "OUT_OF_RAN
 class ZarrRows:
     """The rows (any number, bytes_per_passage) at a location; any thread.
 
-    Makes the array where it is absent, unless `readonly`. StoreError where there is none, where
-    it has other settings or a newer format, and where it is something else.
+    Makes the array where it is absent, unless `readonly`. Raises `StoreError` if there is none, if
+    it has other settings or a newer format, or if it is something else.
     """
 
     def __init__(self, location: Location, codec: Codec, *, readonly: bool) -> None:
@@ -93,7 +93,7 @@ class ZarrRows:
         return first
 
     def take(self, rows: Integers) -> Rows:
-        """A new array of the rows, in the order asked; ValueError where one cannot be read."""
+        """Returns a new array of the rows in the order asked; raises `ValueError` if that fails."""
         import tensorstore
 
         if not len(rows):
@@ -109,24 +109,24 @@ class ZarrRows:
         return taken
 
     def close(self) -> None:
-        """Lets go of files, which would keep their place on the disk when they are deleted."""
+        """Closes files, whose disk space would not be freed otherwise when they are deleted."""
         if self._files is not None:
             self._files.close()
 
     def drop(self, shards: Sequence[int]) -> None:
-        """Deletes shards as far as that can be done: nothing refers to them any more."""
+        """Deletes shards that nothing refers to, as far as that is possible."""
         futures = [self._location.store.write(_shard_name(shard), None) for shard in shards]
         for future in futures:
             future.exception()
 
     def metadata_damage(self) -> list[str]:
-        """Reads the metadata again: a sentence if it is damaged."""
+        """Reads the metadata again; returns a sentence if it is damaged."""
         if self._location.read(METADATA) == _encoded(self._settings):
             return []
         return [_damaged(self._location)]
 
     def damaged_rows(self, written: Mapping[int, int]) -> Iterator[tuple[int, list[range]]]:
-        """Reads the first `written[shard]` rows of each shard: damaged shards and their rows."""
+        """Reads the first `written[shard]` rows of each shard; yields damaged shards and rows."""
         array = self._open(uncached_context())
         shards = list(written)
         for start in range(0, len(shards), _READ_AHEAD):
@@ -148,11 +148,11 @@ class ZarrRows:
         return range(shard * self.shard_rows, shard * self.shard_rows + count)
 
     def name_of(self, shard: int) -> str:
-        """The place of a shard's object."""
+        """Returns the path or URL of a shard's object."""
         return self._location.name_of(_shard_name(shard))
 
     def stored_bytes(self, written: Mapping[int, int]) -> int:
-        """Bytes of the objects, computed: TensorStore lists names without sizes."""
+        """Returns the bytes of the objects, computed: TensorStore lists names without sizes."""
         # a checksum of 4 bytes ends each chunk, and the index with its 16 bytes a chunk
         index = self.shard_rows // self._chunk_rows * 16 + 4
         chunk: int = self._chunk_rows * self._settings["bytes_per_passage"] + 4
@@ -172,7 +172,7 @@ def _is_damage(error: BaseException | None) -> bool:
 
 
 def _settle(location: Location, codec: Codec, *, readonly: bool) -> dict[str, Any]:
-    """Writes the metadata of a new array; refuses what has others."""
+    """Writes the metadata of a new array; raises `StoreError` if there are others."""
     metadata = location.read(METADATA)
     if metadata is not None:
         made = _settings_in(location, metadata)
@@ -244,12 +244,12 @@ def _chunk_rows(width: int) -> int:
 
 
 def _rows(width: int, shard_rows: int) -> int:
-    """The length of the array, whole shards of it."""
+    """Returns the length of the array in rows, whole shards of it."""
     return _MOST_BYTES // width // shard_rows * shard_rows
 
 
 def _encoded(settings: Mapping[str, Any]) -> bytes:
-    """The one way to write the metadata of these settings, so that any other is damage."""
+    """Returns the only valid metadata of these settings."""
     return json.dumps(_metadata(settings), sort_keys=True).encode()
 
 

@@ -34,7 +34,7 @@ def open_store(
     )
 
 
-def segments(store: LmdbTokenStore) -> int:
+def blocks(store: LmdbTokenStore) -> int:
     database = store._env.databases["segments"]
     return int(store._env.read(lambda txn: txn.stat(database)["entries"]))
 
@@ -45,13 +45,13 @@ def test_a_tiny_map_grows_by_itself(tmp_path: Path, some_tokens: Make) -> None:
     with open_store(tmp_path / "s", dim=64, map_bytes=64 * 1024) as store:
         for start in range(0, 3000, 100):
             store.put(ids[start : start + 100], tokens[start : start + 100])
-            # reading in between remembers where segments stand, in a map that will be gone
+            # reading in between remembers where blocks stand, in a map that will be gone
             np.testing.assert_array_equal(store.get(ids[: start + 100]), tokens[: start + 100])
     with open_store(tmp_path / "s", dim=64, readonly=True) as store:
         np.testing.assert_array_equal(store.get(ids), tokens)
 
 
-def test_one_batch_larger_than_the_map_and_a_segment_is_stored_whole(
+def test_one_batch_larger_than_the_map_and_a_block_is_stored_whole(
     tmp_path: Path, some_tokens: Make
 ) -> None:
     tokens = some_tokens(5000, dim=64)
@@ -59,7 +59,7 @@ def test_one_batch_larger_than_the_map_and_a_segment_is_stored_whole(
     with open_store(tmp_path / "s", dim=64, map_bytes=64 * 1024) as store:
         store.put(ids, tokens)
         # 341 rows of 768 bytes and a header of 16 fill 64 pages but for 240 bytes
-        assert segments(store) == -(-5000 // 341)
+        assert blocks(store) == -(-5000 // 341)
         np.testing.assert_array_equal(store.get(ids[::-1]), tokens[::-1])
 
 
@@ -83,18 +83,18 @@ with LmdbTokenStore.open({str(path)!r}, tokens_per_passage=3, dim=5, codec="floa
         assert reader.get(["p3-8999", "p0-0"])[:, 0, 0].tolist() == [3, 0]
 
 
-def test_segments_without_a_live_row_are_dropped(tmp_path: Path, some_tokens: Make) -> None:
+def test_blocks_without_a_live_row_are_dropped(tmp_path: Path, some_tokens: Make) -> None:
     with open_store(tmp_path / "s") as store:
         store.put(["a", "b"], some_tokens(2))
         store.put(["c"], some_tokens(1))
-        assert segments(store) == 2
+        assert blocks(store) == 2
         store.put(["a"], some_tokens(1, seed=3))
-        assert segments(store) == 3
+        assert blocks(store) == 3
         store.delete(["b"])
-        assert segments(store) == 2
+        assert blocks(store) == 2
         store.delete(["c", "a"])
-        assert segments(store) == 0
-        # a new segment must not take the number of one whose place is remembered
+        assert blocks(store) == 0
+        # a new block must not take the number of one whose position is remembered
         store.put(["c"], some_tokens(1, seed=4))
         np.testing.assert_array_equal(store.get(["c"]), some_tokens(1, seed=4))
 
@@ -276,11 +276,11 @@ def test_an_error_within_a_transaction_undoes_it(
     with open_store(tmp_path / "s") as store:
         store.put(["a", "b"], some_tokens(2))
 
-        def fail(segment: int) -> bytes:
+        def fail(block: int) -> bytes:
             raise OSError(5, "Input/output error")
 
         with monkeypatch.context() as patch:
-            patch.setattr(lmdb_module, "segment_key", fail)
+            patch.setattr(lmdb_module, "block_key", fail)
             with pytest.raises(StoreError, match=r"cannot write to the store at .*Input/output"):
                 store.put(["a", "c"], some_tokens(2, seed=1))
         assert list(store) == ["a", "b"]

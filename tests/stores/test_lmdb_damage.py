@@ -52,7 +52,7 @@ LONG_ID = "c-which-is-nowhere-else-in-the-file"
 
 @pytest.fixture
 def filled(tmp_path: Path, some_tokens: Make) -> Path:
-    """Segment 0 holds a0 to a7, segment 1 holds b0, b1 and one with a long id."""
+    """Block 0 holds a0 to a7, block 1 holds b0, b1 and one with a long id."""
     with open_store(tmp_path / "s") as store:
         store.put([f"a{number}" for number in range(8)], some_tokens(8))
         store.put(["b0", "b1", LONG_ID], some_tokens(3, seed=1))
@@ -74,8 +74,8 @@ def test_each_flipped_byte_of_a_passage_is_found_and_the_passages_are_named(fill
     with open_store(filled, readonly=True) as store:
         rows = store.get_encoded(["a1", "b1"])
     for row, expected in (
-        (rows[0], "segment 0 has other bytes than were stored: it holds a0, a1, a2, a3, a4 and 3"),
-        (rows[1], "segment 1 has other bytes than were stored: it holds b0, b1, c-"),
+        (rows[0], "block 0 has other bytes than were stored: it holds a0, a1, a2, a3, a4 and 3"),
+        (rows[1], "block 1 has other bytes than were stored: it holds b0, b1, c-"),
     ):
         # LMDB's unused space may hold the same bytes
         starts = [match.start() for match in re.finditer(re.escape(row.tobytes()), whole)]
@@ -97,7 +97,7 @@ def test_a_changed_id_is_found(filled: Path) -> None:
     file.write_bytes(file.read_bytes().replace(b"c-which", b"c-\xffhich"))
     with open_store(filled, readonly=True) as store:
         (found,) = store.verify()
-        assert re.search(r"segment 1 has other passages .*: it holds b0, b1, c-\\xffhich", found)
+        assert re.search(r"block 1 has other passages .*: it holds b0, b1, c-\\xffhich", found)
         with pytest.raises(StoreError, match=r"utf-8.* is damaged or not ours: restore it or"):
             list(store)
 
@@ -105,18 +105,24 @@ def test_a_changed_id_is_found(filled: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "key", "value", "found", "refused"),
     [
-        ("segments", b"\0\0\0\1", None, "segment 1 is missing: it holds b0, b1, c-", "is missing"),
-        ("segments", b"\0\0\0\1", b"short", "segment 1 has other bytes", "outside its segment"),
-        ("segments", b"\0\0\0\7", b"more", "segment 7 is not accounted for: it holds no pas", ""),
-        ("live", b"\0\0\0\1", None, "segment 1 is not accounted for: it holds b0, b1, c-", ""),
-        ("live", b"\0\0\0\1", b"odd", "segment 1 is not accounted for: it holds b0, b1, c-", ""),
-        ("rows", b"b0", b"\1\0\0\0\xff\0", "segment 1 has other", "outside its segment"),
-        ("rows", b"b0", b"\0\0\0\0\0\0", "segment 0 has other passages than", ""),
-        ("rows", b"b0", b"\7\0\0\0\0\0", "segment 7 is missing: it holds b0", "that never was"),
-        ("rows", b"b0", b"odd", "cannot look up b0: their places are damaged", "has no place"),
-        ("rows", b"new", b"\1\0\0\0\0\0", "segment 1 has other passages than were", ""),
-        ("rows", b"b1", None, "segment 1 has other passages than were stored: it holds b0", ""),
-        ("settings", b"next_segment", b"\1", "number of the next segment is damaged: put no", ""),
+        ("segments", b"\0\0\0\1", None, "block 1 is missing: it holds b0, b1, c-", "is missing"),
+        ("segments", b"\0\0\0\1", b"short", "block 1 has other bytes", "outside its block"),
+        ("segments", b"\0\0\0\7", b"more", "block 7 is not accounted for: it holds no pas", ""),
+        ("live", b"\0\0\0\1", None, "block 1 is not accounted for: it holds b0, b1, c-", ""),
+        ("live", b"\0\0\0\1", b"odd", "block 1 is not accounted for: it holds b0, b1, c-", ""),
+        ("rows", b"b0", b"\1\0\0\0\xff\0", "block 1 has other", "outside its block"),
+        ("rows", b"b0", b"\0\0\0\0\0\0", "block 0 has other passages than", ""),
+        ("rows", b"b0", b"\7\0\0\0\0\0", "block 7 is missing: it holds b0", "that never was"),
+        (
+            "rows",
+            b"b0",
+            b"odd",
+            "cannot look up b0: their positions are damaged",
+            "has no position",
+        ),
+        ("rows", b"new", b"\1\0\0\0\0\0", "block 1 has other passages than were", ""),
+        ("rows", b"b1", None, "block 1 has other passages than were stored: it holds b0", ""),
+        ("settings", b"next_segment", b"\1", "number of the next block is damaged: put no", ""),
     ],
 )
 def test_what_does_not_agree_is_found(
@@ -133,9 +139,9 @@ def test_what_does_not_agree_is_found(
 def test_a_change_of_what_is_not_accounted_for_is_refused(filled: Path, some_tokens: Make) -> None:
     with open_store(filled) as store:
         change(store, "live", b"\0\0\0\1", None)
-        with pytest.raises(StoreError, match="a segment is not accounted for"):
+        with pytest.raises(StoreError, match="a block is not accounted for"):
             store.delete(["b0"])
-        with pytest.raises(StoreError, match="a segment is not accounted for"):
+        with pytest.raises(StoreError, match="a block is not accounted for"):
             store.put(["b1", "c"], some_tokens(2))
         assert "c" not in store
 

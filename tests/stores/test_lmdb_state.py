@@ -87,12 +87,12 @@ class LmdbAgainstDict(RuleBasedStateMachine):
 
 
 @pytest.fixture(autouse=True)
-def small_segments(monkeypatch: pytest.MonkeyPatch) -> None:
-    # two passages a segment, so that a batch fills several
-    monkeypatch.setattr(lmdb_module, "SEGMENT_PAGES", 1)
+def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    # two passages a block, so that a batch fills several
+    monkeypatch.setattr(lmdb_module, "BLOCK_PAGES", 1)
 
 
-TestLmdbAgainstDict = pytest.mark.usefixtures("small_segments")(LmdbAgainstDict.TestCase)
+TestLmdbAgainstDict = pytest.mark.usefixtures("small_blocks")(LmdbAgainstDict.TestCase)
 TestLmdbAgainstDict.settings = settings(
     max_examples=40,
     stateful_step_count=25,
