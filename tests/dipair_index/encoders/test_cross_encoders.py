@@ -58,17 +58,17 @@ def test_logits_come_in_the_order_given_and_alone_as_in_a_batch(
     np.testing.assert_allclose(teacher.logits(QUERIES, PASSAGES), expected, atol=1e-5)
 
 
-def token_counting_onnx(file: Path) -> None:
+def token_counting_onnx(file: Path, ids: str = "input_ids") -> None:
     """Writes a model whose logit is the sum of the piece numbers, the passage's counted twice."""
     from onnx import TensorProto, helper, save
 
-    names = ["input_ids", "attention_mask", "token_type_ids"]
+    names = [ids, "attention_mask", "token_type_ids"]
     inputs = [
         helper.make_tensor_value_info(name, TensorProto.INT64, ["batch", "tokens"])
         for name in names
     ]
     nodes = [
-        helper.make_node("Mul", ["input_ids", "attention_mask"], ["seen"]),
+        helper.make_node("Mul", [ids, "attention_mask"], ["seen"]),
         helper.make_node("Mul", ["seen", "token_type_ids"], ["second"]),
         helper.make_node("Add", ["seen", "second"], ["both"]),
         helper.make_node("Cast", ["both"], ["numbers"], to=TensorProto.FLOAT),
@@ -166,7 +166,7 @@ def test_a_cross_encoder_reads_160_tokens_or_what_it_was_trained_on_here(
     assert one != other
 
 
-def test_what_is_no_teacher_is_refused_by_name(tmp_path: Path) -> None:
+def test_what_is_no_teacher_is_refused_by_name(tmp_path: Path, tiny_tokenizer: Any) -> None:
     with pytest.raises(ModelError, match=f"no cross-encoder could be loaded from {tmp_path}"):
         open_teacher(str(tmp_path))
     file = tmp_path / "teacher.onnx"
@@ -177,4 +177,11 @@ def test_what_is_no_teacher_is_refused_by_name(tmp_path: Path) -> None:
         open_teacher(str(file))
     (tmp_path / "tokenizer.json").write_text("{}")
     with pytest.raises(ModelError, match="is not an ONNX model"):
+        open_teacher(str(file))
+    token_counting_onnx(file)
+    with pytest.raises(ModelError, match=r"tokenizer\.json is not a tokenizer"):
+        open_teacher(str(file))
+    tiny_tokenizer.save_pretrained(tmp_path)
+    token_counting_onnx(file, ids="tokens")
+    with pytest.raises(ModelError, match="takes tokens: export it with the inputs input_ids, atte"):
         open_teacher(str(file))
