@@ -243,6 +243,7 @@ def _answers(
     with progress("Ranking", "queries") if len(asked) > QUERIES_AT_ONCE else _quiet() as show:
         while batch := list(islice(waiting, QUERIES_AT_ONCE)):
             texts = [query.text for query in batch]
+            rankings: list[Ranking]
             if run is None and ignore_identical_ids:
                 depth = candidates if rerank else top_k
                 found = index.search(
@@ -253,7 +254,7 @@ def _answers(
                     for query, ranking in zip(batch, found, strict=True)
                 ]
             elif run is None:
-                rankings: list[Ranking] = index.search(
+                rankings = index.search(
                     texts,
                     top_k=top_k,
                     candidates=candidates,

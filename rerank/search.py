@@ -46,7 +46,7 @@ class Searcher:
     @overload
     def search(
         self,
-        query: Sequence[str],
+        query: list[str],
         top_k: int | None = 10,
         candidates: int = 100,
         *,
@@ -56,7 +56,7 @@ class Searcher:
 
     def search(
         self,
-        query: str | Sequence[str],
+        query: str | list[str],
         top_k: int | None = 10,
         candidates: int = 100,
         *,
@@ -134,7 +134,7 @@ class Searcher:
     @overload
     def rerank(
         self,
-        query: Sequence[str],
+        query: list[str],
         passages: Iterable[Iterable[str | Passage]] | None = None,
         top_k: int | None = None,
         *,
@@ -144,7 +144,7 @@ class Searcher:
 
     def rerank(
         self,
-        query: str | Sequence[str],
+        query: str | list[str],
         passages: Iterable[str | Passage] | Iterable[Iterable[str | Passage]] | None = None,
         top_k: int | None = None,
         *,
