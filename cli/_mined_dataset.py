@@ -196,7 +196,7 @@ class FaissFolder:
         if info.source.embedder_fingerprint != key["embedder_fingerprint"]:
             return f"its vectors are those of {info.source.embedder}, not of {key['embedder']}"
         if info.source.passages_digest != key["passages_digest"]:
-            return f"it holds other passages, {info.count:,} in number"
+            return f"it holds {counted(info.count, 'other passage')}"
         return "" if info.kind == self.kind else f"it is {info.kind}, not {self.kind}"
 
 

@@ -123,7 +123,7 @@ def build(
     if corpus is None:
         remark(f"no --corpus given: indexing the bundled sample into {index_dir}")
     _build(
-        read_corpus(corpus or _sample()),
+        read_corpus(_sample() if corpus is None else corpus),
         index_dir,
         open_encoder(
             model, backend=backend, device=device, batch_size=batch_size, precision=encode_precision

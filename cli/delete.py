@@ -46,7 +46,8 @@ def delete(
             count = writer.delete(asked, ignore_missing=ignore_missing)
         except MissingPassagesError as error:
             raise MissingPassagesError(
-                f"{error}: nothing was deleted. Take these ids out, or pass --ignore-missing"
+                f"nothing was deleted, since these ids are {error}. Take them out, or pass "
+                "--ignore-missing"
             ) from error
         now = writer.current
     if absent := len(asked) - count:

@@ -54,7 +54,7 @@ def read_queries(source: str | Path) -> Iterator[Query]:
     for where, query_id, fields in _iter_records(_file_of(source, "queries.jsonl")):
         text = fields.get("text")
         if not isinstance(text, str) or not text.strip():
-            raise FormatError(f"{where}: the query {query_id} has no text: remove or mend the line")
+            raise FormatError(f"{where}: the query {query_id} has no text: remove or fix the line")
         yield Query(query_id, text)
 
 
@@ -168,7 +168,7 @@ def is_jsonl(source: str | Path) -> bool:
 def _file_of(source: str | Path, beir_name: str) -> str | Path:
     """The file itself, or the one that a BEIR folder holds."""
     folder = Path(source)
-    if str(source) == "-" or not folder.is_dir():
+    if str(source) in ("", "-") or not folder.is_dir():
         return source
     for name in (beir_name, f"{beir_name}.gz"):
         if (folder / name).is_file():

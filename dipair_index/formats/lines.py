@@ -17,7 +17,7 @@ from dipair_index.files import replacing
 
 def source_name(source: str | Path) -> str:
     """What an error calls the source."""
-    return "standard input" if str(source) == "-" else str(source)
+    return "standard input" if str(source) == "-" else str(source) or "''"
 
 
 def iter_lines(source: str | Path) -> Iterator[tuple[int, str]]:
@@ -44,7 +44,7 @@ def iter_lines(source: str | Path) -> Iterator[tuple[int, str]]:
             f"{name} is cut off or damaged after line {number} ({error}): fetch it again"
         ) from error
     except FileNotFoundError as error:
-        raise FormatError(f"there is no file {source}: check the path") from error
+        raise FormatError(f"there is no file {name}: check the path") from error
     except IsADirectoryError as error:
         raise FormatError(f"{source} is a directory, expected a file") from error
     except OSError as error:

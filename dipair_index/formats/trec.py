@@ -123,7 +123,7 @@ def _header(number: int) -> str:
 
 def _qrels_file(source: str | Path) -> str | Path:
     folder = Path(source)
-    if str(source) == "-" or not folder.is_dir():
+    if str(source) in ("", "-") or not folder.is_dir():
         return source
     folder = folder / "qrels" if (folder / "qrels").is_dir() else folder
     files = sorted(path for path in folder.iterdir() if path.name.endswith((".tsv", ".tsv.gz")))

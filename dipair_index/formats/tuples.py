@@ -144,6 +144,11 @@ def iter_rows(
             _check_columns(list(fields), [*needed, *optional], where, advice)
         elif not header:
             header = text.split("\t")
+            if not set(header) & {*needed, *optional}:  # most likely a first row
+                raise FormatError(
+                    f"{where} must be a header that names {', '.join([*needed, *optional])}: add "
+                    f"it, or {advice}"
+                )
             _check_columns(header, [*needed, *optional], where, advice)
             continue
         else:
@@ -195,7 +200,7 @@ def _label(value: Any, max_label: float, where: str) -> float | None:
         raise FormatError(f"{where}: expected a number as label, got {_shown(value)}") from None
     if not math.isfinite(label) or not 0 <= label <= max_label:
         raise FormatError(
-            f"{where}: expected a label from 0 to {max_label:g}, got {_shown(value)}: mend it, or "
+            f"{where}: expected a label from 0 to {max_label:g}, got {_shown(value)}: fix it, or "
             "say with --max-label what the highest label is"
         )
     return label / max_label

@@ -60,6 +60,8 @@ BUILD = "build --corpus good.tsv --index-dir new.index"
 RERANK = "rerank --index-dir an.index --query tea"
 CASES = [
     # build: what it reads
+    ("build --corpus '' --index-dir new", 1, "there is no file '': check the path"),
+    ("rerank --index-dir an.index --queries ''", 1, "there is no file '': check the path"),
     ("build --corpus missing.tsv", 1, "there is no file missing.tsv: check the path"),
     ("build --corpus empty.tsv", 1, "empty.tsv is empty"),
     ("build --corpus thesis", 1, "thesis is a directory without corpus.jsonl"),
@@ -144,7 +146,11 @@ CASES = [
     ("delete --index-dir an.index --ids missing.txt", 1, "there is no file missing.txt"),
     ("delete --index-dir an.index --ids latin1.tsv", 1, "line 2 of latin1.tsv: byte 7 is not UTF"),
     ("delete --index-dir an.index --ids -", 1, "standard input is empty"),
-    ("delete --index-dir an.index p1 p77", 1, "not in the index: p77: nothing was deleted"),
+    (
+        "delete --index-dir an.index p1 p77",
+        1,
+        "nothing was deleted, since these ids are not in the index: p77",
+    ),
     ("delete --index-dir thesis p1", 1, "thesis is not an index"),
     ("compact --index-dir missing", 1, "there is no index at missing: build one with"),
     ("compact --index-dir thesis", 1, "thesis is not an index"),

@@ -154,8 +154,8 @@ def test_ids_may_come_from_a_file_or_stdin_and_repeat(run: Run, source: str) -> 
 def test_an_unknown_id_is_named_and_nothing_deleted(run: Run, index: Path, digest: Digest) -> None:
     before = digest(index)
     assert lines(run("delete", "p1", "p77", "p78"), exit_code=1) == [
-        "Error: not in the index: p77, p78: nothing was deleted. Take these ids out, or pass "
-        "--ignore-missing"
+        "Error: nothing was deleted, since these ids are not in the index: p77, p78. Take them "
+        "out, or pass --ignore-missing"
     ]
     assert digest(index) == before
     assert lines(run("delete", "p1", "p77", "p78", "--ignore-missing")) == [

@@ -118,7 +118,7 @@ def test_an_index_that_does_not_agree_is_refused_with_the_reason(folder, tmp_pat
     run("--from-dir", folder, "--out", tmp_path / "one")
     with open(folder / "collection.tsv", "a") as target:
         target.write("new\tA new passage.\n")
-    with pytest.raises(DirectoryError, match=r"it holds other passages, 8 in number\): leav"):
+    with pytest.raises(DirectoryError, match=r"it holds 8 other passages\): leav"):
         run("--from-dir", folder, "--out", tmp_path / "two", "--ann-from", tmp_path / "one")
     with pytest.raises(DirectoryError, match=r"there is no ANN index in .*msmarco"):
         run("--from-dir", folder, "--out", tmp_path / "two", "--ann-from", folder)

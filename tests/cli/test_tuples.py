@@ -176,7 +176,7 @@ def test_a_refused_file_leaves_nothing_behind(run: Run, file: Path, tmp_path: Pa
     before = sorted(tmp_path.iterdir())
     result = run("make-dataset", "pairs", file, "--columns", COLUMNS, "--out", tmp_path / "out")
     assert result.exit_code == 1
-    assert "expected a label from 0 to 1, got 3: mend it, or say with --max-label" in result.stderr
+    assert "expected a label from 0 to 1, got 3: fix it, or say with --max-label" in result.stderr
     assert sorted(tmp_path.iterdir()) == before
 
 
