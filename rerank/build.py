@@ -21,6 +21,7 @@ from dipair_index.rerank.arguments import GivenPassage, iter_passages
 from dipair_index.rerank.fitting import open_fitting
 from dipair_index.rerank.part_builder import BuildSummary, PartBuilder
 from dipair_index.stores.ann import AnnInfo
+from dipair_index.stores.faiss_kinds import check_kind
 from dipair_index.stores.index_directory import Layout, refuse_target
 from dipair_index.stores.index_writer import IndexWriter
 from dipair_index.stores.manifest import Manifest
@@ -73,7 +74,7 @@ def build_index(
     refuse_tuples(encoder.sides)
     embedder = open_embedder(vectors, dual_encoder=encoder, device=encoder.device)
     taken = None if ann_from is None else _taken_from(Path(ann_from), embedder)
-    _refuse_kind(ann, embedder.dim)
+    check_kind(ann or "flat", embedder.dim)
     manifest = Manifest(
         package_version=__version__,
         model=lasting_name(encoder.name),
@@ -182,18 +183,3 @@ def _taken_from(folder: Path, embedder: SentenceEmbedder) -> Path:
             "--ann-from away"
         )
     return folder
-
-
-def _refuse_kind(kind: str | None, dim: int) -> None:
-    """Lets FAISS read the factory string before hours of encoding, not after."""
-    if kind in (None, "flat", "hnsw", "ivf"):
-        return
-    import faiss
-
-    try:
-        faiss.index_factory(dim, kind, faiss.METRIC_INNER_PRODUCT)
-    except RuntimeError as error:
-        raise SettingsError(
-            f"FAISS cannot make an index {kind!r}: choose flat, hnsw, ivf, or a FAISS factory "
-            "string for inner products such as IVF1024,Flat"
-        ) from error

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
@@ -17,8 +16,8 @@ import numpy.typing as npt
 from dipair_index.errors import IndexDirectoryError, SettingsError, StoreError
 from dipair_index.files import write_whole
 from dipair_index.records import FloatArray
+from dipair_index.stores.faiss_kinds import new_index, reason
 from dipair_index.stores.faiss_search import (
-    HNSW_EFFORT,
     Candidates,
     flat_vectors,
     in_threads,
@@ -33,13 +32,10 @@ from dipair_index.stores.token_store import checked_keys
 from dipair_index.threads import answer_after_fork
 
 ANN_FORMAT_VERSION = 1
-HNSW_NEIGHBOURS = 32
 _ORIGINALS = "vectors.npy"
 _ROWS_AT_ONCE = 65_536
 _SPARE = 32
 """Candidates asked of FAISS beyond those that are returned: ties seldom go on for longer."""
-TRAINING_VECTORS_PER_LIST = 39
-"""Below this FAISS warns that a cluster has too few points."""
 
 
 @dataclass(frozen=True)
@@ -135,14 +131,14 @@ class FaissIndex:
                 raise SettingsError(
                     f"the passage id {repeated!r} is given twice: ids must be unique"
                 )
-        index = _new_index(kind, *vectors.shape, seed=seed)
+        index = new_index(kind, *vectors.shape, seed=seed)
         try:
             if not index.is_trained:
                 index.train(vectors)
             index.add(vectors)
-        except RuntimeError as error:
+        except (RuntimeError, MemoryError) as error:
             raise SettingsError(
-                f"FAISS cannot build {kind!r} from {len(ids)} vectors ({_reason(error)}): "
+                f"FAISS cannot build {kind!r} from {len(ids)} vectors ({reason(error)}): "
                 "use flat or hnsw, or give more passages"
             ) from error
         built = cls(index, PackedIds.of(ids), kind, source or VectorSource())
@@ -274,7 +270,7 @@ class FaissIndex:
             write_whole(folder / "ann.json", f"{json.dumps(asdict(info), indent=2)}\n".encode())
         except (OSError, RuntimeError) as error:
             raise StoreError(
-                f"cannot write the ANN index to {folder}: {_reason(error)}. Make room on the disk "
+                f"cannot write the ANN index to {folder}: {reason(error)}. Make room on the disk "
                 "or choose another place"
             ) from error
 
@@ -291,7 +287,7 @@ class FaissIndex:
             # what is read of it is read through the memory map
             index = faiss.read_index(str(file), faiss.IO_FLAG_MMAP_IFC)
         except RuntimeError as error:
-            raise StoreError(f"{file} is damaged ({_reason(error)}): build it again") from error
+            raise StoreError(f"{file} is damaged ({reason(error)}): build it again") from error
         ids = PackedIds.load(Path(folder))
         if (len(ids), int(index.ntotal), int(index.d)) != (info.count, info.count, info.dim):
             raise StoreError(
@@ -313,47 +309,6 @@ def _originals(folder: Path, info: AnnInfo) -> FloatArray | None:
     except (OSError, EOFError, ValueError) as error:
         raise StoreError(f"{file} is damaged ({error}): build it again") from error
     return vectors
-
-
-def _new_index(kind: str, count: int, dim: int, *, seed: int) -> Any:
-    """An empty index for `count` vectors."""
-    faiss: Any = import_module("faiss")
-    if kind == "flat":
-        return faiss.IndexFlatIP(dim)
-    if kind == "hnsw":
-        index = faiss.IndexHNSWFlat(dim, HNSW_NEIGHBOURS, faiss.METRIC_INNER_PRODUCT)
-        index.hnsw.efConstruction = HNSW_EFFORT
-        return index
-    factory = _ivf_factory(count) if kind == "ivf" else kind
-    try:
-        index = faiss.index_factory(dim, factory, faiss.METRIC_INNER_PRODUCT)
-    except RuntimeError as error:
-        raise SettingsError(
-            f"FAISS cannot make an index {kind!r}: choose flat, hnsw, ivf, or a FAISS factory "
-            f"string for inner products such as IVF1024,Flat ({_reason(error)})"
-        ) from error
-    ivf = faiss.try_extract_index_ivf(index)
-    if ivf is not None:
-        ivf.cp.seed = seed
-        # one list in eight: fewer lose too much on unit vectors, which cluster badly
-        ivf.nprobe = max(8, ivf.nlist // 8)
-    return index
-
-
-def _ivf_factory(count: int) -> str:
-    """4 * sqrt(count) lists, or fewer where they could not be trained."""
-    lists = min(round(4 * math.sqrt(count)), count // TRAINING_VECTORS_PER_LIST)
-    if lists < 1:
-        raise SettingsError(
-            f"ivf needs at least {TRAINING_VECTORS_PER_LIST} vectors to train, got {count}: "
-            "use flat"
-        )
-    return f"IVF{lists},Flat"
-
-
-def _reason(error: Exception) -> str:
-    """The end of what FAISS says, past its C++ signatures."""
-    return str(error).split("Error: ")[-1].split(" at /")[-1].strip()
 
 
 def checked_vectors(vectors: FloatArray, *, count: int) -> FloatArray:

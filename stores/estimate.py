@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass, replace
-from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from dipair_index.errors import SettingsError
 from dipair_index.stores.codecs import open_codec
+from dipair_index.stores.faiss_kinds import code_bytes
 from dipair_index.stores.index_info import IndexInfo
 from dipair_index.stores.names import STORE_NAMES
 from dipair_index.words import counted
@@ -160,22 +160,10 @@ def _vector_bytes(settings: Settings, passages: int) -> float:
     elif kind == "ivf":
         each, once = exact + IVF_BYTES, 4 * math.sqrt(passages) * exact
     else:
-        codes = _code_bytes(kind, dim)
+        codes = code_bytes(kind, dim)
         # where the codes lose anything, the vectors are kept beside them
         each, once = codes + (exact if codes < exact else 0), 0.0
     return passages * (each + ID_BYTES) + once
-
-
-def _code_bytes(kind: str, dim: int) -> int:
-    """Returns the bytes of a vector in an index that a FAISS factory string makes."""
-    faiss: Any = import_module("faiss")
-    try:
-        return int(faiss.index_factory(dim, kind, faiss.METRIC_INNER_PRODUCT).sa_code_size())
-    except RuntimeError as error:
-        raise SettingsError(
-            f"the size of a FAISS index {kind!r} is not known: choose flat, hnsw, ivf, or a "
-            "factory string for inner products such as IVF1024,PQ32"
-        ) from error
 
 
 def _ann_seconds(kind: str, passages: int) -> float | None:

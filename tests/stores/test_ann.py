@@ -16,6 +16,7 @@ import pytest
 from dipair_index.errors import DirectoryError, SettingsError, StoreError
 from dipair_index.records import FloatArray
 from dipair_index.stores.ann import AnnInfo, FaissIndex, VectorSource
+from dipair_index.stores.faiss_kinds import check_kind
 
 DIM = 24
 SOURCE = VectorSource("use", "abc123", "3-0f")
@@ -160,6 +161,7 @@ def test_a_forked_child_searches_after_its_parent_has(kind: str) -> None:
     program = f"""
 import os, signal
 import numpy as np
+from dipair_index.stores.faiss_kinds import check_kind
 from dipair_index.stores.ann import FaissIndex
 vectors = np.random.default_rng(0).normal(size=(400, 8)).astype(np.float32)
 index = FaissIndex.build([str(row) for row in range(400)], vectors, kind={kind!r})
@@ -267,6 +269,56 @@ def test_bad_settings_are_refused() -> None:
         index.search(np.ones((1, 3), np.float32), 1)
     with pytest.raises(SettingsError, match=r"must be \(ids, dim\)"):
         index.search(asked[0], 1)
+
+
+@pytest.mark.parametrize(
+    ("kind", "why"),
+    [
+        ("IVF0,Flat", r"IVF0: lists must be from 1 to"),
+        ("HNSW0", "HNSW0: neighbours must be from 2 to 512"),
+        ("HNSW1,SQ8", "HNSW1: neighbours must be from 2 to 512"),
+        ("NSG0", "NSG0: neighbours"),
+        ("RR0,Flat", "RR0: numbers must be from 1 to"),
+        ("PQ2x20", "x20: bits must be from 1 to 16"),
+        ("IVF999999999,Flat", "IVF999999999: lists must be"),
+        ("PCA64,Flat", "64 dimensions cannot be made of 24"),
+        ("IDMap,Flat", "IDMap holds ids of its own"),
+        ("Flat,IDMap2", "IDMap holds ids of its own"),
+        ("BFlat", "could not parse"),
+        ("PQ7", "cannot make an index 'PQ7'"),
+        ("", "cannot make an index ''"),
+        (",", "cannot make an index ','"),
+    ],
+)
+def test_kinds_that_cannot_work_are_refused_before_any_work(kind: str, why: str) -> None:
+    vectors, _ = clustered(30, 1)
+    for work in (
+        lambda: check_kind(kind, DIM),
+        lambda: FaissIndex.build(ids_of(30), vectors, kind=kind),
+    ):
+        with pytest.raises(SettingsError, match=why):
+            work()
+
+
+@pytest.mark.parametrize(
+    ("kind", "least"),
+    [("OPQ4,PQ4x2", 256), ("OPQ4,IVF2,PQ4x2", 256), ("PCA16,Flat", 24), ("OPQ4,PQ4x2,RFlat", 256),
+     ("IVF25,Flat", 25)],
+)  # fmt: skip
+def test_too_few_vectors_to_train_are_refused_before_faiss_fails(kind: str, least: int) -> None:
+    """OPQ of fewer vectors than dimensions writes past its memory, and ends the process."""
+    vectors, asked = clustered(least, 2)
+    with pytest.raises(SettingsError, match=f"{least - 1} vectors .it takes {least} to train"):
+        FaissIndex.build(ids_of(least - 1), vectors[1:], kind=kind)
+    check_kind(kind, DIM)
+    ids, _ = FaissIndex.build(ids_of(least), vectors, kind=kind).search(asked, 3)
+    assert [len(found) for found in ids] == [3, 3]
+
+
+def test_opq_of_fewer_vectors_than_dimensions_is_refused() -> None:
+    vectors = np.random.default_rng(0).normal(size=(290, 300)).astype(np.float32)
+    with pytest.raises(SettingsError, match="290 vectors .it takes 300 to train, one for each dim"):
+        FaissIndex.build(ids_of(290), vectors, kind="OPQ4,IVF2,PQ4x4")
 
 
 KINDS = ["flat", "hnsw", "ivf", "IVF4,Flat", "SQ8", "SQfp16", "PQ4x4", "IVF4,SQ8", "PCA16,Flat",

@@ -41,7 +41,7 @@ def test_unknown_names_are_refused() -> None:
         Basis().estimate(10, codec="int3")
     with pytest.raises(SettingsError, match="unknown store 'redis': choose one of"):
         Basis().estimate(10, store="redis")
-    with pytest.raises(SettingsError, match="a FAISS index 'nonsense' is not known: choose flat"):
+    with pytest.raises(SettingsError, match="cannot make an index 'nonsense': choose flat"):
         Basis().estimate(10, ann="nonsense")
 
 
