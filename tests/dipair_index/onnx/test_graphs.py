@@ -89,7 +89,7 @@ def test_a_folder_that_cannot_be_written_is_named(
     def refuse(*_: object) -> None:
         raise OSError(errno.EROFS, os.strerror(errno.EROFS), "query.onnx")
 
-    monkeypatch.setattr("dipair_index.onnx.writer.put", refuse)
+    monkeypatch.setattr(os, "replace", refuse)
     with pytest.raises(ModelError, match=f"{folder} cannot be written .Read-only .*copy the model"):
         export_onnx(DualEncoder.load(folder))
 
