@@ -110,7 +110,7 @@ def build(
       dipair-index build --corpus passages.tsv --store tensorstore --store-url s3://bucket/tokens
     """
     from dipair_index.encoders.open import open_encoder
-    from dipair_index.stores.index_directory import refuse_target
+    from dipair_index.stores.index_directory import check_target
 
     _refuse_url(store, store_url)
     untouched = all(
@@ -119,7 +119,7 @@ def build(
     if untouched and is_sample_index(index_dir):
         remark(f"{index_dir} is an index of the bundled sample already: {how_to_ask(index_dir)}")
         return
-    refuse_target(index_dir, overwrite=overwrite)
+    check_target(index_dir, overwrite=overwrite)
     if corpus is None:
         remark(f"no --corpus given: indexing the bundled sample into {index_dir}")
     _build(
@@ -144,9 +144,9 @@ def build_sample(
     """Builds the bundled sample's index for a command that finds none, and says so."""
     from dipair_index.encoders.open import open_encoder
     from dipair_index.errors import DirectoryError
-    from dipair_index.stores.index_directory import refuse_target
+    from dipair_index.stores.index_directory import check_target
 
-    refuse_target(index_dir, overwrite=False)
+    check_target(index_dir, overwrite=False)
     remark(f"there is no index at {index_dir}: building one of the bundled sample first")
     encoder = open_encoder(model, backend=backend, device=device)
     again = "the same command"

@@ -22,7 +22,7 @@ from dipair_index.rerank.fitting import open_fitting
 from dipair_index.rerank.part_builder import BuildSummary, PartBuilder
 from dipair_index.stores.ann import AnnInfo
 from dipair_index.stores.faiss_kinds import check_kind
-from dipair_index.stores.index_directory import Layout, refuse_target
+from dipair_index.stores.index_directory import Layout, check_target
 from dipair_index.stores.index_writer import IndexWriter
 from dipair_index.stores.manifest import Manifest
 from dipair_index.stores.snapshot import Snapshot
@@ -68,7 +68,7 @@ def build_index(
     2
     """
     given, index_dir = iter_passages(passages), Path(index_dir)
-    refuse_target(index_dir, overwrite=overwrite)
+    check_target(index_dir, overwrite=overwrite)
     if store_url and store != "tensorstore":
         raise SettingsError(f"the store {store} keeps no tokens at a URL: choose tensorstore")
     refuse_tuples(encoder.sides)
@@ -154,7 +154,7 @@ def _writer_of_new(index_dir: Path, *, overwrite: bool) -> Iterator[IndexWriter]
     with IndexWriter(index_dir, new=True) as writer:
         try:
             # another process may have built one while the models were loaded
-            refuse_target(index_dir, overwrite=overwrite)
+            check_target(index_dir, overwrite=overwrite)
             yield writer
         finally:
             # while the lock is held: it may be another's as soon as it is let go

@@ -334,7 +334,7 @@ class DiPairIndex(Searcher, Closing):
             changed = writer.compact()
             self.refresh()
             # this index read the old parts until now
-            writer.tidy()
+            writer.collect_garbage()
         return changed
 
     @property

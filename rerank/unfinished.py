@@ -132,7 +132,7 @@ class UnfinishedPart:
     def ids(self) -> PackedIds:
         """Returns the ids so far, in the order of the corpus."""
         with self._ids.open(encoding="utf-8") as lines:
-            return PackedIds.of(map(json.loads, lines))
+            return PackedIds.from_ids(map(json.loads, lines))
 
     def vectors(self) -> FloatArray:
         """Returns the vectors so far as a view of their file, (passages, vector_dim)."""

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dipair_index.errors import IndexDirectoryError, SettingsError, StoreError
-from dipair_index.files import write_whole
+from dipair_index.errors import DirectoryError, SettingsError, StoreError
+from dipair_index.files import utf8_path, write_whole
 from dipair_index.records import FloatArray
 from dipair_index.stores.faiss_kinds import new_index, reason
 from dipair_index.stores.faiss_search import (
@@ -28,7 +28,7 @@ from dipair_index.stores.faiss_search import (
     search_one,
 )
 from dipair_index.stores.packed_ids import PackedIds
-from dipair_index.stores.token_store import checked_keys
+from dipair_index.stores.token_store import validated_keys
 from dipair_index.threads import answer_after_fork
 
 ANN_FORMAT_VERSION = 1
@@ -60,7 +60,7 @@ class AnnInfo:
 
     @classmethod
     def read(cls, folder: str | Path) -> AnnInfo:
-        """IndexDirectoryError where there is none, where it is damaged or of a newer format."""
+        """Reads it; raises `DirectoryError` if it is absent, damaged or of a newer format."""
         file = Path(folder) / "ann.json"
         try:
             values = json.loads(file.read_text("utf-8"))
@@ -68,10 +68,10 @@ class AnnInfo:
             if version == ANN_FORMAT_VERSION:
                 return cls(**{**values, "source": VectorSource(**values["source"])})
         except FileNotFoundError as error:
-            raise IndexDirectoryError(f"there is no ANN index in {folder}: no ann.json") from error
+            raise DirectoryError(f"there is no ANN index in {folder}: no ann.json") from error
         except (OSError, ValueError, TypeError, KeyError) as error:
-            raise IndexDirectoryError(f"{file} is damaged ({error}): build it again") from error
-        raise IndexDirectoryError(
+            raise DirectoryError(f"{file} is damaged ({error}): build it again") from error
+        raise DirectoryError(
             f"{file} has format version {version}, this version reads {ANN_FORMAT_VERSION}: "
             "upgrade dipair-index or build it again"
         )
@@ -120,8 +120,8 @@ class FaissIndex:
         inner product, and for too few vectors to train it.
         """
         for start in range(0, len(ids), _ROWS_AT_ONCE):
-            checked_keys(ids[start : start + _ROWS_AT_ONCE])
-        vectors = checked_vectors(vectors, count=len(ids))
+            validated_keys(ids[start : start + _ROWS_AT_ONCE])
+        vectors = validated_vectors(vectors, count=len(ids))
         if not len(ids) or not vectors.shape[1]:
             raise SettingsError(f"an ANN index needs vectors, got {vectors.shape}")
         # eight bytes an id: equal ids have equal hashes, and few others have
@@ -141,7 +141,7 @@ class FaissIndex:
                 f"FAISS cannot build {kind!r} from {len(ids)} vectors ({reason(error)}): "
                 "use flat or hnsw, or give more passages"
             ) from error
-        built = cls(index, PackedIds.of(ids), kind, source or VectorSource())
+        built = cls(index, PackedIds.from_ids(ids), kind, source or VectorSource())
         if built._stored is None and not built._gives_back(vectors):
             built._originals = built._stored = vectors
         return built
@@ -169,7 +169,7 @@ class FaissIndex:
         is shorter and its last scores are -inf. Equal vectors have equal scores, whatever kind
         finds them, and a query has the same results alone as in a batch.
         """
-        vectors = checked_query_vectors(vectors, dim=self.dim, top_k=top_k)
+        vectors = validated_query_vectors(vectors, dim=self.dim, top_k=top_k)
         kept = min(top_k, len(self) - len(deleted))
         best = np.full((len(vectors), kept), -np.inf, np.float32)
         if not kept or not len(vectors):
@@ -261,7 +261,7 @@ class FaissIndex:
             with (folder / "index.faiss").open("wb") as target:
                 # FAISS itself says nothing where the last bytes find no room on the disk
                 faiss.write_index(self._index, faiss.PyCallbackIOWriter(target.write))
-            PackedIds.of(self.ids).save(folder)
+            PackedIds.from_ids(self.ids).save(folder)
             if self._originals is not None:
                 # FAISS compresses them, and a merge with other vectors must not do so twice
                 np.save(folder / _ORIGINALS, self._originals)
@@ -276,7 +276,7 @@ class FaissIndex:
 
     @classmethod
     def load(cls, folder: str | Path) -> FaissIndex:
-        """What `save` wrote; IndexDirectoryError where there is none, StoreError for damage."""
+        """Reads what `save` wrote; raises `DirectoryError` if absent, `StoreError` if damaged."""
         import faiss
 
         info = AnnInfo.read(folder)
@@ -285,7 +285,7 @@ class FaissIndex:
             raise StoreError(f"{file} is cut short or not the one of ann.json: build it again")
         try:
             # what is read of it is read through the memory map
-            index = faiss.read_index(str(file), faiss.IO_FLAG_MMAP_IFC)
+            index = faiss.read_index(utf8_path(file), faiss.IO_FLAG_MMAP_IFC)
         except RuntimeError as error:
             raise StoreError(f"{file} is damaged ({reason(error)}): build it again") from error
         ids = PackedIds.load(Path(folder))
@@ -311,7 +311,7 @@ def _originals(folder: Path, info: AnnInfo) -> FloatArray | None:
     return vectors
 
 
-def checked_vectors(vectors: FloatArray, *, count: int) -> FloatArray:
+def validated_vectors(vectors: FloatArray, *, count: int) -> FloatArray:
     """Vectors (count, dim) as contiguous float32; SettingsError for other shapes, NaN, infinity."""
     if np.ndim(vectors) != 2 or len(vectors) != count:
         raise SettingsError(f"vectors must be (ids, dim) for {count} ids, got {np.shape(vectors)}")
@@ -322,11 +322,11 @@ def checked_vectors(vectors: FloatArray, *, count: int) -> FloatArray:
     return vectors
 
 
-def checked_query_vectors(vectors: FloatArray, *, dim: int, top_k: int) -> FloatArray:
+def validated_query_vectors(vectors: FloatArray, *, dim: int, top_k: int) -> FloatArray:
     """Query vectors (queries, dim), and a top_k of 1 or more."""
     if top_k < 1:
         raise SettingsError(f"top_k must be 1 or more, got {top_k}")
-    vectors = checked_vectors(vectors, count=len(vectors))
+    vectors = validated_vectors(vectors, count=len(vectors))
     if vectors.shape[1] != dim:
         raise SettingsError(
             f"query vectors must have the index's {dim} numbers, got {vectors.shape[1]}"

@@ -61,7 +61,7 @@ def damages(
             yield f"{file} is no file of the index: move it away"
 
 
-def refuse_other_sizes(folder: Path, files_digest: str) -> None:
+def check_sizes(folder: Path, files_digest: str) -> None:
     """Raises `StoreError` if a file does not have the size that `seal` saw.
 
     Where a copy was cut short, the system would end a process that reads it by a memory map.

@@ -137,7 +137,7 @@ class Layout:
         return self.writer_lock.name in names and names <= known
 
 
-def refuse_target(target: str | Path, *, overwrite: bool) -> None:
+def check_target(target: str | Path, *, overwrite: bool) -> None:
     """Raises `DirectoryError` if an index cannot be built at `target`.
 
     An empty directory and an unfinished index are no obstacle. Only an index is ever overwritten.

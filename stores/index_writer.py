@@ -59,7 +59,7 @@ class IndexWriter(Closing):
         self._lock = WriterLock(self.layout.root)
         try:
             self.manifest = self._read()
-            self.tidy()
+            self.collect_garbage()
         except BaseException as error:
             self.close()
             if isinstance(error, OSError):
@@ -89,7 +89,7 @@ class IndexWriter(Closing):
             self.manifest = self._read()
         with suppress(OSError, StoreError, WriteError):
             # the change counts already: what is left goes with the next one
-            self.tidy()
+            self.collect_garbage()
 
     def place(self, built: PartLayout, passages: int, truncated: int, digest: str) -> PartInfo:
         """Seals the part in the folder `built`, whose stores are closed, and moves it in place."""
@@ -237,7 +237,7 @@ class IndexWriter(Closing):
         names = os.listdir(self.layout.parts) if self.layout.parts.is_dir() else []
         return sorted(name for name in names if name.isdecimal())
 
-    def tidy(self) -> None:
+    def collect_garbage(self) -> None:
         """Removes files and parts that no manifest names and nobody reads."""
         if self.manifest is None and self.layout.manifest.exists():
             return  # damaged: what it named may still be wanted

@@ -37,7 +37,7 @@ from dipair_index.stores.lmdb_format import (
     next_block,
     settle,
 )
-from dipair_index.stores.token_store import TokenStore, checked_keys, checked_rows, lookup_keys
+from dipair_index.stores.token_store import TokenStore, lookup_keys, validated_keys, validated_rows
 
 BLOCK_PAGES = 64
 """At most. py-lmdb reads a byte of each page of a value that it hands out, so that with more pages
@@ -107,8 +107,8 @@ class LmdbTokenStore(TokenStore):
 
     def put_encoded(self, ids: Sequence[str], rows: Rows) -> None:
         """As `put`, of uint8 rows (len(ids), bytes_per_passage) that this codec has encoded."""
-        keys = checked_keys(ids)
-        rows = checked_rows(ids, rows, self.codec)
+        keys = validated_keys(ids)
+        rows = validated_rows(ids, rows, self.codec)
         # of an id that stands twice in the batch, the last counts
         last = {key: position for position, key in enumerate(keys)}
         if len(last) < len(keys):

@@ -26,8 +26,8 @@ class PackedIds(Sequence[str]):
         self.ends = ends
 
     @classmethod
-    def of(cls, ids: Iterable[str]) -> PackedIds:
-        """The given ids, in their order."""
+    def from_ids(cls, ids: Iterable[str]) -> PackedIds:
+        """Packs the given ids, in their order."""
         if isinstance(ids, PackedIds):
             return ids
         text, ends = bytearray(), array("q")

@@ -21,7 +21,7 @@ import numpy.typing as npt
 from dipair_index.errors import StoreError
 from dipair_index.stores.ann import FaissIndex
 from dipair_index.stores.backends import open_token_store, remove_token_store
-from dipair_index.stores.file_digests import read_lines, refuse_other_sizes
+from dipair_index.stores.file_digests import check_sizes, read_lines
 from dipair_index.stores.index_directory import Layout, PartLayout
 from dipair_index.stores.manifest import Manifest, PartInfo
 from dipair_index.stores.passages import PassageStore
@@ -42,7 +42,7 @@ class _OpenFiles:
         self.users = 0
         with ExitStack() as opened:
             self._key = lock_shared(layout.root, opened)
-            refuse_other_sizes(layout.root, files_digest)
+            check_sizes(layout.root, files_digest)
             self.tokens: TokenStore = opened.enter_context(
                 open_token_store(
                     manifest.store,

@@ -14,7 +14,7 @@ from dipair_index.closing import Closing
 from dipair_index.errors import MissingPassagesError, StoreError
 from dipair_index.records import Passage
 from dipair_index.stores.environment import Environment
-from dipair_index.stores.token_store import checked_keys, lookup_keys
+from dipair_index.stores.token_store import lookup_keys, validated_keys
 
 _DATABASE = "passages"
 
@@ -36,7 +36,7 @@ class PassageStore(Closing):
         Raises `StoreError` if an id is empty or over 511 bytes, if JSON cannot represent the
         metadata, or if writing fails.
         """
-        keys = checked_keys([passage.passage_id for passage in passages])
+        keys = validated_keys([passage.passage_id for passage in passages])
         values = [_encode(passage) for passage in passages]
 
         def work(txn: Any) -> None:

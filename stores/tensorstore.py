@@ -19,7 +19,7 @@ from dipair_index.stores.codecs import Codec, Rows, open_codec
 from dipair_index.stores.id_table import Integers
 from dipair_index.stores.locations import Location
 from dipair_index.stores.packed_ids import PackedIds
-from dipair_index.stores.token_store import TokenStore, checked_keys, checked_rows, lookup_keys
+from dipair_index.stores.token_store import TokenStore, lookup_keys, validated_keys, validated_rows
 from dipair_index.stores.zarr_rows import KIND, METADATA, SHARDS, ZarrRows
 from dipair_index.words import listed
 
@@ -80,8 +80,8 @@ class TensorStoreTokenStore(TokenStore):
 
     def put_encoded(self, ids: Sequence[str], rows: Rows) -> None:
         """As `put`, of uint8 rows (len(ids), bytes_per_passage) that this codec has encoded."""
-        keys = checked_keys(ids)
-        rows = checked_rows(ids, rows, self.codec)
+        keys = validated_keys(ids)
+        rows = validated_rows(ids, rows, self.codec)
         # of an id that stands twice in the batch, the last counts
         last = {key: index for index, key in enumerate(keys)}
         if len(last) < len(keys):

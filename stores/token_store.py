@@ -45,7 +45,7 @@ class TokenStore(Closing):
         shape is wrong, and `StoreError` if an id is empty or over 511 bytes, if a token is NaN or
         infinite, or if writing fails.
         """
-        self.put_encoded(ids, self.codec.encode(checked_tokens(ids, tokens, self.codec)))
+        self.put_encoded(ids, self.codec.encode(validated_tokens(ids, tokens, self.codec)))
 
     def get(self, ids: Sequence[str]) -> FloatArray:
         """Returns tokens (len(ids), tokens_per_passage, dim) in the order asked; ids may repeat.
@@ -97,8 +97,8 @@ class DictTokenStore(TokenStore):
 
     def put_encoded(self, ids: Sequence[str], rows: Rows) -> None:
         """As `put`, of uint8 rows (len(ids), bytes_per_passage) that this codec has encoded."""
-        checked_keys(ids)
-        rows = checked_rows(ids, rows, self.codec).copy()
+        validated_keys(ids)
+        rows = validated_rows(ids, rows, self.codec).copy()
         self._rows.update(zip(ids, rows, strict=True))
 
     def get_encoded(self, ids: Sequence[str]) -> Rows:
@@ -141,7 +141,7 @@ class DictTokenStore(TokenStore):
         return iter(sorted(self._rows))
 
 
-def checked_keys(ids: Sequence[str]) -> list[bytes]:
+def validated_keys(ids: Sequence[str]) -> list[bytes]:
     """Returns the ids as keys; raises `StoreError`, which names the first that cannot be one."""
     keys = []
     for passage_id in ids:
@@ -172,7 +172,7 @@ def lookup_keys(ids: Sequence[str]) -> list[bytes]:
     return [key if 0 < len(key) <= MAX_ID_BYTES else b"\xff" for key in keys]
 
 
-def checked_tokens(ids: Sequence[str], tokens: FloatArray, codec: Codec) -> FloatArray:
+def validated_tokens(ids: Sequence[str], tokens: FloatArray, codec: Codec) -> FloatArray:
     """The tokens as float32, if they have the store's shape and are finite."""
     expected = (len(ids), codec.tokens_per_passage, codec.dim)
     if np.shape(tokens) != expected:
@@ -190,7 +190,7 @@ def checked_tokens(ids: Sequence[str], tokens: FloatArray, codec: Codec) -> Floa
     return tokens
 
 
-def checked_rows(ids: Sequence[str], rows: Rows, codec: Codec) -> Rows:
+def validated_rows(ids: Sequence[str], rows: Rows, codec: Codec) -> Rows:
     """The rows, if they have the shape and type that the store's codec gives them."""
     expected = (len(ids), codec.bytes_per_passage)
     if np.shape(rows) != expected or rows.dtype != np.uint8:

@@ -258,6 +258,7 @@ def test_a_forked_child_is_told_that_tensorstore_cannot_be_used(
 USE = """
 import os, sys
 from dipair_index.records import Passage
+from dipair_index.stores.ann import FaissIndex
 from dipair_index.stores.backends import open_token_store
 from dipair_index.stores.passages import PassageStore
 import numpy as np
@@ -271,6 +272,9 @@ for readonly in (False, True):
         np.testing.assert_array_equal(store.get(["b", "a"]), tokens[::-1])
 with PassageStore.open(folder + "/passages") as store:
     store.put([Passage("a", "text")])
+FaissIndex.build(["a", "b"], np.eye(2, 8, dtype=np.float32)).save(folder + "/ann")
+found, _ = FaissIndex.load(folder + "/ann").search(np.eye(1, 8, 1, dtype=np.float32), 1)
+assert found == [["b"]], found
 """
 
 
@@ -282,7 +286,7 @@ def test_a_folder_may_have_any_letters_in_an_ascii_locale(tmp_path: Path, kind: 
     subprocess.run(
         [sys.executable, "-c", USE, kind, folder], env={**os.environ, **ascii_only}, check=True
     )
-    assert sorted(os.listdir(folder)) == ["passages", "tokens"]
+    assert sorted(os.listdir(folder)) == ["ann", "passages", "tokens"]
     assert sorted(os.listdir(tmp_path)) == ["índex 日本"]
 
 

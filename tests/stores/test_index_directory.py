@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from dipair_index.errors import DirectoryError, StoreError
-from dipair_index.stores.index_directory import Layout, PartLayout, WriterLock, refuse_target
+from dipair_index.stores.index_directory import Layout, PartLayout, WriterLock, check_target
 
 FOREIGN = ["letter.txt", "parts/engine/bolt.step", "building/plan.dwg", "merging/lane.txt"]
 
@@ -46,7 +46,7 @@ def test_the_tokens_of_a_part_are_in_its_folder_or_in_a_place_of_their_own_at_th
 def test_nothing_is_no_obstacle_nor_an_empty_directory(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     for name in ("absent", "empty"):
-        refuse_target(tmp_path / name, overwrite=False)
+        check_target(tmp_path / name, overwrite=False)
         assert not Layout(tmp_path / name).is_ours()
 
 
@@ -57,7 +57,7 @@ def test_what_is_not_an_index_is_never_overwritten(
 ) -> None:
     write(tmp_path / "i" / name)
     with pytest.raises(DirectoryError, match="exists and is not an index, so it will not be"):
-        refuse_target(tmp_path / "i", overwrite=overwrite)
+        check_target(tmp_path / "i", overwrite=overwrite)
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
@@ -69,7 +69,7 @@ def test_a_file_a_lost_link_and_anothers_manifest_are_never_overwritten(
     write(tmp_path / "app" / "manifest.json", '{"kind": "app"}')
     for name in ("file", "link", "app"):
         with pytest.raises(DirectoryError, match=f"{name} exists and is not an index"):
-            refuse_target(tmp_path / name, overwrite=overwrite)
+            check_target(tmp_path / name, overwrite=overwrite)
 
 
 def test_a_finished_index_is_overwritten_only_when_asked(tmp_path: Path) -> None:
@@ -79,8 +79,8 @@ def test_a_finished_index_is_overwritten_only_when_asked(tmp_path: Path) -> None
         write(target / "notes.txt")
         assert Layout(target).is_finished()
         with pytest.raises(DirectoryError, match="there is an index at .*: pass --overwrite"):
-            refuse_target(target, overwrite=False)
-        refuse_target(target, overwrite=True)
+            check_target(target, overwrite=False)
+        check_target(target, overwrite=True)
 
 
 def test_an_unfinished_index_is_no_obstacle_and_a_damaged_one_may_be_overwritten(
@@ -88,16 +88,16 @@ def test_an_unfinished_index_is_no_obstacle_and_a_damaged_one_may_be_overwritten
 ) -> None:
     write(tmp_path / "writer.lock", "process 1")
     write(tmp_path / "building" / "progress" / "progress.json")
-    refuse_target(tmp_path, overwrite=False)
+    check_target(tmp_path, overwrite=False)
     write(tmp_path / "manifest.json.tmp", '{"ki')
-    refuse_target(tmp_path, overwrite=False)
+    check_target(tmp_path, overwrite=False)
     write(tmp_path / "manifest.json", '{"ki')
     with pytest.raises(DirectoryError, match="there is an index at .*: pass --overwrite"):
-        refuse_target(tmp_path, overwrite=False)
-    refuse_target(tmp_path, overwrite=True)
+        check_target(tmp_path, overwrite=False)
+    check_target(tmp_path, overwrite=True)
     write(tmp_path / "thesis.tex")
     with pytest.raises(DirectoryError, match="is not an index"):
-        refuse_target(tmp_path, overwrite=True)
+        check_target(tmp_path, overwrite=True)
 
 
 def test_a_second_writer_is_told_who_the_first_is(tmp_path: Path) -> None:
