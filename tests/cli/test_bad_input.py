@@ -83,7 +83,7 @@ CASES = [
     (f"{BUILD} --ann-from missing", 2, "'missing' does not exist"),
     (f"{BUILD} --ann-from thesis", 1, "there is no ANN index in thesis"),
     (f"{BUILD} --ann-from an.index", 1, "an.index/parts/000001/ann holds other passages"),
-    (f"{BUILD} --model thesis", 1, "no DiPair model could be loaded from thesis"),
+    (f"{BUILD} --model thesis", 1, "/thesis ("),
     (f"{BUILD} --vectors thesis", 1, "no encoder could be loaded from thesis"),
     (f"{BUILD} --batch-size 0", 2, "0 is not in the range x>=1"),
     (f"{BUILD} --device abacus", 1, "there is no device 'abacus' here: use cpu"),
@@ -131,7 +131,7 @@ CASES = [
     ("rerank --index-dir good.tsv --query tea", 1, "there is no index at good.tsv"),
     ("rerank --index-dir corrupt.index --query tea", 1, "corrupt.index/manifest.json is damaged"),
     ("rerank --index-dir newer.index --query tea", 1, "newer.index has format version 99"),
-    (f"{RERANK} --model thesis", 1, "no DiPair model could be loaded from thesis"),
+    (f"{RERANK} --model thesis", 1, "/thesis ("),
     # add, update, delete, compact, verify, info
     ("add --corpus good.tsv --index-dir missing", 1, "there is no index at missing: build one"),
     ("add --corpus good.tsv --index-dir thesis", 1, "thesis is not an index: it has no manifest"),
