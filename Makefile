@@ -11,7 +11,7 @@ LOWEST_WITH ?=
 # CI and developers install the versions of constraints.txt, users the ranges of setup.cfg
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo docs-cli test test-slow test-lowest nightly coverage lint format typecheck lock paper clean
+.PHONY: demo docs-cli test test-kernels test-slow test-lowest nightly coverage lint format typecheck lock paper clean
 
 demo: $(VENV)/.installed
 	$(BIN)/dipair-index build
@@ -23,6 +23,10 @@ test: $(VENV)/.test-installed
 
 test-slow: $(VENV)/.test-installed
 	$(BIN)/pytest -m slow
+
+# numeric tests under the kernels of OpenBLAS; those that this processor lacks are skipped in words
+test-kernels: $(VENV)/.test-installed
+	$(BIN)/python .ci/kernels
 
 # the lowest versions that setup.cfg declares
 test-lowest: $(UV)
