@@ -61,7 +61,7 @@ def _sentences(ctx: click.Context | None = None) -> Iterator[None]:
             yield
         except click.BadParameter as error:
             if ctx and (origin := origin_of(error, ctx.meta.get(CONFIG))):
-                error.message = f"{error.message.rstrip('.')} ({origin})"
+                vars(error)["message"] = f"{error.message.rstrip('.')} ({origin})"
             raise
         except DiPairError as error:
             raise click.ClickException(str(error)) from error
@@ -77,7 +77,7 @@ def _sentences(ctx: click.Context | None = None) -> Iterator[None]:
                 raise  # click ends quietly when the reader of a pipe has gone
             raise click.ClickException(_sentence(error, ctx)) from error
     except click.ClickException as error:
-        error.message = printable(error.message)
+        vars(error)["message"] = printable(error.message)
         raise
 
 

@@ -39,7 +39,7 @@ class Number(click.FloatRange):
         return number
 
 
-class Utf8Text(click.ParamType):
+class Utf8Text(click.ParamType):  # type: ignore[type-arg]
     """A text, whichever the locale's encoding is; file names are not texts."""
 
     name = "text"
