@@ -18,6 +18,7 @@ from click.testing import CliRunner
 from dipair_index.cli import cli
 from dipair_index.data.labels import read_labels
 from dipair_index.formats.tables import read_table
+from dipair_index.records import Passage
 from dipair_index.rerank.index import DiPairIndex
 from dipair_index.stores.snapshot import Snapshot
 
@@ -90,11 +91,10 @@ def test_an_index_answers_as_it_did(index: str) -> None:
 @pytest.mark.parametrize("index", INDEXES)
 def test_an_index_holds_the_passages_that_it_held(index: str) -> None:
     with Snapshot.open(f"{index}.index") as snapshot:
-        passages = [passage._asdict() for passage in snapshot.passages(list(snapshot))]
-    assert passages == INDEXES[index]["passages"]
-    assert next(each for each in passages if each["passage_id"] == "w1")["metadata"] == {
-        "year": 1890
-    }
+        passages = snapshot.passages(list(snapshot))
+    recorded = [Passage(*each.values()) for each in INDEXES[index]["passages"]]
+    assert passages == recorded
+    assert next(each for each in passages if each.passage_id == "w1").metadata == {"year": 1890}
 
 
 @pytest.mark.parametrize("index", INDEXES)
