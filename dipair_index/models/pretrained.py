@@ -87,7 +87,7 @@ def load_cross_encoder(name: str) -> Any:
     return model
 
 
-def load_tokenizer(name: str, model: nn.Module | None = None) -> Any:
+def load_tokenizer(name: str, model: Any = None) -> Any:
     """Loads the fast tokenizer beside a model, by folder or hub name.
 
     Raises `ModelError` where there is none, or one without a fast form, a vocabulary or a padding
@@ -123,7 +123,7 @@ def load_tokenizer(name: str, model: nn.Module | None = None) -> Any:
     if model is not None:
         if model.config.pad_token_id is None:  # where a decoder's classifier looks for the end
             model.config.pad_token_id = tokenizer.pad_token_id
-        rows = model.get_input_embeddings().num_embeddings  # type: ignore[operator]
+        rows = model.get_input_embeddings().num_embeddings
         # special tokens that no text gets may lie beyond, as [MASK] where transformers adds it
         given = [tokenizer.pad_token_id, *tokenizer("")["input_ids"]]
         needed = max(*pieces.values(), *given) + 1
@@ -157,7 +157,7 @@ def check_length(tokenizer: Any, tokens: int, what: str, *, pair: bool = False) 
         )
 
 
-def first_layers(name: str, layers: int | None) -> dict[str, int]:
+def first_layers(name: str, layers: int | None) -> dict[str, Any]:
     """Returns what has transformers load the first `layers` layers of an encoder; None is all.
 
     Raises `SettingsError` where it has fewer: those that are missing would be random.
