@@ -80,7 +80,7 @@ def cases(draw: st.DrawFn) -> Case:
 def products(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Both ways to multiply, that of a torch without oneDNN too."""
     if request.param == "plain":
-        monkeypatch.setattr(fast_head, "_has_onednn", lambda dtype: False)
+        monkeypatch.setattr(fast_head, "has_onednn", lambda dtype: False)
     return str(request.param)
 
 
