@@ -24,7 +24,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dipair_index.models.config import Side
-from dipair_index.models.heads import ClassHead, Head, largest_cosines, served_logits
+from dipair_index.models.heads import served_logits
+from dipair_index.models.transformer_head import ClassHead, TransformerHead, largest_cosines
 
 
 class Prepared(NamedTuple):
@@ -44,7 +45,7 @@ class FastHead:
 
     def __init__(
         self,
-        head: Head,
+        head: TransformerHead,
         query_tokens: int,
         dtype: torch.dtype = torch.float32,
     ) -> None:

@@ -12,7 +12,8 @@ from torch.nn import functional
 from dipair_index.encoders.base import refuse_tuples
 from dipair_index.models.config import Side
 from dipair_index.models.dipair import DiPairModel
-from dipair_index.models.heads import DenseHead, DistilledSentenceHead, Head, SimilarityHead
+from dipair_index.models.heads import DenseHead, DistilledSentenceHead, SimilarityHead
+from dipair_index.models.transformer_head import TransformerHead
 from dipair_index.rerank.fast_head import FastHead, ServedOutput
 
 
@@ -41,7 +42,7 @@ def fast_system(model: DiPairModel, dtype: torch.dtype = torch.float32) -> FastS
         return FastSentences(head, [dim, dim, 2 * dim], dtype)
     if isinstance(head, DenseHead):
         return FastDense(head, [config.kept(side) * dim for side in config.sides], dtype)
-    return FastHead(cast("Head", head), config.max_query_tokens, dtype)
+    return FastHead(cast("TransformerHead", head), config.max_query_tokens, dtype)
 
 
 class FirstLayer(NamedTuple):

@@ -11,7 +11,7 @@ Deviations from the paper:
   encoders whose sentence vector is that mean. The paper keeps the first token ("cls").
 - A text with fewer tokens than are kept is filled with zero vectors, which the head reads like any
   others: the score of a pair never depends on what shares its batch.
-Those of the heads stand in `dipair_index.models.heads`.
+Those of the heads are in `dipair_index.models.transformer_head` and `heads`.
 """
 
 from __future__ import annotations
@@ -28,8 +28,9 @@ from transformers.utils.generic import ModelOutput
 
 from dipair_index.errors import SettingsError
 from dipair_index.models.config import DiPairConfig, Side
-from dipair_index.models.heads import TupleHead, make_head
+from dipair_index.models.heads import make_head
 from dipair_index.models.pretrained import load_encoder, readable_tokens
+from dipair_index.models.transformer_head import TupleHead
 from dipair_index.models.truncation import keep_tokens
 
 

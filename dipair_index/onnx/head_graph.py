@@ -14,13 +14,13 @@ from onnx import TensorProto
 from torch import Tensor, nn
 
 from dipair_index.models.dipair import DiPairModel
-from dipair_index.models.heads import Head
+from dipair_index.models.transformer_head import TransformerHead
 from dipair_index.onnx.writer import Graph, StoredTensor
 
 
 def export_head(model: DiPairModel, stored: dict[str, StoredTensor], path: Path) -> None:
     """Writes a graph from `query` (1, N, dim) and `passages` (passages, M, dim) to `logits`."""
-    config, head = model.config, cast(Head, model.head)
+    config, head = model.config, cast(TransformerHead, model.head)
     kept, dim = config.max_query_tokens, config.token_dim
     graph = Graph(model, stored)
     query = graph.input("query", TensorProto.FLOAT, [1, kept, dim])

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from dipair_index.models.dipair import DiPairModel
-from dipair_index.models.heads import ClassHead, SimilarityHead
+from dipair_index.models.heads import SimilarityHead
+from dipair_index.models.transformer_head import ClassHead
 from dipair_index.training.losses import Loss
 
 STEPS = 100

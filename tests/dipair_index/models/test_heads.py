@@ -17,8 +17,9 @@ from torch import Tensor
 from dipair_index.encoders.dual_encoder import DualEncoder
 from dipair_index.models.config import DiPairConfig
 from dipair_index.models.dipair import DiPairModel
-from dipair_index.models.heads import TupleHead, make_head, served_logits
+from dipair_index.models.heads import make_head, served_logits
 from dipair_index.models.systems import CLASS_SYSTEMS, SYSTEMS, TUPLE_SYSTEMS
+from dipair_index.models.transformer_head import TupleHead
 
 Array = np.ndarray[Any, Any]
 Weights = dict[str, Array]
