@@ -1,4 +1,4 @@
-"""How fast passages are encoded and indexed, by torch and by ONNX Runtime, beside the raw rate.
+"""Measures how fast torch and ONNX Runtime encode and index passages, beside the raw rate.
 
     python benchmarks/build.py --passages 512 --rounds 3
 
@@ -111,7 +111,7 @@ def distance(
 
 
 def cold(model: str | None, passages: list[Passage], encoder: DualEncoder, rounds: int) -> None:
-    """Wall-clock and CPU seconds of a whole process, ONNX Runtime and torch in turns."""
+    """Measures wall-clock and CPU seconds of a process, ONNX Runtime and torch in turns."""
     with TemporaryDirectory() as folder:
         build_index(passages[:336], Path(folder) / "index", encoder)
         command = [str(Path(sys.executable).with_name("dipair-index")), "rerank"]

@@ -1,4 +1,4 @@
-"""The memory that a build takes at its peak, and what of it grows with the corpus.
+"""Measures the peak memory of a build, and the share that grows with the corpus.
 
     python benchmarks/build_memory.py --passages 10000 100000
 
@@ -33,7 +33,7 @@ MIB = 2**20
 
 
 def some_passages(count: int, prefix: str = "") -> Iterator[Passage]:
-    """Twelve words each; ids like MS MARCO's."""
+    """Yields passages of twelve words each, with ids like those of MS MARCO."""
     chance = random.Random(0)
     for number in range(count):
         yield Passage(f"{prefix}{8_000_000 - number}", " ".join(chance.choices(WORDS, k=12)))

@@ -1,4 +1,4 @@
-"""What each codec costs and keeps: bytes, time, errors, and the quality of reranking.
+"""Measures each codec: bytes, time, errors, and the quality of reranking.
 
     python benchmarks/codecs.py --data msmarco --dataset msmarco.dataset --cache codecs.cache
 

@@ -45,13 +45,13 @@ def make_rows(folder: Path, pairs: int) -> None:
 
 
 def memory() -> int:
-    """Bytes that this process holds and that no file stands for."""
+    """The anonymous resident memory of this process, in bytes."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(1024 * int(line.split()[1]) for line in lines if line.startswith("RssAnon:"))
 
 
 def measure(folder: Path, pairs: int, rounds: int, clock_name: str) -> dict[str, Any]:
-    """In this process, with as many threads as it may use."""
+    """Times the head in this process, with all threads that it may use."""
     import numpy as np
     import torch
 
@@ -105,7 +105,7 @@ def grow(folder: Path, pairs: list[int], clock: str) -> None:
 
 
 def share(folder: Path) -> None:
-    """By turns, and the median of ratios within a turn."""
+    """Compares one process and two in turns; prints the median of ratios within a turn."""
     cores, turns = thread_count(), 3
     names = [f"1 process, {cores} threads", "2 processes, 1 thread each"]
     names += [f"2 processes, {cores} threads each"]

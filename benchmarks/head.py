@@ -75,7 +75,7 @@ def make_inputs(n: int, m: int, dim: int, passages: int = PASSAGES) -> Inputs:
 
 
 def weight_products(n: int, m: int, dim: int, prepared: bool) -> list[tuple[int, int, int]]:
-    """(rows, in, out) of the products with weights that a micro-batch needs, two layers."""
+    """The sizes (rows, in, out) of a micro-batch's products with weights, in two layers."""
     pairs, tokens = MICRO_BATCH, MICRO_BATCH * (n + m)
     first = [] if prepared else [(MICRO_BATCH * m, dim, 2 * dim)]
     layer = [(tokens, dim, FEED_FORWARD), (tokens, FEED_FORWARD, dim)]
@@ -84,7 +84,7 @@ def weight_products(n: int, m: int, dim: int, prepared: bool) -> list[tuple[int,
 
 
 def fast_flops(n: int, m: int, dim: int, prepared: bool = False) -> float:
-    """Of a pair, what attention multiplies included."""
+    """The floating-point operations of a pair, those of attention included."""
     products = sum(2 * r * i * o for r, i, o in weight_products(n, m, dim, prepared)) / MICRO_BATCH
     return products + 4 * (n + m) ** 2 * dim + 4 * (n + m) * dim
 
@@ -136,7 +136,7 @@ def heads(sizes: tuple[int, int, int], threads: int) -> list[Contender]:
 
 
 def bound(sizes: tuple[int, int, int], threads: int, prepared: bool, repeat: int) -> Contender:
-    """The products with weights alone, in as many threads, for as many pairs."""
+    """The products with weights alone, for as many pairs and threads: a lower bound."""
     shapes = weight_products(*sizes, prepared)
     form = ProductForm(torch.float32, fused=has_onednn(torch.float32))
     steps = [
@@ -162,7 +162,7 @@ def bound(sizes: tuple[int, int, int], threads: int, prepared: bool, repeat: int
 
 
 def timed(contender: Contender, clock: Callable[[], float]) -> float:
-    """Seconds a pair."""
+    """Runs the contender, and returns its seconds a pair."""
     start = clock()
     contender.run()
     return (clock() - start) / contender.pairs

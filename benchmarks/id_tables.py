@@ -22,7 +22,7 @@ Change = tuple[PackedIds, Hashes, Integers]
 
 
 class Dictionary:
-    """As `IdTable`, with a Python object for each id."""
+    """A dictionary with the methods of `IdTable`, which keeps a Python object for each id."""
 
     def __init__(self) -> None:
         self._rows: dict[bytes, int] = {}

@@ -129,7 +129,7 @@ class Benchmark:
         return encoded(data, given.encoder, layers, given.passage_length, given.pooling, folder)
 
     def _begin(self, recipe: Recipe, data: Data) -> tuple[DiPairModel, StateCache, list[Any]]:
-        """A model that fits its frozen encoder's outputs as they are, those, and what to learn."""
+        """The model, the cached hidden states of its frozen encoder, and its training items."""
         model, everything = self._model(recipe), self._states(recipe, data)
         config = model.config
         cache = first_tokens(everything, config.max_query_tokens, config.max_passage_tokens)

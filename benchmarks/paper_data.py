@@ -51,12 +51,12 @@ def judged_pairs(dataset: Path, count: int, seed: int) -> pa.Table:
 
 
 def sample(table: pa.Table, count: int, seed: int) -> pa.Table:
-    """At most `count` rows."""
+    """A random sample of at most `count` rows."""
     return table.take(np.sort(np.random.default_rng(seed).permutation(table.num_rows)[:count]))
 
 
 def read(dataset: Path, train: pa.Table, held_out: int, seed: int) -> Data:
-    """The pairs of all splits, at most `held_out` a held-out one."""
+    """The pairs of all splits, at most `held_out` of each held-out split."""
     opened, tables = Dataset.open(dataset), {"train": train}
     for split in ("valid", "test"):
         columns = ["query_id", "passage_id", "label"]
@@ -82,7 +82,7 @@ def read(dataset: Path, train: pa.Table, held_out: int, seed: int) -> Data:
 
 
 def new_model(encoder: str, layers: int, passage_length: int, **settings: Any) -> DiPairModel:
-    """A student that begins at `layers` layers of the encoder."""
+    """A student that starts from the first `layers` layers of the encoder."""
     return DiPairModel.from_encoder(
         encoder_source(encoder), layers=layers, passage_length=passage_length, **settings
     )
@@ -95,14 +95,14 @@ def tokenizer_of(encoder: str) -> Any:
 def encoded(
     data: Data, encoder: str, layers: int, passage_length: int, pooling: str, folder: Path
 ) -> StateCache:
-    """The first tokens that `layers` layers give for all texts; computed once."""
+    """The first hidden states of all texts after `layers` layers; computed once."""
     sizes = {"max_query_tokens": KEPT, "max_passage_tokens": KEPT, "pooling": pooling}
     model = new_model(encoder, layers, passage_length, **sizes)
     return StateCache.fill(model, tokenizer_of(encoder), data.texts, folder, progress, half=True)
 
 
 def first_tokens(cache: StateCache, query: int, passage: int) -> StateCache:
-    """The same, of fewer tokens."""
+    """The cache cut to fewer tokens."""
     kept = {"query": query, "passage": passage}
     return StateCache({side: rows[:, : kept[side]] for side, rows in cache.states.items()})
 

@@ -152,7 +152,7 @@ def _side(line: Line, reference: Line, rows: Mapping[str, Any]) -> str:
 
 
 def _agreement(lines: Sequence[Line], rows: Mapping[str, Any]) -> str:
-    """How many pairs of lines lie as the paper has them, by split."""
+    """The number of pairs of lines in the paper's order, by split."""
     said = []
     for split in ("valid", "test"):
         both = [(line.paper, rows[line.row].get(split)) for line in lines

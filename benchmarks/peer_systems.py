@@ -73,7 +73,7 @@ def flashrank(setting: Setting) -> Stored:
 
 
 def teacher(setting: Setting) -> Stored:
-    """The same file, in batches of eight pairs of like length."""
+    """The same file, in batches of eight pairs of similar length."""
     from dipair_index.encoders.cross_encoders import open_teacher
 
     opened = open_teacher(str(setting.teacher))

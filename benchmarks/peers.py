@@ -87,7 +87,7 @@ def setting_of(arguments: argparse.Namespace) -> tuple[systems.Setting, dict[str
 
 
 def measure(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
-    """In this process."""
+    """Measures one system in this process."""
     clock = time.process_time if arguments.clock == "cpu" else time.perf_counter
     setting, rows, (queries, run, qrels) = setting_of(arguments)
     opener, most, published, source = SYSTEMS[name]

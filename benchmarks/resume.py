@@ -1,4 +1,4 @@
-"""What a benchmark that goes on where it was stopped checks first."""
+"""Checks that a resumed benchmark has the arguments of its earlier rows."""
 
 from __future__ import annotations
 

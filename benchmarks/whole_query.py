@@ -48,7 +48,7 @@ PROFILED = 20
 
 
 class StandIn(DualEncoder):
-    """Says it is the encoder it is given, and makes passages' tokens and vectors up."""
+    """An encoder in another's name, with random token embeddings and vectors of passages."""
 
     def __init__(self, encoder: DualEncoder) -> None:
         self.__dict__.update(encoder.__dict__)
@@ -78,7 +78,7 @@ def made(arguments: argparse.Namespace, encoder: DualEncoder, ann: str) -> Path:
 
 
 def product_share(index: DiPairIndex, queries: Sequence[str], candidates: int) -> float:
-    """Of the wall clock of searches in one thread."""
+    """The share of retrieval and matrix products in the time of searches in one thread."""
     seconds = 0.0
     settings = _ExperimentalConfig(profile_all_threads=True)
     with profile(activities=[ProfilerActivity.CPU], experimental_config=settings) as profiled:
@@ -95,7 +95,7 @@ def product_share(index: DiPairIndex, queries: Sequence[str], candidates: int) -
 
 
 def outside(index: DiPairIndex, queries: Sequence[str], candidates: int) -> float:
-    """The share of a search's time that nothing is computed in."""
+    """The share of a search's time in which nothing is computed."""
     rows = []
     for query in queries:
         started = time.perf_counter()
