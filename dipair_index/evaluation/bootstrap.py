@@ -1,4 +1,4 @@
-"""How good systems are, and whether what lies between them could be chance.
+"""Measures of several systems, and the significance of their differences.
 
     judgements + every system's scores ─► measures ─► values ─► differences to a baseline
     resampled queries ─► the same measures ─► interval and p-value of each difference
@@ -34,7 +34,7 @@ CELLS_AT_ONCE = 2**21  # of a block of resamples: arrays of 16 MiB
 
 
 class Bootstrap(NamedTuple):
-    """Which system the others are compared with, by how many resamples; 0 compares nothing."""
+    """The system that the others are compared with, and the number of resamples; 0 for none."""
 
     baseline: str
     resamples: int = 10_000
@@ -45,7 +45,7 @@ class Measured(NamedTuple):
     """One system by one measure, and its difference to the baseline.
 
     `low` and `high` bound 95 % of the resampled differences. `p` is the share of resamples whose
-    difference lies as far from the real one as nought does. None where nothing was compared.
+    difference is as far from the observed difference as zero is. All are None without comparison.
     """
 
     measure: str
@@ -75,15 +75,11 @@ class JudgedPairs(NamedTuple):
         """The systems, in the order given."""
         return list(self.scores)
 
-    def as_pairs(self) -> JudgedPairs:
-        """Returns itself."""
-        return self
-
     def as_runs(self, relevant_from: float | None = None) -> JudgedRuns:
         """Each query's pairs as a ranking; labels that are no whole numbers become 0 and 1.
 
-        Raises `SettingsError` where they do not without `relevant_from`, and `FormatError` for a
-        pair with two labels.
+        Raises `SettingsError` if these lack `relevant_from`, from which on a label becomes 1, and
+        `FormatError` if a pair has two labels.
         """
         grades = self.labels
         fractions = grades[grades != np.rint(grades)]
@@ -149,10 +145,6 @@ class JudgedRuns(NamedTuple):
             },
         )
 
-    def as_runs(self, relevant_from: float | None = None) -> JudgedRuns:
-        """Returns itself: its grades are whole."""
-        return self
-
 
 def evaluate(
     judged: JudgedPairs | JudgedRuns,
@@ -162,9 +154,9 @@ def evaluate(
 ) -> list[Measured]:
     """Measures every system, measure by measure, and compares it with the baseline.
 
-    `relevant_from` is the label from which on a pair is relevant, for AUC. Raises as
-    `check_measures`, `relevant_pairs` and `pearson_statistic` do, and `FormatError` for a measure
-    that is not defined here.
+    `relevant_from` is the label from which on a pair is relevant, for AUC. Raises `FormatError` if
+    a measure is not defined for these judgements and scores, and what `check_measures`,
+    `relevant_pairs` and `pearson_statistic` raise.
     """
     measures = check_measures(measures)
     queries, systems = len(judged.queries), judged.systems
@@ -189,7 +181,7 @@ def evaluate(
 def check_labels(
     pairs: JudgedPairs, measures: Sequence[str], relevant_from: float | None = None
 ) -> None:
-    """Raises what `evaluate` would about the labels, before models spend hours on the scores."""
+    """Raises the errors of `evaluate` about labels, before models spend hours on scores."""
     _statistics(pairs._replace(scores={}), check_measures(measures), relevant_from)
 
 
@@ -200,9 +192,10 @@ def _statistics(
     statistics: dict[str, Statistic] = {}
     cells = len(judged.queries)
     if of_rankings := [name for name in measures if name not in PAIR_MEASURES]:
-        statistics |= ranking_statistics(of_rankings, *judged.as_runs(relevant_from))
+        runs = judged if isinstance(judged, JudgedRuns) else judged.as_runs(relevant_from)
+        statistics |= ranking_statistics(of_rankings, *runs)
     if set(measures) & set(PAIR_MEASURES):
-        pairs = judged.as_pairs()
+        pairs = judged if isinstance(judged, JudgedPairs) else judged.as_pairs()
         cells = max(cells, len(pairs.labels))
         row_of = {query_id: row for row, query_id in enumerate(judged.queries)}
         rows = np.array([row_of[query_id] for query_id in pairs.query_ids], np.int64)
@@ -245,6 +238,6 @@ def _compared(
             difference=float(difference),
             low=float(low),
             high=float(high),
-            # the real sample counts as one more resample, so that p is never nought
+            # the real sample counts as one more resample, so that p is never zero
             p=float((1 + far.sum()) / (1 + len(differences))),
         )

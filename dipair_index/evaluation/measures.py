@@ -1,4 +1,4 @@
-"""Measures as functions of how much each query counts, so that one code gives value and resamples.
+"""Measures as functions of query weights, which give both a value and its resamples.
 
 A statistic takes weights (resamples, queries) and returns values (resamples, systems). Weights of
 one give a measure's value; how often a query was drawn gives its value on a resample.
@@ -18,20 +18,20 @@ from dipair_index.records import Qrels, Run
 
 Floats: TypeAlias = npt.NDArray[np.float64]
 Values: TypeAlias = npt.NDArray[np.floating[Any]]
-"""Labels or scores as they come: a label of 0.7 in float32 is to reach a threshold of 0.7."""
+"""Labels or scores in their own precision: 0.7 in float32 reaches a threshold of 0.7."""
 Mask: TypeAlias = npt.NDArray[np.bool_]
 Rows: TypeAlias = npt.NDArray[np.int64]
 
 Statistic: TypeAlias = Callable[[Floats], Floats]
 
 PAIR_MEASURES = ("AUC", "Pearson")
-"""Measures over all judged pairs at once; every other is ir-measures', one value a query."""
+"""Measures over all judged pairs at once; the others are ir-measures', one value a query."""
 
 
 def check_measures(names: Sequence[str]) -> list[str]:
     """Returns the names as they are printed, each once.
 
-    Raises `SettingsError` that names all that are not known, or one that cannot be computed here.
+    Raises `SettingsError` if some are unknown, naming all of them, or if one cannot be computed.
     """
     of_pairs = {name.casefold(): name for name in PAIR_MEASURES}
     known = {name: of_pairs.get(name.casefold()) or _parsed(name) for name in names}
@@ -47,8 +47,8 @@ def check_measures(names: Sequence[str]) -> list[str]:
 def relevant_pairs(labels: Values, relevant_from: float | None = None) -> Mask:
     """Which pairs are relevant: those from a grade on, or those with the higher of two labels.
 
-    Raises `SettingsError` for more than two grades without `relevant_from`, and `FormatError`
-    where there are not two classes.
+    Raises `SettingsError` if there are more than two grades without `relevant_from`, and
+    `FormatError` if there are not two classes.
     """
     grades = np.unique(labels)
     if relevant_from is None and len(grades) > 2:
@@ -71,7 +71,7 @@ def relevant_pairs(labels: Values, relevant_from: float | None = None) -> Mask:
 
 
 def auc_statistic(relevant: Mask, scores: Iterable[Values], rows: Rows) -> Statistic:
-    """AUC-ROC of each system's `scores` (pairs,); `rows` (pairs,) are the places of their queries.
+    """AUC-ROC of each system's `scores` (pairs,); `rows` (pairs,) are the indices of their queries.
 
     The share of (relevant, other) pairs in which the relevant one scores higher, ties half.
     """
@@ -97,7 +97,7 @@ def auc_statistic(relevant: Mask, scores: Iterable[Values], rows: Rows) -> Stati
 
 
 def area_under_curve(relevant: Mask, scores: Values) -> float | None:
-    """AUC-ROC of one system's scores, (pairs,); None where there is one class only."""
+    """AUC-ROC of one system's scores, (pairs,); None if there is one class only."""
     if relevant.all() or not relevant.any():
         return None
     statistic = auc_statistic(relevant, [scores], np.zeros(len(scores), np.int64))
@@ -109,7 +109,7 @@ def pearson_statistic(
 ) -> Statistic:
     """Pearson's correlation of labels and scores, as `auc_statistic`, from sums over each query.
 
-    Raises `FormatError` where labels or scores are all the same.
+    Raises `FormatError` if labels or scores are all equal.
     """
     for what, values in (("labels", labels), *scores.items()):
         if not len(values) or np.ptp(values) == 0:
@@ -167,7 +167,7 @@ def ranking_statistics(
 
 
 def _uncomputable(measures: Mapping[Any, str], qrels: Qrels, run: Run) -> list[str]:
-    """The names of the measures that cannot be computed by themselves either."""
+    """The names of the measures that fail one by one, too."""
     import ir_measures
 
     failed = []
@@ -180,7 +180,7 @@ def _uncomputable(measures: Mapping[Any, str], qrels: Qrels, run: Run) -> list[s
 
 
 def _aggregated(values: Floats, total: bool) -> Statistic:
-    """Means or totals of (queries, systems), NaN where a query has no value."""
+    """Statistic of values (queries, systems), NaN if missing: their mean, or their total."""
     known = np.isfinite(values)
     filled, counted = np.where(known, values, 0.0), known.astype(np.float64)
 
@@ -192,7 +192,7 @@ def _aggregated(values: Floats, total: bool) -> Statistic:
 
 
 def _parsed(name: str) -> Any:
-    """ir-measures' object, None where it knows no such measure."""
+    """The object of ir-measures, None if there is no such measure."""
     require("evaluate", f"the measure {name}, unlike AUC and Pearson,")
     import ir_measures
 
