@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 LARGEST = 2**31 - 1
-"""More than anybody means, and what FAISS, torch and numpy count with."""
+"""The largest number of 32 bits, with which FAISS, torch and numpy count."""
 
 
 class Whole(click.IntRange):
@@ -26,17 +26,21 @@ class Whole(click.IntRange):
         return number
 
 
-class Number(click.FloatRange):
+class Finite(click.types.FloatParamType):
     """A finite number: comparisons let NaN through, and `inf` is no number to compute with."""
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> float:
-        """Refuses what is not finite, or outside the range."""
+        """Refuses numbers that are not finite, or outside a range."""
         number: float = super().convert(value, param, ctx)
         if not math.isfinite(number):
             self.fail(f"{value!r} is not a finite number", param, ctx)
         return number
+
+
+class Number(Finite, click.FloatRange):
+    """A finite number in a range."""
 
 
 class Utf8Text(click.ParamType):  # type: ignore[type-arg]
@@ -55,7 +59,7 @@ class Utf8Text(click.ParamType):  # type: ignore[type-arg]
 COUNT = Whole(1)
 NOT_NEGATIVE_COUNT = Whole(0)
 STEPS = Whole(-1)  # of which 0 and -1 set no limit
-NUMBER = Number()
+NUMBER = Finite()
 POSITIVE = Number(min=0, min_open=True)
 NOT_NEGATIVE = Number(min=0)
 SHARE = Number(min=0, max=1, max_open=True)
