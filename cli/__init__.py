@@ -45,7 +45,7 @@ from dipair_index.cli.verify import verify
     callback=read_config,
     expose_value=False,
     is_eager=True,
-    help="Take settings from a JSON or TOML file with a section a command",
+    help="Read settings from a JSON or TOML file with a section for each command",
 )
 def cli() -> None:
     """Retrieve passages with an ANN index, then rerank them with DiPair.

@@ -1,4 +1,4 @@
-"""What people read: remarks and progress on stderr, tables on stdout; and data for programs."""
+"""Output: messages and progress on stderr, tables and data on stdout."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def printable(text: str) -> str:
 
 def remark(message: str) -> None:
     """Prints a message to stderr."""
-    # a command is not to fail since nobody can be told how it does
+    # a command must not fail only because its messages cannot be printed
     with suppress(OSError):
         click.echo(printable(message), err=True)
 
@@ -103,11 +103,11 @@ def _without_nan(value: Any) -> Any:
 
 @contextmanager
 def progress(what: str, unit: str) -> Iterator[Callable[[int], None]]:
-    """Shows how far a long job is; yields a function that takes the count so far.
+    """Shows the progress of a long job; yields a function that takes the count so far.
 
-    A line that moves on a terminal, and a plain line every ten seconds where stderr is a file.
+    A terminal gets one line that is updated, a file or pipe a line every ten seconds.
     """
-    # the first call, when and with what count: a resumed job does not start at nought
+    # the first call, when and with what count: a resumed job does not start at zero
     first: tuple[float, int] | None = None
 
     def line(count: int) -> str:

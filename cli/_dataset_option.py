@@ -1,4 +1,4 @@
-"""The options by which a command is told which dataset to work on, or to make."""
+"""The options that name the dataset of a command: the one to read, or the one to make."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ dataset_option = click.option(
     default=DEFAULT_DATASET,
     show_default=True,
     metavar="DIR",
-    help="Work on this dataset",
+    help="Read the dataset in this directory",
 )
 
 
 def new_dataset_options() -> Callable[[Command], Command]:
-    """Where a new dataset goes, and how it is drawn and shown."""
+    """`--out`, `--seed`, `--overwrite` and `--json` of a new dataset."""
     return all_of(
         click.option(
             "--out",

@@ -1,4 +1,4 @@
-"""What commands that encode passages share: the model, the progress, and what is said of both."""
+"""What the commands that encode passages share: corpus, graphs, progress and messages."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def read_corpus(corpus: str | Path) -> Iterator[Passage]:
-    """The passages of a file; the first is read at once, so that a wrong path is said early."""
+    """The passages of a file; the first is read at once, so that a wrong path fails early."""
     from dipair_index.formats.collections import read_passages
 
     passages = read_passages(corpus)
@@ -29,10 +29,10 @@ def read_corpus(corpus: str | Path) -> Iterator[Passage]:
 
 
 def write_graphs(encoder: TextEncoder) -> str:
-    """Writes a model's ONNX graphs where it has none that fit and its folder may be written to.
+    """Writes a model's ONNX graphs if they are missing or stale and its folder is writable.
 
-    Returns why it can have none, empty where it has them now: a model without them works as well,
-    but with torch alone.
+    Returns the reason if the model can have none, empty otherwise. A model without graphs works
+    with torch alone.
     """
     if encoder.backend != "torch" or encoder.device != "cpu":
         return ""
@@ -51,9 +51,9 @@ def write_graphs(encoder: TextEncoder) -> str:
 
 @contextmanager
 def encoding(index_dir: Path, *, again: str) -> Iterator[Callable[[int], None]]:
-    """Shows progress; whatever ends the work early, says what is stored and how to go on.
+    """Shows progress; if the work ends early, says what is stored and how to resume.
 
-    `again` is the command that goes on, in words.
+    `again` is the command that resumes, in words.
     """
     from dipair_index.errors import DiPairError
     from dipair_index.stores.index_directory import Layout
@@ -89,7 +89,7 @@ def _are(stored: int) -> str:
 
 
 def describe(what: str, summary: BuildSummary) -> None:
-    """Says what was encoded, how fast, and how much of it was cut."""
+    """Prints what was encoded, how fast, and how many passages were truncated."""
     rate = summary.encoded / max(summary.seconds, 1e-9)
     before = summary.passages - summary.encoded
     resumed = f", {before:,} of them before" if before else ""
@@ -100,15 +100,15 @@ def describe(what: str, summary: BuildSummary) -> None:
             "passage is longer than the model reads and was",
             "passages are longer than the model reads and were",
         )
-        remark(f"{cut} cut")
+        remark(f"{cut} truncated")
 
 
 def command_for(name: str, index_dir: Path) -> str:
-    """A command to type next: with --index-dir where it needs one."""
+    """A command for the next step, with --index-dir unless it is the default."""
     where = "" if index_dir == DEFAULT_INDEX else f" --index-dir {shlex.quote(str(index_dir))}"
     return f"dipair-index {name}{where}"
 
 
 def how_to_ask(index_dir: Path) -> str:
-    """What to do with an index that is there."""
+    """The command that queries the index, for the end of a message."""
     return f'ask it with `{command_for("rerank", index_dir)} --query "..."`'

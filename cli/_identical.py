@@ -1,4 +1,4 @@
-"""The convention that a query is no answer to itself, for sets whose queries are passages too."""
+"""The convention that a query is no answer to itself, for sets whose queries are passages."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def identical_ids_option() -> Callable[[Command], Command]:
     return click.option(
         "--ignore-identical-ids",
         is_flag=True,
-        help="Leave out passages that have the id of their query, as ArguAna and Quora do",
+        help="Leave out each passage with the id of its query, as BEIR does for ArguAna and Quora",
     )
 
 

@@ -1,4 +1,4 @@
-"""What `dipair-index evaluate` measures: runs, indexes, a dataset's pairs, or the sample."""
+"""The systems that `dipair-index evaluate` measures: runs, indexes, models, the sample."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from dipair_index.cli._console import progress, remark
+from dipair_index.cli._options import QUERIES_AT_ONCE
 from dipair_index.words import counted
 
 if TYPE_CHECKING:
@@ -21,11 +22,10 @@ if TYPE_CHECKING:
 
 FEW = 0.05  # of the queries, which suggests that ids do not match
 DEPTH = 100  # of the vector search that is reranked
-QUERIES_AT_ONCE = 32
 
 
 def names_of(given: Sequence[str]) -> list[str]:
-    """What systems are called: the last part of each path, or all of it where two share that."""
+    """The names of systems: the last part of each path, or all of it if two share that."""
     for name in given:
         if given.count(name) > 1:
             raise click.UsageError(f"{name} is given {given.count(name)} times: give it once")
@@ -44,7 +44,7 @@ def of_files(
     device: str = "cpu",
     ignore_identical_ids: bool = False,
 ) -> JudgedRuns:
-    """Reads runs and qrels, and lets indexes answer; says what is in some of them only."""
+    """Reads runs and qrels, searches indexes, and says what only some of them hold."""
     from dipair_index.errors import FormatError
     from dipair_index.evaluation.bootstrap import JudgedRuns
     from dipair_index.evaluation.measures import PAIR_MEASURES
@@ -90,7 +90,7 @@ def of_files(
 
 
 def _remark_on_ids(runs: Mapping[str, Run], qrels: Qrels, qrels_file: str) -> None:
-    """Says where hardly a judged passage is ranked, as with ids of another collection."""
+    """Warns if a run ranks hardly any judged passage, as with ids of another collection."""
     for name, run in runs.items():
         common = [query_id for query_id in qrels if run.get(query_id)]
         apart = [each for each in common if qrels[each].keys().isdisjoint(run[each])]
@@ -106,7 +106,7 @@ def _remark_on_ids(runs: Mapping[str, Run], qrels: Qrels, qrels_file: str) -> No
 
 
 def _remark_on_depths(runs: Mapping[str, Run], measures: Sequence[str]) -> None:
-    """Says where a run looks worse only because it ranks fewer passages than another."""
+    """Warns if a run may look worse only because it ranks fewer passages than another."""
     depths = {name: max(map(len, run.values()), default=0) for name, run in runs.items()}
     for name, depth in depths.items():
         cutoffs = {each: re.search(r"@(\d+)$", each) for each in measures}
@@ -134,7 +134,7 @@ def of_dataset(dataset: Path, split: str, device: str) -> tuple[JudgedPairs, Tex
 
 
 def scored(pairs: JudgedPairs, texts: Texts, models: Mapping[str, str], device: str) -> JudgedPairs:
-    """Lets every model score the pairs; the miner stands last."""
+    """Scores the pairs with every model; the miner's scores come last."""
     from dipair_index.encoders.scorers import scores_of_model
 
     scores = {}
@@ -145,7 +145,7 @@ def scored(pairs: JudgedPairs, texts: Texts, models: Mapping[str, str], device: 
 
 
 def of_sample(models: Sequence[str], device: str) -> JudgedRuns:
-    """Answers the bundled sample's dev queries by each model's vector search, and reranked."""
+    """Runs of the bundled sample's dev queries: each model's vector search, and reranked."""
     from dipair_index.encoders.open import open_encoder
     from dipair_index.evaluation.bootstrap import JudgedRuns
     from dipair_index.formats.collections import read_passages, read_queries
@@ -173,7 +173,7 @@ def of_sample(models: Sequence[str], device: str) -> JudgedRuns:
 def _runs_of_folder(
     name: str, folder: Path, queries: Sequence[Query], device: str, depth: int
 ) -> dict[str, Run]:
-    """Opens an index, and lets it answer with the model that it was built with."""
+    """Runs of an index with the model that it was built with."""
     from dipair_index.rerank.index import DiPairIndex
 
     with DiPairIndex.open(folder, device=device) as index:
@@ -183,7 +183,7 @@ def _runs_of_folder(
 def _runs_of_index(
     name: str, index: DiPairIndex, queries: Sequence[Query], depth: int = DEPTH
 ) -> dict[str, Run]:
-    """Answers queries by the vector search alone, and with its first `depth` passages reranked."""
+    """Runs of the vector search alone, and with its first `depth` passages reranked."""
     runs: dict[str, Run] = {}
     for system, rerank in (("vector search", False), ("reranked", True)):
         run = runs[f"{name}: {system}"] = {}

@@ -1,4 +1,4 @@
-"""What the commands share that make a dataset by mining: options, the FAISS index, the table."""
+"""What the commands that mine a dataset share: options, the FAISS index and the table."""
 
 from __future__ import annotations
 
@@ -23,60 +23,60 @@ if TYPE_CHECKING:
 
 
 def mining_options() -> Callable[[Command], Command]:
-    """How neighbours are found, negatives drawn from them, and where the dataset goes."""
+    """The options of neighbours, of negatives drawn from them, and of the new dataset."""
     return all_of(
         click.option(
             "--vectors",
             default="use",
             show_default=True,
             metavar="use|model|NAME",
-            help="Find neighbours with USE, DiPair's own vectors, or a transformers encoder",
+            help="Find neighbours by vectors of USE, the bundled model, or a transformers encoder",
         ),
         click.option(
             "--ann",
             default="flat",
             show_default=True,
             metavar="flat|hnsw|ivf|FACTORY",
-            help="Search vectors with this kind of FAISS index",
+            help="Search the vectors with this kind of FAISS index",
         ),
         click.option(
             "--ann-from",
             type=click.Path(path_type=Path),
             metavar="DIR",
-            help="Take over the FAISS index of this index or dataset directory",
+            help="Reuse the FAISS index of this index or dataset directory",
         ),
         click.option(
             "--max-score",
             type=NUMBER,
-            help="Draw negatives that score below this  [default: 0.53 with --vectors use]",
+            help="Draw negatives with a score below this  [default: 0.53 with --vectors use]",
         ),
         click.option(
             "--max-score-percentile",
             type=NUMBER,
             metavar="P",
             help="Draw negatives from the lowest P percent of the retrieved candidates  "
-            "[default: 92 with other vectors, the share of USE's that is below 0.53]",
+            "[default: 92 with other vectors: the share of USE's scores below 0.53]",
         ),
         click.option(
             "--top-k-negatives",
             type=COUNT,
             default=30,
             show_default=True,
-            help="Draw negatives from this many nearest passages",
+            help="Draw negatives from this many nearest passages of each query",
         ),
         click.option(
             "--transfer-top-k",
             type=COUNT,
             default=50,
             show_default=True,
-            help="Put this many nearest passages a query into the transfer set",
+            help="Put this many nearest passages of each query into the transfer set",
         ),
         click.option(
             "--unlabelled-queries",
             type=click.Path(exists=True, allow_dash=True, path_type=Path),
             multiple=True,
             metavar="FILE",
-            help="Add these queries to the transfer set; may be given again",
+            help="Add the queries of this file to the transfer set; may be repeated",
         ),
         compute_options("Embed"),
         new_dataset_options(),
@@ -100,7 +100,7 @@ def make_mined(
     overwrite: bool,
     as_json: bool,
 ) -> None:
-    """Makes the dataset of `mining_options` from judged files, which are looked for in time."""
+    """Makes the dataset of `mining_options`; its files are found before texts are encoded."""
     from dipair_index.data.directory import begin, check_target, finish
     from dipair_index.data.mined_dataset import build_dataset
     from dipair_index.data.mining import DatasetSettings
@@ -130,12 +130,12 @@ def make_mined(
             f"text is longer than {vectors} reads and was",
             f"texts are longer than {vectors} reads and were",
         )
-        remark(f"{cut} cut")
+        remark(f"{cut} truncated")
     _show(record, out, as_json=as_json)
 
 
 class FaissFolder:
-    """The dataset's FAISS index: the one that is there, one taken over, or a new one."""
+    """The dataset's FAISS index: an existing one, a reused one, or a new one."""
 
     def __init__(self, folder: Path, kind: str, *, previous: Path, taken_from: Path | None) -> None:
         from dipair_index.stores.ann import AnnInfo
@@ -151,7 +151,7 @@ class FaissFolder:
     def take_over(self, key: Key) -> bool:
         """Links an index of these passages and this embedder into the folder, if there is one.
 
-        Raises `DirectoryError` where the one of --ann-from is not.
+        Raises `DirectoryError` if the index of --ann-from is another.
         """
         from dipair_index.errors import DirectoryError
         from dipair_index.files import link
@@ -160,7 +160,7 @@ class FaissFolder:
             if why := self._difference(folder, key):
                 if folder == self._taken_from:
                     raise DirectoryError(
-                        f"{folder} cannot be taken over ({why}): leave --ann-from away, or give "
+                        f"{folder} cannot be reused ({why}): leave out --ann-from, or give "
                         "the --vectors and the collection that it was built with"
                     )
             else:
@@ -185,7 +185,7 @@ class FaissFolder:
         return FaissIndex.load(self._folder)
 
     def _difference(self, folder: Path, key: Key) -> str:
-        """Why the index in the folder is not the one that is wanted; empty where it is."""
+        """Why the index in the folder cannot be reused; empty if it can."""
         from dipair_index.errors import DirectoryError
         from dipair_index.stores.ann import AnnInfo
 
@@ -201,7 +201,7 @@ class FaissFolder:
 
 
 def _show(record: dict[str, Any], out: Path, *, as_json: bool) -> None:
-    """Prints the counts as DiPair's table 1 does, and says on stderr what they rest on."""
+    """Prints the counts in the layout of DiPair's table 1, and how they arose to stderr."""
     rows = []
     for split in ("transfer", "train", "valid", "test"):
         counts = record["table"][split]

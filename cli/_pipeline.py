@@ -25,7 +25,7 @@ class Interrupted(click.ClickException):
 
 
 class Pipeline(click.Group):
-    """Lists its commands in the order of the pipeline; shows our errors without a traceback."""
+    """A group that lists its commands in the order of the pipeline, and shows no tracebacks."""
 
     def add_command(self, cmd: click.Command, name: str | None = None) -> None:
         """Lets every option of the command be set by a variable of its own name."""
@@ -48,14 +48,14 @@ class Pipeline(click.Group):
             return super().make_context(info_name, args, parent, **extra)
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Runs the command; what a user can mend becomes one sentence and exit code 1."""
+        """Runs the command; an error that a user can fix becomes one sentence and exit code 1."""
         with _sentences(ctx):
             return super().invoke(ctx)
 
 
 @contextmanager
 def _sentences(ctx: click.Context | None = None) -> Iterator[None]:
-    """Makes a sentence of each error that a user can mend, fit to be shown on a terminal."""
+    """Turns each error that a user can fix into one sentence without control characters."""
     try:
         try:
             yield
@@ -82,7 +82,7 @@ def _sentences(ctx: click.Context | None = None) -> Iterator[None]:
 
 
 def _sentence(error: OSError, ctx: click.Context | None) -> str:
-    """Says what the system refused, of which file, and what to do where that is known."""
+    """What the system refused, the file, and the next step if it is known."""
     what = error.strerror or str(error) or type(error).__name__
     where = f"{error.filename}: " if error.filename else ""
     if error.errno not in (errno.ENOSPC, errno.EDQUOT):

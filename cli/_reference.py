@@ -15,8 +15,8 @@ HEAD = """\
 Made from the commands by `make docs-cli`: change their help instead of this file.
 
 Each option is also a setting of `--config FILE` and a variable, under its own name: `--top-k 5` of
-`rerank` is `{"rerank": {"top-k": 5}}` and `DIPAIR_RERANK_TOP_K=5`. A flag goes before a variable,
-and that before the file. `DIPAIR_MODEL`, `DIPAIR_INDEX_DIR`, `DIPAIR_DEVICE`, `DIPAIR_THREADS`,
+`rerank` is `{"rerank": {"top-k": 5}}` and `DIPAIR_RERANK_TOP_K=5`. A flag overrides a variable,
+and a variable the file. `DIPAIR_MODEL`, `DIPAIR_INDEX_DIR`, `DIPAIR_DEVICE`, `DIPAIR_THREADS`,
 `DIPAIR_BACKEND` and `DIPAIR_SEED` set the option of all commands.
 """
 INDENT = "\b\n"  # how click is told to leave the lines of a paragraph as they are

@@ -1,4 +1,4 @@
-"""Settings from elsewhere than flags: the variables DIPAIR_*, and the file of --config.
+"""Settings besides flags: the variables DIPAIR_*, and the file of --config.
 
 Every option goes by its own long name there, with - or _: `--top-k` of `rerank` is the variable
 DIPAIR_RERANK_TOP_K and {"rerank": {"top-k": 5}}. The name of its parameter is taken too.
@@ -42,7 +42,7 @@ def _plain(name: str) -> str:
 
 
 def share_variables(command: click.Command, own_prefix: str) -> None:
-    """Lets DIPAIR_BUILD_MODEL set --model of one command, and DIPAIR_MODEL that of all."""
+    """Names the variables of options: DIPAIR_BUILD_MODEL, and DIPAIR_MODEL for all commands."""
     for parameter in command.params:
         if isinstance(parameter, click.Option):
             names = [f"{own_prefix}_{name.upper()}" for name in names_of(parameter)]
@@ -54,15 +54,15 @@ def share_variables(command: click.Command, own_prefix: str) -> None:
 
 
 def variable_prefix(name: str, before: str = ENVIRONMENT_PREFIX) -> str:
-    """What the variables of a command begin with: DIPAIR_MAKE_DATASET_PAIRS."""
+    """The prefix of a command's variables, such as DIPAIR_MAKE_DATASET_PAIRS."""
     return f"{before}_{_plain(name).upper()}"
 
 
 def defaults_of(group: click.Group, path: Path | None) -> dict[str, Any]:
     """The settings of the file `path`, and of variables that set the opposite of a switch.
 
-    Returns them by command and parameter, as click takes defaults. Raises `ClickException` for a
-    file that cannot be read, or that names commands and settings which do not exist.
+    Returns them by command and parameter, as click takes defaults. Raises `ClickException` if the
+    file cannot be read, or names commands or settings that do not exist.
     """
     defaults: dict[str, Any] = {}
     if path is not None:
@@ -76,7 +76,7 @@ def defaults_of(group: click.Group, path: Path | None) -> dict[str, Any]:
 
 
 def origin_of(error: click.BadParameter, config: Path | None) -> str:
-    """Says where a value that was refused came from; empty where it was typed."""
+    """The source of an invalid value for a message; empty if it was typed."""
     if error.ctx is None or error.param is None or error.param.name is None:
         return ""
     source = error.ctx.get_parameter_source(error.param.name)
@@ -144,7 +144,7 @@ def _of_options(
 
 
 def _as_typed(parameter: click.Parameter, value: Any, where: str) -> Any:
-    """The value as words of a command line, so that flags and settings are checked alike."""
+    """The value as text of a command line, so that flags and settings are validated alike."""
     several = parameter.multiple if isinstance(parameter, click.Option) else parameter.nargs == -1
     if isinstance(value, list) and not any(isinstance(each, dict | list) for each in value):
         if several:
@@ -183,7 +183,7 @@ def _children(command: click.Command) -> Mapping[str, click.Command]:
 
 
 def _parse(path: Path) -> Any:
-    """Reads TOML where the name says so and this Python can, else JSON."""
+    """Parses TOML if the name says so, else JSON. Raises `ValueError` if Python cannot."""
     text = path.read_text(encoding="utf-8-sig")
     if path.suffix != ".toml":
         return json.loads(text)

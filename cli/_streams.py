@@ -1,4 +1,4 @@
-"""The standard streams, in whatever state the caller left them."""
+"""Prepares the standard streams, which the caller may have closed."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ class _ClosedOutput(io.TextIOBase):
 
 
 def prepare_streams() -> None:
-    """Makes the streams fit to be used, where some are closed or not in UTF-8.
+    """Replaces streams that are closed, and sets the encoding of standard output to UTF-8.
 
-    A closed descriptor is taken, since else the next file that is opened would get it, and what
-    is printed would land in that file. Output to files and pipes is UTF-8, as input is, unless
-    PYTHONIOENCODING says otherwise; a terminal keeps its encoding, where it has letters at all.
+    A closed descriptor is opened again, since the next file that is opened would get it, and what
+    is printed would land in that file. PYTHONIOENCODING overrides the encoding, and a terminal
+    keeps its own unless that is ASCII.
     """
     # opened the wrong way round, so that reading the input or writing the output fails
     for descriptor, mode in ((0, os.O_WRONLY), (1, os.O_RDONLY), (2, os.O_RDWR)):

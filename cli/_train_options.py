@@ -1,4 +1,4 @@
-"""What `dipair-index train` and `train-teacher` can be told, and how it becomes settings."""
+"""The options of `dipair-index train` and `train-teacher`, and the settings made of them."""
 
 from __future__ import annotations
 
@@ -96,65 +96,67 @@ def system_option() -> Callable[[Command], Command]:
         type=click.Choice([*SYSTEMS, BERT_TINY]),
         default=SYSTEMS[0],
         show_default=True,
-        help="Train this: DiPair's transformer or feed-forward head, a dual encoder with such a "
-        "head or the cosine, DSE, a Poly-encoder, MaxSim, or a small cross-encoder",
+        help="Architecture to train: DiPair with its transformer head (tsf) or a feed-forward head "
+        "(ffnn), a dual encoder with such a head or the cosine (de-ffnn, de-cos), DSE, a "
+        "Poly-encoder, MaxSim, or a small cross-encoder (bert-tiny)",
     )
 
 
 model_options = all_of(
-    click.option("--layers", type=COUNT, help="Keep the encoder's first K layers only"),
+    click.option("--layers", type=COUNT, help="Keep only the first K layers of the encoder"),
     click.option("--max-query-tokens", type=COUNT, default=4, show_default=True,
-                 help="Keep N output tokens of a query"),
+                 help="Keep this many output tokens of each query (N)"),
     click.option("--max-passage-tokens", type=COUNT, default=8, show_default=True,
-                 help="Keep M output tokens of a passage"),
+                 help="Keep this many output tokens of each passage (M)"),
     click.option("--dim", type=click.UNPROCESSED, callback=_width, default=256,
                  show_default=True, metavar="D|none",
-                 help="Project kept tokens to D dimensions; none, and the "
-                 "default of de-ffnn, de-cos and dse, keeps the encoder's"),
+                 help="Project kept tokens to D dimensions; none, which is the "
+                 "default of de-ffnn, de-cos and dse, keeps those of the encoder"),
     click.option("--token-pooling", "keep", cls=Renamed, former="--keep",
                  type=click.Choice(KEEP), default=KEEP[0], show_default=True,
                  help="Keep the first or the last output tokens, as the paper does, or the first "
-                 "and means over even spans of the others"),
+                 "token and the means of even spans of the others"),
     click.option("--pooling", type=click.Choice(["auto", "cls", "mean"]), default="auto",
-                 show_default=True, help="Put this into the place of the first kept token; cls is "
-                 "the paper's, auto the encoder's"),
+                 show_default=True, help="Sentence vector, which is the first kept token: the "
+                 "output of [CLS], as in the paper, or the mean of all outputs; auto is what the "
+                 "encoder was trained with"),
     click.option("--similarity-residual", type=click.Choice(RESIDUALS), default="maxsim",
                  show_default=True,
-                 help="Let the head begin at the cosine of the first tokens, or at the largest "
-                 "cosines of all; the paper's begins at none"),
+                 help="Similarity that is added to the head's logit: the cosine of the first "
+                 "tokens, or MaxSim of all kept tokens; none is the paper's"),
     click.option("--query-length", type=COUNT, default=32, show_default=True,
-                 help="Read up to this many tokens of a query"),
+                 help="Truncate queries to this many tokens"),
     click.option("--passage-length", type=COUNT, default=128, show_default=True,
-                 help="Read up to this many tokens of a passage"),
+                 help="Truncate passages to this many tokens"),
     click.option("--query-prefix", type=TEXT, default="", metavar="TEXT",
-                 help="Put this text before every query, as the encoder was trained: 'query: ' for "
+                 help="Text before every query, as the encoder was trained with it: 'query: ' for "
                  "E5"),
     click.option("--passage-prefix", type=TEXT, default="", metavar="TEXT",
-                 help="Put this text before every passage"),
+                 help="Text before every passage, as the encoder was trained with it"),
     click.option("--extra-side", type=TEXT, multiple=True, metavar="NAME=TOKENS[:LENGTH]",
-                 help="Keep this many output tokens of a further side of the dataset's tuples, "
-                 "and read up to LENGTH of it; may be repeated  [default: as of a passage]"),
+                 help="Keep this many output tokens of a further side of the dataset's tuples, and "
+                 "truncate it to LENGTH tokens; may be repeated  [default: as of a passage]"),
     click.option("--shared-encoder/--separate-encoders", default=True, show_default=True,
-                 help="Read all sides with one encoder, or each with its own"),
+                 help="Encode all sides with one encoder, or each with its own"),
     click.option("--shared-projections/--separate-projections", default=False, show_default=True,
-                 help="Project all sides alike, or each by itself"),
+                 help="Project all sides with one projection, or each with its own"),
     click.option("--head-layers", type=COUNT, default=2, show_default=True,
-                 help="Layers of the tsf head"),
+                 help="Number of layers of the tsf head"),
     click.option("--head-attention-heads", type=COUNT, default=1, show_default=True,
-                 help="Attention heads of the tsf head"),
+                 help="Number of attention heads of the tsf head"),
     click.option("--head-intermediate", type=COUNT, default=1024, show_default=True,
                  help="Feed-forward width of the tsf head"),
     click.option("--head-hidden", type=click.UNPROCESSED, callback=_widths, default="128,128",
                  show_default=True, metavar="WIDTH,...",
-                 help="Hidden layers of the heads of ffnn, de-ffnn and dse"),
+                 help="Widths of the hidden layers of the ffnn, de-ffnn and dse heads"),
     click.option("--head-dropout", type=SHARE, default=0.1,
-                 show_default=True, help="Dropout inside the head"),
+                 show_default=True, help="Dropout rate of the head"),
 )  # fmt: skip
-"""The sizes that the paper varies."""
+"""The options of the model, among them the sizes that the paper varies."""
 
 
 bf16_option = click.option(
-    "--bf16", cls=Renamed, former="--half", is_flag=True, help="Train in bfloat16 where it is safe"
+    "--bf16", cls=Renamed, former="--half", is_flag=True, help="Train in bfloat16 mixed precision"
 )
 
 
@@ -169,17 +171,19 @@ def _setting(flag: str, kind: Any, help: str, **more: Any) -> Any:
 
 training_options = all_of(
     _setting("--loss", click.Choice(LOSS_NAMES),
-             "Learn each label (binary is the paper's, regression DSE's and its default), each "
-             "query's order (margin-mse, listwise), or both binary and listwise"),
-    _setting("--temperature", POSITIVE, "Divide the labels by this"),
+             "Loss of each label (binary, the paper's; regression, DSE's and its default; "
+             "multi-class), of each query's order (margin-mse, listwise), or binary and listwise "
+             "together (both)"),
+    _setting("--temperature", POSITIVE,
+             "Temperature of the distillation, by which labels are divided"),
     _setting("--vector-weight", NOT_NEGATIVE,
-             "Weigh the loss that keeps the pooled vectors good for retrieval by this"),
+             "Weight of the loss that keeps the sentence vectors good for retrieval"),
     _setting("--group", COUNT,
-             "Labelled passages of each query in a step (train_group_size elsewhere)"),
-    _setting("--batch-queries", COUNT, "Queries in a step"),
+             "Labelled passages of each query in a training step (train_group_size elsewhere)"),
+    _setting("--batch-queries", COUNT, "Queries in a training step"),
     _setting("--stages", click.Choice(["one", "two"]),
-             "Train the new parameters before everything, or everything from the start by the "
-             "settings of stage two"),
+             "Train first the new parameters and then all, or all parameters from the start with "
+             "the settings of stage two"),
     _setting("--stage-one-epochs", NOT_NEGATIVE, "Epochs of stage one, with a frozen encoder"),
     _setting("--stage-one-learning-rate", POSITIVE, "Peak learning rate of stage one"),
     _setting("--stage-two-epochs", NOT_NEGATIVE,
@@ -187,19 +191,19 @@ training_options = all_of(
     _setting("--stage-two-learning-rate", POSITIVE,
              "Peak learning rate of stage two; 5e-4 from random weights"),
     _setting("--stage-two-layers", COUNT,
-             "Train only the encoder's top K layers in stage two  [default: all]"),
+             "Train only this many top layers of the encoder in stage two  [default: all]"),
     _setting("--projection-start", click.Choice(["principal", "random"]),
-             "Begin the projections at the vectors' principal directions, or at random values as "
-             "the paper does"),
+             "Initialise the projections with the principal directions of the hidden states, or at "
+             "random as the paper does"),
     _setting("--warm-up", SHARE,
-             "Share of each stage's steps in which the learning rate rises to its peak"),
+             "Share of each stage's steps during which the learning rate rises to its peak"),
     _setting("--max-steps", STEPS,
              "End each stage after this many steps; 0 and -1 set no limit"),
     _setting("--save-steps", COUNT, "Steps between checkpoints"),
     click.option("--train-embeddings", is_flag=True,
-                 help="Train the word embeddings too, which makes each new model a whole new file"),
+                 help="Train the word embeddings too, instead of keeping the encoder's"),
     _setting("--weights", click.Choice(["float16", "int8"]),
-             "Store the weights in this type; int8 keeps the encoder's matrices in half the bytes"),
+             "Store the weights in this type; int8 halves the bytes of the encoder's matrices"),
     _setting("--seed", NOT_NEGATIVE_COUNT, "Random seed"),
     compute_options("Train"),
     bf16_option,
@@ -207,21 +211,21 @@ training_options = all_of(
 """The fields of `TrainingSettings`."""
 
 run_options = all_of(
-    click.option("--resume", is_flag=True, help="Go on with an interrupted run"),
+    click.option("--resume", is_flag=True, help="Resume an interrupted run"),
     click.option("--overwrite", is_flag=True, help="Replace a model that exists"),
 )
 
 
 def refuse_given(ctx: click.Context, system: str, names: Sequence[str]) -> None:
-    """Raises `UsageError` where a flag was given that means nothing to the system."""
+    """Raises `UsageError` if a flag was given that means nothing to the system."""
     for parameter in ctx.command.params:
         source = ctx.get_parameter_source(str(parameter.name))
         if parameter.name in names and source is ParameterSource.COMMANDLINE:
-            raise click.UsageError(f"{parameter.opts[0]} means nothing to {system}: drop it")
+            raise click.UsageError(f"{parameter.opts[0]} means nothing to {system}: leave it out")
 
 
 def use_system_defaults(ctx: click.Context, options: dict[str, Any], system: str) -> None:
-    """Puts the defaults of a system into the options that nobody has set."""
+    """Sets the options that were not given to the defaults of a system."""
     for name, value in SYSTEM_DEFAULTS.get(system, {}).items():
         if ctx.get_parameter_source(name) is ParameterSource.DEFAULT:
             options[name] = value
@@ -234,12 +238,12 @@ def model_settings(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def training_settings(options: Mapping[str, Any]) -> TrainingSettings:
-    """Returns how to train."""
+    """Returns the `TrainingSettings`."""
     return TrainingSettings(**{each.name: options[each.name] for each in fields(TrainingSettings)})
 
 
 def extra_sides(given: Sequence[str], usual_length: int) -> dict[str, list[int]]:
-    """Reads NAME=TOKENS[:LENGTH]: tokens kept and read of each side by name."""
+    """Parses NAME=TOKENS[:LENGTH]: tokens kept and read of each side, by name."""
     sides = {}
     for text in given:
         name, _, sizes = text.partition("=")
@@ -273,7 +277,7 @@ def given_command(ctx: click.Context) -> str:
 
 
 def prepare_training(encoder: str, device: str) -> None:
-    """Says what is missing of the packages, the encoder and the device before torch is imported."""
+    """Checks the packages, the encoder and the device before torch is imported."""
     from dipair_index.models.sources import ENCODER, NEXT, encoder_source
     from dipair_index.models.torch_setup import prepare_torch_for
     from dipair_index.optional import require

@@ -1,4 +1,4 @@
-"""`dipair-index add` and `update`: more passages for an index that is there."""
+"""`dipair-index add` and `update`: adds passages to an index, or replaces them."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ _options = all_of(
         "--corpus",
         metavar="FILE",
         required=True,
-        help="Read passages from TSV, JSONL or a BEIR folder, .gz too, - for stdin",
+        help="Read passages from this TSV or JSONL file (.gz too), BEIR folder, or - for stdin",
     ),
-    index_dir_option("Put the passages into this index"),
+    index_dir_option("Add the passages to this index"),
     click.option("--model", help="Encode with this DiPair model  [default: the one of the index]"),
-    encoding_options("run", overwrite="Throw away what an interrupted run has left"),
+    encoding_options("run", overwrite="Discard what an interrupted run left"),
 )
 
 
@@ -33,8 +33,8 @@ _options = all_of(
 def add(**options: Any) -> None:
     """Add passages to an index.
 
-    Those that search the index meanwhile see all of the new passages or none. An id that is in
-    the index already is refused: see `update`.
+    Searches that run meanwhile see all of the new passages or none. An id that the index holds
+    already is refused: `update` replaces its passage.
 
     \b
     Example:
@@ -49,7 +49,7 @@ def add(**options: Any) -> None:
 def update(**options: Any) -> None:
     """Replace passages of an index, and add those that it does not hold.
 
-    Those that search the index meanwhile see all of the new passages or none.
+    Searches that run meanwhile see all of the changes or none.
 
     \b
     Example:

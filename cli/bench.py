@@ -1,4 +1,4 @@
-"""`dipair-index bench`: how fast an index answers on this machine."""
+"""`dipair-index bench`: measures how fast an index answers on this machine."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 def _counts(_: click.Context, option: click.Parameter, text: str) -> list[int]:
-    """Reads 100,1000."""
+    """Parses a list of counts, such as 100,1000."""
     try:
         counts = [int(part) for part in text.split(",")]
         if not all(1 <= count <= LARGEST for count in counts):
@@ -46,11 +46,11 @@ def _counts(_: click.Context, option: click.Parameter, text: str) -> list[int]:
 
 
 @click.command()
-@index_dir_option("Time this index")
+@index_dir_option("Measure this index")
 @click.option(
     "--queries",
     metavar="FILE",
-    help="Ask the queries of this TSV or JSONL file  [default: those of the bundled sample]",
+    help="Read queries from this TSV or JSONL file  [default: those of the bundled sample]",
 )
 @click.option("--model", help="Score with this DiPair model  [default: the one of the index]")
 @click.option(
@@ -59,14 +59,14 @@ def _counts(_: click.Context, option: click.Parameter, text: str) -> list[int]:
     show_default=True,
     metavar="N,...",
     callback=_counts,
-    help="Score this many passages a query, for each number in turn",
+    help="Score this many candidates of each query; each number is measured by itself",
 )
 @click.option(
     "--repeat",
     type=COUNT,
     default=3,
     show_default=True,
-    help="Ask all queries this many times",
+    help="Repeat all queries this many times",
 )
 @json_option()
 @compute_options("Compute")
@@ -85,11 +85,11 @@ def bench(
     backend: Backend,
     precision: Precision,
 ) -> None:
-    """Time an index: each part of a search, pairs a second, bytes a passage, memory.
+    """Measure an index: time of each part of a search, pairs a second, bytes, memory.
 
-    Queries are asked one at a time, after some that are not counted. p50 is the median, p95 what
-    one search in twenty is slower than. With no --index-dir, and no index in ./dipair.index, an
-    index of the bundled sample is built for the time of the command.
+    Queries are searched one at a time, after some to warm up. p50 and p95 are percentiles of the
+    time: half, and 95 % of the searches, take no longer. Without --index-dir and an index in
+    ./dipair.index, a temporary index of the bundled sample is measured.
 
     \b
     Example:
@@ -139,7 +139,7 @@ def bench(
 
 
 def _computing(encoder: TextEncoder) -> dict[str, Any]:
-    """By which library, and in how many threads."""
+    """The library that computes, and its number of threads."""
     if encoder.backend == "torch":
         import torch
 

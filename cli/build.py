@@ -1,4 +1,4 @@
-"""`dipair-index build`: from a collection to an index directory."""
+"""`dipair-index build`: encodes a collection into an index directory."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 @click.option(
     "--corpus",
     metavar="FILE",
-    help="Read passages from TSV, JSONL or a BEIR folder, .gz too, - for stdin  "
+    help="Read passages from this TSV or JSONL file (.gz too), BEIR folder, or - for stdin  "
     "[default: the bundled sample]",
 )
 @index_dir_option("Write the index into this directory")
@@ -42,19 +42,19 @@ if TYPE_CHECKING:
     default="model",
     show_default=True,
     metavar="model|use|NAME",
-    help="Retrieve with the model's own vectors, with USE, or with a transformers encoder",
+    help="Retrieve by vectors of the model itself, of USE, or of a transformers encoder",
 )
 @click.option(
     "--store",
     type=click.Choice(STORE_NAMES),
     default="lmdb",
     show_default=True,
-    help="Store token embeddings in this kind of store",
+    help="Keep token embeddings in this kind of store",
 )
 @click.option(
     "--store-url",
     metavar="URL",
-    help="Keep them below this s3://, gs:// or file:// URL, with --store tensorstore  "
+    help="Keep token embeddings below this s3://, gs:// or file:// URL, with --store tensorstore  "
     "[default: in the index directory]",
 )
 @click.option(
@@ -62,24 +62,24 @@ if TYPE_CHECKING:
     type=click.Choice(CODEC_NAMES),
     default="int8",
     show_default=True,
-    help="Store each number of a token embedding in this type",
+    help="Store the numbers of token embeddings in this type",
 )
 @click.option(
     "--ann",
     metavar="flat|hnsw|ivf|FACTORY",
-    help="Search vectors with this kind of FAISS index  [default: flat, or that of --ann-from]",
+    help="Search the vectors with this kind of FAISS index  [default: flat, or that of --ann-from]",
 )
 @click.option(
     "--ann-from",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="Take over the vectors of this dataset or index directory",
+    help="Reuse the vectors of this dataset or index directory",
 )
 @click.option(
     "--seed",
     type=NOT_NEGATIVE_COUNT,
     default=0,
     show_default=True,
-    help="Train the FAISS index with this seed",
+    help="Random seed for the training of the FAISS index",
 )
 @encoding_options("build", overwrite="Replace an index that exists")
 @click.pass_context
@@ -101,7 +101,7 @@ def build(
     """Encode passages into an index directory.
 
     Each passage is encoded once: its first token embeddings go into a store, and one vector into
-    a FAISS index. With nothing added, the bundled sample is indexed into ./dipair.index.
+    a FAISS index. Without options, the bundled sample is indexed into ./dipair.index.
 
     \b
     Example:
@@ -141,7 +141,7 @@ def build(
 def build_sample(
     index_dir: Path, *, model: str | None, device: str, backend: Backend = "auto"
 ) -> None:
-    """Builds the bundled sample's index for a command that finds none, and says so."""
+    """Builds an index of the bundled sample for a command that finds none, and says so."""
     from dipair_index.encoders.open import open_encoder
     from dipair_index.errors import DirectoryError
     from dipair_index.stores.index_directory import check_target
@@ -204,7 +204,7 @@ def _build(
     again: str,
     **settings: Any,
 ) -> None:
-    """Runs the build with its progress, and says what it did."""
+    """Runs the build, shows its progress and prints a summary."""
     from dipair_index.rerank.build import build_index
 
     with encoding(index_dir, again=again) as report:

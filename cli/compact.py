@@ -1,4 +1,4 @@
-"""`dipair-index compact`: an index as one part, without what was deleted."""
+"""`dipair-index compact`: rewrites an index as one part, without deleted passages."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from dipair_index.words import counted
 @click.command()
 @index_dir_option("Compact this index")
 def compact(index_dir: Path) -> None:
-    """Free the space of deleted passages, and make all parts of an index one.
+    """Free the space of deleted passages, and merge all parts of an index into one.
 
-    The index is then what `build` would make of its passages. It answers while it is copied, and
-    needs its own size once more on the disk until then.
+    The index is then what `build` would make of its passages. It can be searched meanwhile, and
+    takes twice its size on disk until the copy is complete.
 
     \b
     Example:
@@ -43,4 +43,6 @@ def compact(index_dir: Path) -> None:
         f"{before.sizes.total:,} bytes before, {now.sizes.total:,} now"
     )
     if now.old_parts:
-        remark("a process reads the old ones still: the next change after it ends removes them")
+        remark(
+            "the old parts are still read by a process: the next change after it ends removes them"
+        )

@@ -1,4 +1,4 @@
-"""`dipair-index delete`: fewer passages in an index."""
+"""`dipair-index delete`: deletes passages from an index by their ids."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ WORTH_COMPACTING = 0.2  # of what is stored
 @click.argument("passage_ids", nargs=-1, type=TEXT, metavar="[ID]...")
 @click.option("--ids", metavar="FILE", help="Read ids from this file, one a line; - for stdin")
 @index_dir_option("Delete from this index")
-@click.option("--ignore-missing", is_flag=True, help="Leave out ids that are not in the index")
+@click.option("--ignore-missing", is_flag=True, help="Ignore ids that are not in the index")
 def delete(
     passage_ids: tuple[str, ...], ids: str | None, index_dir: Path, ignore_missing: bool
 ) -> None:
     """Delete passages from an index by their ids.
 
-    All of them or, where one is not in the index, none.
+    If one of the ids is not in the index, nothing is deleted.
 
     \b
     Example:
@@ -33,7 +33,7 @@ def delete(
       dipair-index delete --ids gone.txt --ignore-missing
     """
     if not passage_ids and ids is None:
-        raise click.UsageError("say which passages: give ids, or --ids FILE")
+        raise click.UsageError("no passage is named: give ids, or --ids FILE")
     from dipair_index.errors import MissingPassagesError
     from dipair_index.formats.lines import iter_lines
     from dipair_index.stores.index_writer import IndexWriter

@@ -1,4 +1,4 @@
-"""`dipair-index evaluate`: how good systems are, side by side, and what could be chance."""
+"""`dipair-index evaluate`: measures of systems side by side, with significance tests."""
 
 from __future__ import annotations
 
@@ -24,20 +24,26 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("runs", nargs=-1, metavar="[RUN]...")
-@click.option("--qrels", metavar="FILE", help="Judge the runs by this TREC or BEIR qrels file")
+@click.option(
+    "--qrels", metavar="FILE", help="Measure the runs against this TREC or BEIR qrels file"
+)
 @click.option(
     "--index-dir",
     "indexes",
     multiple=True,
     metavar="DIR",
-    help="Let this index answer --queries: its vector search, and its head; may be repeated",
+    help="Measure this index on --queries, its vector search and reranked; may be repeated",
 )
-@click.option("--queries", metavar="FILE", help="The texts of the judged queries, for --index-dir")
+@click.option(
+    "--queries",
+    metavar="FILE",
+    help="Read the texts of the judged queries from this file, for --index-dir",
+)
 @click.option(
     "--dataset",
     type=click.Path(path_type=Path),
     metavar="DIR",
-    help="Let models score this dataset's judged pairs  "
+    help="Measure models on the judged pairs of this dataset  "
     f"[default: {DEFAULT_DATASET}, else the bundled sample]",
 )
 @click.option(
@@ -45,7 +51,7 @@ if TYPE_CHECKING:
     type=click.Choice(["train", "valid", "test"]),
     default="test",
     show_default=True,
-    help="Score these pairs of the dataset",
+    help="Measure on the pairs of this split",
 )
 @click.option(
     "--model",
@@ -59,27 +65,27 @@ if TYPE_CHECKING:
     type=TEXT,
     multiple=True,
     metavar="NAME",
-    help="Measure AUC, Pearson, or what ir-measures knows; may be repeated  [default: nDCG@10, "
+    help="Compute AUC, Pearson, or a measure of ir-measures; may be repeated  [default: nDCG@10, "
     "RR@10 and R@100 of runs; of pairs AUC, or Pearson of graded labels]",
 )
 @click.option(
     "--relevant-from",
     type=NUMBER,
     metavar="LABEL",
-    help="Take labels from this one on as relevant, in AUC and in the default measures",
+    help="Count labels from this one on as relevant, in AUC and in the default measures",
 )
 @click.option(
     "--baseline",
     type=TEXT,
     metavar="SYSTEM",
-    help="Compare the others with this one  [default: the first]",
+    help="Compare the other systems with this one  [default: the first]",
 )
 @click.option(
     "--resamples",
     type=NOT_NEGATIVE_COUNT,
     default=10_000,
     show_default=True,
-    help="Resample the queries this many times for p-values; 0 leaves them out",
+    help="Number of bootstrap resamples of the queries for p-values; 0 computes none",
 )
 @identical_ids_option()
 @click.option(
@@ -87,7 +93,7 @@ if TYPE_CHECKING:
     type=NOT_NEGATIVE_COUNT,
     default=0,
     show_default=True,
-    help="Random seed of the resamples",
+    help="Random seed of the bootstrap",
 )
 @json_option()
 @compute_options("Score")
@@ -112,14 +118,13 @@ def evaluate(
 ) -> None:
     """Measure runs against qrels, or models on a dataset's judged pairs.
 
-    Systems stand below each other, measure by measure. Each is compared with a baseline by the
-    paired bootstrap over queries: p is two-sided, and 95 % of the resampled differences lie from
-    low to high.
+    Each system is compared with a baseline by the paired bootstrap over queries: p is two-sided,
+    and 95 % of the resampled differences lie between low and high.
 
     A judged query that a run does not rank counts as 0 (trec_eval -c), and a passage without
     judgement as not relevant; queries without judgements are left out. AUC and Pearson of runs are
-    over the judged pairs that all of them rank. A dataset's miner is a system too: the score by
-    which negatives were found.
+    computed over the judged pairs that all of them rank. A dataset's miner is measured too: the
+    score by which its negatives were found.
 
     \b
     Example:
@@ -167,27 +172,29 @@ def evaluate(
 
 
 def _check_usage(ctx: click.Context) -> bool:
-    """Refuses options that need one that is missing, or mean nothing; whether --split was typed."""
+    """Refuses options that lack their partner or mean nothing; returns if --split was typed."""
     given = ctx.params
     if bool(given["indexes"]) != bool(given["queries"]):
         alone, missing = (
             ("--index-dir", "--queries FILE") if given["indexes"] else ("--queries", "--index-dir")
         )
-        raise click.UsageError(f"{alone} alone cannot be measured: give {missing} too")
+        raise click.UsageError(f"{alone} needs {missing}: add it")
     runs, qrels = bool(given["runs"] or given["indexes"]), bool(given["qrels"])
     if qrels and not runs:
         raise click.UsageError("--qrels needs run files: add them")
     if runs and not qrels:
         raise click.UsageError("run files and --index-dir need judgements: give --qrels FILE too")
     if given["ignore_identical_ids"] and not qrels:
-        raise click.UsageError("--ignore-identical-ids is for runs: give them, or drop it")
+        raise click.UsageError("--ignore-identical-ids needs run files: add them, or leave it out")
     typed = [
         name
         for name in ("dataset", "split", "model")
         if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE
     ]
     if qrels and typed:
-        raise click.UsageError(f"--{typed[0]} is for a dataset's pairs: drop it, or the runs")
+        raise click.UsageError(
+            f"--{typed[0]} is for the pairs of a dataset: leave it out, or the runs"
+        )
     return "split" in typed
 
 
@@ -209,7 +216,7 @@ def _default_of_runs(relevant_from: float | None) -> list[str]:
 
 
 def _print_table(results: Sequence[Measured]) -> None:
-    """Prints a row for each system and measure; comparisons where there are any."""
+    """Prints a row for each system and measure, with comparisons if there are any."""
     columns = ["measure", "system", "value"]
     if compared := any(measured.p is not None for measured in results):
         columns += ["difference", "low", "high", "p"]

@@ -1,4 +1,4 @@
-"""`dipair-index export`: a model in other forms."""
+"""`dipair-index export`: writes a model in other formats."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dipair_index.cli._console import remark
 
 @click.group()
 def export() -> None:
-    """Write a model in another form.
+    """Write a model in another format.
 
     \b
     Example:
@@ -22,8 +22,8 @@ def export() -> None:
 def onnx(model: str | None) -> None:
     """Write ONNX graphs into a model's folder, so that it answers without torch.
 
-    They are small, since their weights are those in the model's own files. Where these are
-    replaced, the graphs are stale, which is noticed: run this command again.
+    The graphs are small, since they refer to the weights in the model's own files. If these are
+    replaced, the graphs are refused until this command is run again.
 
     \b
     Example:

@@ -1,4 +1,4 @@
-"""`dipair-index info`: what an index is and takes, or what one would take."""
+"""`dipair-index info`: describes an index, or estimates its size before it is built."""
 
 from __future__ import annotations
 
@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 
 @click.command()
 @index_dir_option("Describe this index, or estimate from its sizes")
-@click.option("--estimate", is_flag=True, help="Say instead what --passages would take")
+@click.option(
+    "--estimate", is_flag=True, help="Estimate what an index of --passages passages takes"
+)
 @click.option(
     "--passages",
     type=Whole(1, largest=10**15),
@@ -34,9 +36,11 @@ if TYPE_CHECKING:
 @click.option("--store", type=click.Choice(STORE_NAMES), help="Estimate for this token store")
 @click.option("--codec", type=click.Choice(CODEC_NAMES), help="Estimate for this codec")
 @click.option("--ann", metavar="flat|hnsw|ivf|FACTORY", help="Estimate for this FAISS index")
-@click.option("--max-passage-tokens", type=COUNT, help="Estimate for M tokens a passage")
-@click.option("--dim", type=COUNT, help="Estimate for tokens of D dimensions")
-@click.option("--vector-dim", type=COUNT, help="Estimate for vectors of this many")
+@click.option(
+    "--max-passage-tokens", type=COUNT, help="Estimate for this many kept tokens of each passage"
+)
+@click.option("--dim", type=COUNT, help="Estimate for token embeddings of this many dimensions")
+@click.option("--vector-dim", type=COUNT, help="Estimate for vectors of this many dimensions")
 @json_option()
 @click.pass_context
 def info(
@@ -48,10 +52,10 @@ def info(
     as_json: bool,
     **settings: Any,
 ) -> None:
-    """Describe an index, or estimate what one takes before it is built.
+    """Describe an index, or estimate its bytes, memory and time before it is built.
 
-    An estimate goes by the sizes of the index that is there, else by figures measured with the
-    bundled model.
+    An estimate is based on the sizes of the index in --index-dir if there is one, or else on
+    figures measured with the bundled model.
 
     \b
     Example:
@@ -75,8 +79,9 @@ def info(
     from dipair_index.stores.estimate import Basis
 
     basis = Basis.of_index(index_dir) if is_there else Basis()
-    remark(f"what {counted(passages, 'passage')} would take, going by {basis.source}")
-    _show(basis.estimate(passages, **chosen), as_json=as_json)
+    estimated = basis.estimate(passages, **chosen)
+    remark(f"estimate for {counted(passages, 'passage')}, based on {basis.source}")
+    _show(estimated, as_json=as_json)
 
 
 def _is_given(ctx: click.Context, name: str) -> bool:
@@ -142,7 +147,7 @@ def _format_version() -> int:
 
 
 def _record(index_dir: Path, found: IndexInfo, begun: Progress | None) -> dict[str, Any]:
-    """All that is known, for programs."""
+    """The description of an index as JSON."""
     manifest, sizes = found.manifest, {**found.sizes._asdict(), "total": found.sizes.total}
     return {
         "index_dir": str(index_dir),

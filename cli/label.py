@@ -1,4 +1,4 @@
-"""`dipair-index label`: a teacher's logits for the transfer set, or labels from elsewhere."""
+"""`dipair-index label`: labels the transfer set with a teacher, or imports labels."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ PER_QUERY = 12
     type=click.Choice(["logit", "probability"]),
     default="logit",
     show_default=True,
-    help="Say what the scores are: probabilities become logits",
+    help="Scale of the scores; probabilities are converted to logits",
 )
-@click.option("--judged", is_flag=True, help="Take the dataset's own labels instead")
+@click.option("--judged", is_flag=True, help="Take the dataset's own judgements as labels instead")
 @click.option(
     "--labels",
     type=click.Path(path_type=Path),
@@ -51,7 +51,7 @@ PER_QUERY = 12
 @click.option(
     "--per-query",
     type=COUNT,
-    help="Label this many retrieved passages a query, and its judged ones  "
+    help="Label this many retrieved passages of each query, and its judged ones  "
     f"[default: {PER_QUERY}, and all of a dataset of given pairs]",
 )
 @click.option("--limit", type=COUNT, help="Stop after this many pairs")
@@ -87,12 +87,12 @@ def label(
     seed: int,
     device: str,
 ) -> None:
-    """Score the transfer set with a cross-encoder teacher, or take over scores made elsewhere.
+    """Score the transfer set with a cross-encoder teacher, or import scores made elsewhere.
 
-    An interrupted run goes on when the same command is given again, and a larger --limit adds to
-    what is there. --scores brings a teacher's scores from elsewhere, each of items of the dataset;
-    those of held-out queries are left out. --judged trains without a teacher: the labels of the
-    train pairs become their own.
+    The same command resumes an interrupted run, and a larger --limit adds to the labels that are
+    there. --scores imports a teacher's scores of the dataset's queries and passages; those of
+    held-out queries are left out. --judged takes the judgements of the train pairs as labels, for
+    training without a teacher.
 
     \b
     Example:
@@ -106,7 +106,7 @@ def label(
         for name in ("per_query", "limit"):
             if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE:
                 option = f"--{name.replace('_', '-')}"
-                raise click.UsageError(f"{option} is for a teacher's labels: drop it")
+                raise click.UsageError(f"{option} is for the labels of a teacher: leave it out")
     from dipair_index.data.dataset import Dataset
 
     opened = Dataset.open(dataset)
@@ -142,7 +142,7 @@ def label(
 def _import(
     dataset: Dataset, target: Path, scores: str | None, scale: str, shard_size: int
 ) -> None:
-    """Takes over scores, or the dataset's judgements where there are none."""
+    """Imports scores, or the dataset's judgements without any."""
     from dipair_index.data.label_imports import CLIP, import_judgements, import_scores
 
     if scores is None:
@@ -153,7 +153,7 @@ def _import(
         remark(f"left out: {counted(done.held_out, 'pair')} of held-out queries")
     if done.clipped:
         moved = counted(done.clipped, "label was", "labels were")
-        remark(f"{moved} moved to {CLIP:g} or {1 - CLIP:g}: 0 and 1 have none")
+        remark(f"{moved} moved to {CLIP:g} or {1 - CLIP:g}, since 0 and 1 have no finite logit")
     _say_done(done.labels, target)
 
 

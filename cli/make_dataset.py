@@ -1,4 +1,4 @@
-"""`dipair-index make-dataset`: from judged queries or labelled pairs to data for training."""
+"""`dipair-index make-dataset`: makes training data of judged queries or labelled pairs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`dipair-index make-dataset beir`: pairs after DiPair's appendix B, from a BEIR folder."""
+"""`dipair-index make-dataset beir`: DiPair's dataset of pairs from a BEIR folder."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ def beir(folder: Path, **mining: Any) -> None:
     """Make a dataset of pairs from a folder in BEIR's layout.
 
     DIR holds corpus.jsonl, queries.jsonl and qrels/train.tsv; qrels/dev.tsv and qrels/test.tsv
-    become valid and test. Without test, dev gives both by halves; what is missing else is taken
-    off train. Positives are the pairs judged 1 or more, and negatives are mined as those of
-    `make-dataset msmarco`. Queries that no file judges are left out.
+    become the splits valid and test. Without test.tsv, dev is split in half into both; any other
+    split that is missing is taken from train. Positives are the pairs judged 1 or more, negatives
+    are mined as in `make-dataset msmarco`, and queries without judgements are left out.
 
     \b
     Example:

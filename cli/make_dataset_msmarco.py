@@ -1,4 +1,4 @@
-"""`dipair-index make-dataset msmarco`: pairs after DiPair's appendix B."""
+"""`dipair-index make-dataset msmarco`: DiPair's dataset of pairs (appendix B)."""
 
 from __future__ import annotations
 
@@ -19,25 +19,26 @@ if TYPE_CHECKING:
     "--from-dir",
     type=click.Path(path_type=Path),
     metavar="DIR",
-    help="Read collection.tsv, queries.train.tsv, qrels.train.tsv (dev likewise; .gz too) here",
+    help="Read the files in this directory: collection.tsv, queries.train.tsv, qrels.train.tsv "
+    "and those of dev; .gz too",
 )
-@click.option("--sample", is_flag=True, help="Use the sample that comes with dipair-index")
+@click.option("--sample", is_flag=True, help="Read the sample that comes with dipair-index")
 @click.option(
     "--download-dir",
     type=click.Path(path_type=Path),
     default=Path("msmarco"),
     show_default=True,
     metavar="DIR",
-    help="Keep the download here, when neither --from-dir nor --sample is given",
+    help="Download into this directory, if neither --from-dir nor --sample is given",
 )
 @mining_options()
 def msmarco(from_dir: Path | None, sample: bool, download_dir: Path, **mining: Any) -> None:
     """Make the Q2P-MAT dataset from MS MARCO passage ranking.
 
-    Positives are the judged pairs, negatives are mined near each query below a score, and the
-    transfer set holds the nearest passages of every train and unlabelled query. With nothing
-    added, MS MARCO is downloaded first (1.1 GB). An interrupted run goes on where it was, and
-    with --overwrite another threshold uses the vectors that are there.
+    Positives are the judged pairs, negatives are the nearest passages with a score below a
+    threshold, and the transfer set holds the nearest passages of every train and unlabelled query.
+    Without options, MS MARCO is downloaded first (1.1 GB). The same command resumes an interrupted
+    run; with --overwrite, another threshold reuses the vectors.
 
     \b
     Example:

@@ -1,4 +1,4 @@
-"""`dipair-index make-dataset pairs`: from a file of labelled pairs or tuples to a dataset."""
+"""`dipair-index make-dataset pairs`: makes a dataset of labelled pairs or tuples."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from dipair_index.cli._types import NUMBER, TEXT
     default="query,passage,label",
     show_default=True,
     metavar="ROLE=COLUMN,...",
-    help="Where the file has query, passage, label and, if it has them, query_id, passage_id, "
-    "split and the texts of further sides, by names of your own",
+    help="Names of the columns of query, passage and label, and, if there are such, of query_id, "
+    "passage_id, split and further texts under names of your own",
 )
 @click.option(
     "--max-label",
@@ -30,14 +30,14 @@ from dipair_index.cli._types import NUMBER, TEXT
     default=1.0,
     show_default=True,
     metavar="G",
-    help="Divide labels by this: they are to lie between 0 and 1 then",
+    help="Highest label, by which all labels are divided, so that they lie between 0 and 1",
 )
 @click.option(
     "--duplicates",
     type=click.Choice(["refuse", "mean"]),
     default="refuse",
     show_default=True,
-    help="What to do with a tuple that has two labels",
+    help="Refuse a tuple with two labels, or take their mean",
 )
 @click.option("--transfer", metavar="FILE", help="Add this file's tuples to the transfer set")
 @click.option(
@@ -45,10 +45,14 @@ from dipair_index.cli._types import NUMBER, TEXT
     type=NUMBER,
     default=0.1,
     show_default=True,
-    help="Share of the queries in valid, where there is no column split",
+    help="Share of the queries in the split valid, unless a column names the split",
 )
 @click.option(
-    "--test-share", type=NUMBER, default=0.1, show_default=True, help="Share of them in test"
+    "--test-share",
+    type=NUMBER,
+    default=0.1,
+    show_default=True,
+    help="Share of the queries in the split test, likewise",
 )
 @new_dataset_options()
 def pairs(

@@ -1,4 +1,4 @@
-"""`dipair-index rerank`: from queries to ranked passages."""
+"""`dipair-index rerank`: retrieves and reranks passages for queries."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from click.core import ParameterSource
 from dipair_index.cli._console import print_json, progress, remark, say, snippet, table, write_data
 from dipair_index.cli._identical import identical_ids_option, without_own
 from dipair_index.cli._options import (
+    QUERIES_AT_ONCE,
     backend_option,
     compute_options,
     index_dir_option,
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
 
 TAG = "dipair-index"
 TOP_K = 10
-QUERIES_AT_ONCE = 32
 NEED_IDS = {
     "as_trec": "--trec",
     "run_file": "--run",
@@ -44,8 +44,10 @@ NEED_IDS = {
 
 
 @click.command()
-@click.option("--query", type=TEXT, metavar="TEXT", help="Answer this query; - reads it from stdin")
-@click.option("--queries", metavar="FILE", help="Answer each query of a TSV or JSONL file")
+@click.option(
+    "--query", type=TEXT, metavar="TEXT", help="Search for this query; - reads it from stdin"
+)
+@click.option("--queries", metavar="FILE", help="Search for each query of this TSV or JSONL file")
 @index_dir_option("Search this index")
 @click.option("--model", help="Score with this DiPair model  [default: the one of the index]")
 @click.option(
@@ -53,12 +55,13 @@ NEED_IDS = {
     type=COUNT,
     default=100,
     show_default=True,
-    help="Retrieve this many passages for the head to score",
+    help="Retrieve this many passages, which the head scores",
 )
 @click.option(
     "--top-k",
     type=COUNT,
-    help=f"Print this many passages a query  [default: {TOP_K}, with --run all that it ranks]",
+    help="Print this many passages of each query  "
+    f"[default: {TOP_K}, with --run all that it ranks]",
 )
 @click.option(
     "--run",
@@ -66,9 +69,11 @@ NEED_IDS = {
     metavar="RUN",
     help="Rerank the passages of this TREC run instead of retrieving",
 )
-@click.option("--no-rerank", is_flag=True, help="Print the vector search's order alone")
-@click.option("--compare", is_flag=True, help="Print the order before DiPair beside DiPair's")
-@json_option("a JSON object a query")
+@click.option("--no-rerank", is_flag=True, help="Print the ranking of the vector search")
+@click.option(
+    "--compare", is_flag=True, help="Print the rankings before and after DiPair side by side"
+)
+@json_option("one JSON object for each query")
 @click.option("--trec", "as_trec", is_flag=True, help="Print a TREC run")
 @click.option("--raw-scores", is_flag=True, help="Print logits, not scores from 0 to 1")
 @identical_ids_option()
@@ -97,8 +102,8 @@ def rerank(
 ) -> None:
     """Retrieve passages for a query and rerank them with DiPair.
 
-    Prints a table on a terminal and tab-separated lines into a pipe. With no --index-dir, and no
-    index in ./dipair.index, an index of the bundled sample is built there first.
+    The output is a table on a terminal, and tab-separated lines in a pipe. Without --index-dir and
+    an index in ./dipair.index, an index of the bundled sample is built there first.
 
     \b
     Example:
@@ -155,7 +160,9 @@ def _check_usage(given: Mapping[str, Any]) -> None:
         raise click.UsageError("give one of --json, --trec and --compare")
     if given["no_rerank"] and (given["compare"] or run_file):
         option = "--compare" if given["compare"] else "--run"
-        raise click.UsageError(f"--no-rerank leaves nothing to do for {option}: drop one of them")
+        raise click.UsageError(
+            f"--no-rerank leaves nothing to do for {option}: leave out one of them"
+        )
     candidates, top_k = given["candidates"], given["top_k"] or TOP_K
     if not run_file and not given["no_rerank"] and candidates < top_k:
         raise click.UsageError(
@@ -165,7 +172,7 @@ def _check_usage(given: Mapping[str, Any]) -> None:
 
 
 def _depth(top_k: int | None, run: Run | None, run_file: str | None) -> int:
-    """How many passages are printed of a query: of a run all, so that it is not cut unseen."""
+    """The number of passages to print of each query: by default all that a run ranks."""
     if run is None:
         return top_k or TOP_K
     longest = max(map(len, run.values()))
@@ -235,7 +242,7 @@ def _answers(
     raw_scores: bool,
     ignore_identical_ids: bool,
 ) -> Rankings:
-    """Yields each query with its ranking, some queries at a time; says the timings at the end."""
+    """Yields each query with its ranking, in batches; prints the timings at the end."""
     from dipair_index.rerank.ranking import Timings
 
     waiting, spent, count = iter(asked), Timings(), 0
@@ -303,7 +310,7 @@ def _print_json(ranked: Rankings) -> None:
 
 
 def _print_table(ranked: Rankings, *, several: bool) -> None:
-    """Prints one table; of several queries the first column says which."""
+    """Prints one table, with the query in the first column if there are several."""
     columns = ["rank", "score", "retrieval rank", "id", "text"]
     rows = (_cells(query, passage, several) for query, passages in ranked for passage in passages)
     table(["query", *columns] if several else columns, rows, numbers=columns[:3])
@@ -316,7 +323,7 @@ def _cells(query: Query, passage: RankedPassage, several: bool) -> list[str]:
 
 
 def _print_beside(ranked: Rankings, top_k: int, before_name: str) -> None:
-    """Prints for each query the order before DiPair and DiPair's, rank by rank."""
+    """Prints for each query the rankings before and after DiPair, rank by rank."""
     for query, passages in ranked:
         say(query.text)
         before = sorted(passages, key=lambda passage: passage.retrieval_rank or 0)

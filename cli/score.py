@@ -1,4 +1,4 @@
-"""`dipair-index score`: from a file of pairs or tuples to what a model thinks of each."""
+"""`dipair-index score`: scores each row of a file of pairs or tuples."""
 
 from __future__ import annotations
 
@@ -17,8 +17,6 @@ from dipair_index.words import counted
 if TYPE_CHECKING:
     from dipair_index.records import FloatArray
 
-SCORE = "score"
-
 
 @click.command()
 @click.argument("file")
@@ -28,7 +26,7 @@ SCORE = "score"
     default="query,passage",
     show_default=True,
     metavar="SIDE=COLUMN,...",
-    help="Where the file has query, passage and, by their names, the model's further sides",
+    help="Names of the columns of query, passage and the model's further sides",
 )
 @click.option(
     "--model",
@@ -43,9 +41,9 @@ SCORE = "score"
     type=COUNT,
     default=4096,
     show_default=True,
-    help="Score this many rows at once; equal texts among them are encoded once",
+    help="Score this many rows at once, and encode equal texts among them once",
 )
-@json_option("a JSON object a row")
+@json_option("one JSON object for each row")
 @compute_options("Score")
 def score(
     file: str,
@@ -59,8 +57,8 @@ def score(
     """Score each row of a file of pairs, or of tuples of three texts and more.
 
     FILE is TSV with a header line, or JSONL (.jsonl); either may be compressed with gzip, and - is
-    standard input. Each row is printed as it came, with its score at the end: as TSV with a header
-    line, or as JSON lines. A model with several outputs gives a column an output: the
+    standard input. Each row is printed as it was read, with its score at the end: as TSV with a
+    header line, or as JSON lines. A model with several outputs adds one column for each: the
     probabilities of its classes.
 
     \b
@@ -68,7 +66,7 @@ def score(
       dipair-index score pairs.tsv > scored.tsv
       dipair-index score shop.jsonl --columns query,passage=title,description --model shop.model
     """
-    from dipair_index.formats.tuples import Columns, read_tuples
+    from dipair_index.formats.tuples import SCORE, Columns, read_tuples
 
     named = Columns.parse(columns).unlabelled
     rows = read_tuples(file, named)
@@ -101,8 +99,10 @@ def score(
 
 
 def _columns(logits: FloatArray, raw: bool) -> dict[str, list[float]]:
-    """Scores by the names of their columns: of one output, or one an output."""
+    """Scores by the names of their columns, one column for each output of the model."""
     import numpy as np
+
+    from dipair_index.formats.tuples import SCORE
 
     values = logits.astype(np.float64)
     if values.ndim == 1:

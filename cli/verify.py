@@ -1,4 +1,4 @@
-"""`dipair-index verify`: whether an index is what was written."""
+"""`dipair-index verify`: finds damage in an index."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from dipair_index.words import counted
 @click.command()
 @index_dir_option("Verify this index")
 def verify(index_dir: Path) -> None:
-    """Read all of an index and print each damage, to the byte.
+    """Read a whole index and print each damaged range of bytes.
 
-    Exits with 1 where there is any.
+    The exit status is 1 if anything is damaged.
 
     \b
     Example:

@@ -23,13 +23,12 @@ from dipair_index.data.labels import LabelSettings, claim, write_shards
 from dipair_index.digests import short_digest
 from dipair_index.errors import FormatError, SettingsError
 from dipair_index.formats.lines import iter_lines, source_name
-from dipair_index.formats.tuples import iter_rows
+from dipair_index.formats.tuples import SCORE, iter_rows
 from dipair_index.records import FloatArray
 
 CLIP = 1e-4
 """A logit of 9.2, about as far as cross-encoders go."""
 SCALES = ("logit", "probability")
-SCORE = "score"
 JUDGED = "judged"
 """The teacher's name where the labels are the dataset's own."""
 

@@ -26,7 +26,7 @@ class BeirFiles:
     def find(cls, folder: Path) -> BeirFiles:
         """Looks for the files in `folder`; qrels of dev and test may be missing.
 
-        Raises `FormatError` that names every file that is missing.
+        Raises `FormatError` if files are missing, naming all of them.
         """
         if not folder.is_dir():
             raise FormatError(f"there is no folder {folder}: check the path")
@@ -45,7 +45,7 @@ class BeirFiles:
 
     @property
     def kind(self) -> str:
-        """What the dataset is called in its record."""
+        """The name of the format in the record of a dataset."""
         return "beir"
 
     @property
@@ -60,8 +60,8 @@ class BeirFiles:
     def read_queries(self) -> dict[str, list[Query]]:
         """The judged queries of each split; those that no file judges are left out.
 
-        They may be those of a test set whose judgements are kept back. Raises `FormatError` for
-        a query that is judged in two splits.
+        Those may belong to a test set with secret judgements. Raises `FormatError` if a query is
+        judged in two splits.
         """
         split_of: dict[str, str] = {}
         for split, path in self.qrels.items():

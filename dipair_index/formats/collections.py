@@ -1,8 +1,8 @@
 """Collections of passages and queries, read and written as streams of records.
 
 They are TSV (`id TAB text`), JSONL (`id` or `_id`, `title`, `text`, more fields) or a BEIR folder.
-Every reader takes a path or "-" for standard input, compressed with gzip or not, and says file and
-line of what it cannot read.
+Every reader takes a path or "-" for standard input, compressed with gzip or not, and names file and
+line in its errors.
 """
 
 from __future__ import annotations
@@ -33,8 +33,7 @@ TEXT_COLUMNS = {
 def read_passages(source: str | Path) -> Iterator[Passage]:
     """Yields the passages of a TSV or JSONL file, a BEIR folder, or "-".
 
-    Raises `FormatError` at the first line that is not a passage with an id of its own, and for
-    a source without any.
+    Raises `FormatError` if a line is not a passage with an id of its own, or if there are none.
     """
     for where, passage_id, fields in _iter_records(_file_of(source, "corpus.jsonl")):
         title, text = fields.pop("title", None) or "", fields.pop("text", None)
@@ -49,7 +48,7 @@ def read_passages(source: str | Path) -> Iterator[Passage]:
 def read_queries(source: str | Path) -> Iterator[Query]:
     """Yields the queries of a TSV or JSONL file, a BEIR folder, or "-".
 
-    Raises `FormatError` as `read_passages` does, and for a query without text.
+    Raises `FormatError` as `read_passages` does, and if a query has no text.
     """
     for where, query_id, fields in _iter_records(_file_of(source, "queries.jsonl")):
         text = fields.get("text")
@@ -59,9 +58,10 @@ def read_queries(source: str | Path) -> Iterator[Query]:
 
 
 def write_passages(passages: Iterable[Passage], path: Path) -> None:
-    """Writes JSONL where the name says `.jsonl`, else TSV; compressed where it ends in `.gz`.
+    """Writes JSONL if the name says `.jsonl`, else TSV, compressed if it ends in `.gz`.
 
-    TSV holds neither titles nor metadata, nor texts with tabs or line breaks: a `FormatError`.
+    Raises `FormatError` if TSV cannot hold a passage: one with a title or metadata, or with tabs
+    or line breaks in its text.
     """
     with writing(path) as target:
         for passage in passages:
@@ -81,7 +81,7 @@ def write_passages(passages: Iterable[Passage], path: Path) -> None:
 
 
 def _iter_records(source: str | Path) -> Iterator[tuple[str, str, dict[str, Any]]]:
-    """Yields where each record stands, its id, and its other fields by name."""
+    """Yields the line of each record for messages, its id, and its other fields by name."""
     seen: set[str] = set()
     jsonl = is_jsonl(source)
     for number, line in iter_lines(source):
@@ -95,7 +95,9 @@ def _iter_records(source: str | Path) -> Iterator[tuple[str, str, dict[str, Any]
         if not record_id:
             raise FormatError(f"{where}: the id is empty: give every line an id of its own")
         if record_id.splitlines() != [record_id] or "\t" in record_id:
-            raise FormatError(f"{where}: the id {record_id!r} holds a tab or a line break")
+            raise FormatError(
+                f"{where}: the id {record_id!r} holds a tab or a line break: give it another id"
+            )
         if record_id in seen:
             raise FormatError(
                 f"{where}: the id {record_id} was used before: give every line an id of its own"
@@ -110,8 +112,8 @@ def _from_tsv(line: str, where: str, *, is_first: bool) -> tuple[str, dict[str, 
     fields = line.split("\t")
     if is_first and _is_header(fields):
         raise FormatError(
-            f"{where} is a header line ({', '.join(fields)}), and each line is to be an id, a tab "
-            "and a text: remove it"
+            f"{where} is a header line ({', '.join(fields)}), expected an id, a tab and a text: "
+            "remove it"
         )
     if len(fields) != 2:
         raise FormatError(
@@ -121,7 +123,7 @@ def _from_tsv(line: str, where: str, *, is_first: bool) -> tuple[str, dict[str, 
 
 
 def _is_header(fields: Sequence[str]) -> bool:
-    """Whether the fields of a first line are names of columns: of an id, and of a text."""
+    """Whether the fields of a first line name columns: one of ids and one of texts."""
     names = {re.sub(r"[\W_]+", "_", field.casefold()).strip("_") for field in fields}
     return bool(names & ID_COLUMNS and names & TEXT_COLUMNS)
 
@@ -135,7 +137,7 @@ def _from_json(line: str, where: str) -> tuple[str, dict[str, Any]]:
 
 
 def _finite(text: str) -> float:
-    """Numbers of JSON; Python would read 1e999 as infinity."""
+    """Parses a number of JSON; Python would read 1e999 as infinity."""
     if not math.isfinite(value := float(text)):
         raise ValueError(f"{text} is not a finite number")
     return value
@@ -146,13 +148,15 @@ _JSON = json.JSONDecoder(parse_float=_finite, parse_constant=_finite)
 
 
 def json_object(line: str, where: str) -> dict[str, Any]:
-    """Returns the object that a line of JSONL holds; raises `FormatError` for anything else."""
+    """Returns the object in a line of JSONL. Raises `FormatError` if there is none."""
     try:
         record = _JSON.decode(line)
         if "\\u" in line:
             json.dumps(record, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:
-        raise FormatError(f"{where}: half of a surrogate pair stands alone in it") from error
+        raise FormatError(
+            f"{where}: the JSON holds half of a surrogate pair, which is no character: fix the line"
+        ) from error
     except (ValueError, RecursionError) as error:
         raise FormatError(f"{where}: expected a JSON object, got invalid JSON ({error})") from error
     if not isinstance(record, dict):
@@ -166,7 +170,7 @@ def is_jsonl(source: str | Path) -> bool:
 
 
 def _file_of(source: str | Path, beir_name: str) -> str | Path:
-    """The file itself, or the one that a BEIR folder holds."""
+    """The file itself, or the one in a BEIR folder."""
     folder = Path(source)
     if str(source) in ("", "-") or not folder.is_dir():
         return source

@@ -1,4 +1,4 @@
-"""Large files from mirrors: resumed, checked, and there only when whole."""
+"""Downloads large files from mirrors: resumable, verified, and renamed once complete."""
 
 from __future__ import annotations
 
@@ -35,9 +35,8 @@ def fetch(
 ) -> Path:
     """Returns `folder/file.name`, downloaded unless it is there; reports bytes so far.
 
-    What arrived stays in a `.part` file, and the next mirror or the next call goes on from its
-    end. Raises `DownloadError` when no mirror gives the whole file, `WriteError` when it cannot
-    be written.
+    What arrived stays in a `.part` file, which the next mirror or the next call resumes. Raises
+    `DownloadError` if no mirror gives the whole file, `WriteError` if it cannot be written.
     """
     target = folder / file.name
     if target.is_file() and target.stat().st_size == file.size:

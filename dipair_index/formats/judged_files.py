@@ -17,7 +17,7 @@ class JudgedFiles(Protocol):
 
     @property
     def kind(self) -> str:
-        """What the dataset is called in its record."""
+        """The name of the format in the record of a dataset."""
         ...
 
     @property
@@ -30,7 +30,7 @@ class JudgedFiles(Protocol):
         ...
 
     def read_queries(self) -> dict[str, list[Query]]:
-        """Queries by "train", "dev" and, where there are such, "test"."""
+        """Queries by "train", "dev" and, if there are such, "test"."""
         ...
 
     def read_qrels(self, queries: dict[str, list[Query]], passage_ids: Container[str]) -> Qrels:
@@ -39,7 +39,7 @@ class JudgedFiles(Protocol):
 
 
 def find_file(folder: Path, name: str) -> Path | None:
-    """Returns a file of a folder, compressed or not, None where there is neither."""
+    """Returns the path of a file, compressed or not; None if there is neither."""
     paths = (folder / name, folder / f"{name}.gz")
     return next((path for path in paths if path.is_file()), None)
 
@@ -47,7 +47,7 @@ def find_file(folder: Path, name: str) -> Path | None:
 def read_known_qrels(
     path: Path, query_ids: Container[str], split: str, passage_ids: Container[str], collection: Path
 ) -> Qrels:
-    """Reads the judgements of a split; `FormatError` for unknown queries and passages."""
+    """Reads the judgements of a split. Raises `FormatError` if they name unknown texts."""
     unknown: list[tuple[str, str]] = []
 
     def known() -> Iterator[Judgement]:

@@ -1,4 +1,4 @@
-"""Lines of text files, compressed or not, and files that appear only when they are whole."""
+"""Reads and writes text files line by line, compressed or not."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from dipair_index.files import replacing
 
 
 def source_name(source: str | Path) -> str:
-    """What an error calls the source."""
+    """The name of a source in messages."""
     return "standard input" if str(source) == "-" else str(source) or "''"
 
 
@@ -24,7 +24,7 @@ def iter_lines(source: str | Path) -> Iterator[tuple[int, str]]:
     r"""Yields number and text of each line that is not blank; "-" is standard input.
 
     Only "\n" ends a line (texts hold U+2028, form feeds and lone "\r"); a "\r" before it goes
-    with it. Raises `FormatError` where the source is missing, empty, broken or not UTF-8.
+    with it. Raises `FormatError` if the source is missing, empty, damaged or not UTF-8.
     """
     number, name = 0, source_name(source)
     try:
@@ -46,7 +46,7 @@ def iter_lines(source: str | Path) -> Iterator[tuple[int, str]]:
     except FileNotFoundError as error:
         raise FormatError(f"there is no file {name}: check the path") from error
     except IsADirectoryError as error:
-        raise FormatError(f"{source} is a directory, expected a file") from error
+        raise FormatError(f"{source} is a directory: give the file itself") from error
     except OSError as error:
         raise FormatError(f"cannot read {name}: {error.strerror or error}") from error
     if number == 0:
@@ -54,7 +54,7 @@ def iter_lines(source: str | Path) -> Iterator[tuple[int, str]]:
 
 
 def standard_input() -> BufferedReader:
-    """The bytes of standard input. Raises `FormatError` where it is closed."""
+    """The bytes of standard input. Raises `FormatError` if it is closed."""
     stream = getattr(sys.stdin, "buffer", None)
     if stream is None or stream.closed:
         raise FormatError("standard input is closed: send the data in, or give a file")
@@ -63,7 +63,7 @@ def standard_input() -> BufferedReader:
 
 @contextmanager
 def writing(path: Path) -> Iterator[TextIO]:
-    """A UTF-8 text file, compressed where the name ends in `.gz`, that appears when whole."""
+    """A UTF-8 text file that appears when complete, compressed if the name ends in `.gz`."""
     opener: Callable[..., Any] = gzip.open if path.suffix == ".gz" else open
     with (
         replacing(path) as unfinished,

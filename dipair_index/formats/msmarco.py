@@ -50,7 +50,7 @@ class MsMarcoFiles:
     def find(cls, folder: Path) -> MsMarcoFiles:
         """Looks for the files in `folder`; those of dev may be missing, both of them.
 
-        Raises `FormatError` that names every file that is missing.
+        Raises `FormatError` if files are missing, naming all of them.
         """
         if not folder.is_dir():
             raise FormatError(f"there is no folder {folder}: check the path")
@@ -78,7 +78,7 @@ class MsMarcoFiles:
 
     @property
     def kind(self) -> str:
-        """What the dataset is called in its record."""
+        """The name of the format in the record of a dataset."""
         return "msmarco"
 
     def iter_passages(self) -> Iterator[Passage]:
@@ -120,7 +120,7 @@ def download_msmarco(
 ) -> MsMarcoFiles:
     """Returns the files in `folder`, downloaded and unpacked unless they are there.
 
-    Reports the bytes that arrived. Raises `DownloadError` when no mirror answers.
+    Reports the bytes that arrived. Raises `DownloadError` if no mirror answers.
     """
     wanted = {*TRAIN, *DEV_PAIRS[0]}
     if not all((folder / name).is_file() for name in wanted):

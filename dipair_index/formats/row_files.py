@@ -1,4 +1,4 @@
-"""Arrays on disk that are filled chunk by chunk, and gone on with after an interruption."""
+"""Arrays on disk, computed chunk by chunk and resumable."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Parquet tables: pairs, queries and passages, written whole and with the same bytes each time."""
+"""Parquet tables of pairs, queries and passages, with the same bytes for the same rows."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ ROWS_PER_GROUP = 65_536
 
 
 def write_table(table: pa.Table, path: Path) -> None:
-    """Writes one table; `path` appears only when it is whole."""
+    """Writes one table; `path` appears only when it is complete."""
     write_tables([table], path, table.schema)
 
 
 def write_tables(tables: Iterable[pa.Table], path: Path, schema: pa.Schema) -> int:
-    """Writes tables of one schema behind each other, and returns their rows.
+    """Concatenates tables of one schema in a file, and returns the number of rows.
 
-    Row groups are cut where the tables end, so the same tables give the same bytes.
+    Row groups end where the tables end, so the same tables give the same bytes.
     """
     rows = 0
     with (
@@ -40,7 +40,7 @@ def write_tables(tables: Iterable[pa.Table], path: Path, schema: pa.Schema) -> i
 def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
     """Returns a table, or some columns of it.
 
-    Raises `FormatError` where the file is missing, damaged or without those columns.
+    Raises `FormatError` if the file is missing, damaged or lacks those columns.
     """
     with _opened(path, columns) as file:
         try:

@@ -1,7 +1,7 @@
 """Judgements and rankings: TREC's qrels, or BEIR's, and TREC's runs.
 
-Every reader takes a path or "-" for standard input, compressed with gzip or not, and says file and
-line of what it cannot read.
+Every reader takes a path or "-" for standard input, compressed with gzip or not, and raises
+`FormatError`, which names file and line.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def iter_qrels(source: str | Path) -> Iterator[Judgement]:
 
 
 def read_qrels(source: str | Path) -> Qrels:
-    """Relevance by query, then passage; a pair judged twice must have been judged alike."""
+    """Relevance by query, then passage. Raises `FormatError` if two judgements differ."""
     return collect_qrels(iter_qrels(source), source_name(source))
 
 
@@ -136,6 +136,7 @@ def _qrels_file(source: str | Path) -> str | Path:
 def _word(value: str) -> str:
     if value.split() != [value]:
         raise FormatError(
-            f"{value!r} is empty or holds white space, which qrels and run files cannot"
+            f"{value!r} is empty or holds white space, which qrels and run files cannot hold: use "
+            "another id"
         )
     return value

@@ -1,7 +1,7 @@
 """Files of pairs or tuples of texts: TSV with a header line, or JSONL, read row by row.
 
-Which column holds what is the user's to say: `query=term,passage=title,label=relevance`. A side
-beyond query and passage goes by a name of its own, `description=description`.
+The user names the columns: `query=term,passage=title,label=relevance`. A side beyond query and
+passage has a name of its own, `description=description`.
 """
 
 from __future__ import annotations
@@ -19,14 +19,16 @@ from dipair_index.formats.lines import iter_lines, source_name
 from dipair_index.records import PAIR
 
 TAKEN = {"queries", "passages", "train", "valid", "test", "transfer"}
-"""What other tables of a dataset are called."""
+"""Names that a side cannot have, since other tables of a dataset have them."""
 ADVICE = 'name the right ones with --columns, and give every row all sides (an empty text as "")'
+SCORE = "score"
+"""The column of a score; those of several outputs are score_0, score_1 and on."""
 SIDE_NAME = re.compile(r"[a-z][a-z0-9_]*")
 
 
 @dataclass(frozen=True)
 class Columns:
-    """Which column of a file holds what."""
+    """The columns of a file by the role of their content."""
 
     texts: Mapping[str, str]  # by side, query and passage first
     ids: Mapping[str, str]  # by side, of those that have ids of their own
@@ -37,7 +39,7 @@ class Columns:
     def parse(cls, text: str) -> Columns:
         """Reads `ROLE=COLUMN,...`; a role alone is a column of that name.
 
-        Raises `SettingsError` for roles that are doubled, missing or belong to no side.
+        Raises `SettingsError` if a role is doubled, missing or belongs to no side.
         """
         given: dict[str, str] = {}
         for part in text.split(","):
@@ -55,7 +57,7 @@ class Columns:
         missing = [side for side in PAIR if side not in given]
         if missing:
             raise SettingsError(
-                f"--columns says nothing of {' and '.join(missing)}: expected such as "
+                f"--columns lacks {' and '.join(missing)}: expected, for example, "
                 "query=term,passage=title,label=relevance"
             )
         if strange := [side for side in ids if side not in given]:
@@ -78,7 +80,7 @@ class Columns:
 
 
 class TupleRow(NamedTuple):
-    """One row: a text a side, and what else is known of it."""
+    """One row: a text of each side, with ids, label and split if there are such."""
 
     line: int
     texts: tuple[str, ...]
@@ -93,8 +95,8 @@ def read_tuples(
 ) -> Iterator[TupleRow]:
     """Yields the rows of a file, or "-"; labels are divided by `max_label`, and empty ones None.
 
-    Query and passage have text in every row; further texts may be empty, but have to be there.
-    Raises `FormatError` that names file, line and column of what is not so.
+    Query and passage have text in every row; further texts may be empty but not missing. Raises
+    `FormatError`, which names file, line and column, if a row is invalid.
     """
     needed = [*columns.texts.values(), *columns.ids.values()]
     optional = [name for name in (columns.label, columns.split) if name is not None]
@@ -128,9 +130,9 @@ def iter_rows(
 ) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yields line and fields of each row of a TSV file with a header line, or of a JSONL one.
 
-    `lines` are the file's, numbered. Every row has the columns that are `needed`; the fields of
-    `optional` ones that a JSONL row lacks are None. Raises `FormatError` that ends in `advice`
-    where there is no such column.
+    `lines` are the numbered lines of the file. Every row has the `needed` columns; `optional`
+    fields that a JSONL row lacks are None. Raises `FormatError`, which ends in `advice`, if a
+    column is missing.
     """
     name, jsonl = source_name(source), is_jsonl(source)
     header: list[str] = []
@@ -187,7 +189,9 @@ def _id(value: Any, where: str) -> str:
     if isinstance(value, bool) or not isinstance(value, str | int) or not str(value).strip():
         raise FormatError(f"{where}: expected an id, got {_shown(value)}")
     if str(value).splitlines() != [str(value)] or "\t" in str(value):
-        raise FormatError(f"{where}: the id {value!r} holds a tab or a line break")
+        raise FormatError(
+            f"{where}: the id {value!r} holds a tab or a line break: give it another id"
+        )
     return str(value)
 
 

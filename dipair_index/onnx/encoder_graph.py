@@ -1,4 +1,4 @@
-"""The encoder of a DiPair model as ONNX graphs, one a side: token ids in, kept tokens out."""
+"""The encoder of a DiPair model as ONNX graphs, one for each side: token ids to kept tokens."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def export_encoder(
 ) -> None:
     """Writes a graph from `ids` (texts, tokens) and `lengths` (texts,), to `tokens` and `vectors`.
 
-    There are as many ids as tokens are kept, or more. Raises `ModelError` for an encoder that is
-    no BERT.
+    A text has at least as many ids as tokens are kept. Raises `ModelError` if the encoder is not a
+    BERT with GELU.
     """
     config = model.config
     encoder: Any = model.encoder_of(side)
@@ -42,7 +42,7 @@ def export_encoder(
     count = graph("Shape", ids, start=1, end=2)
     hidden = _embedded(graph, encoder.embeddings, ids, count)
     layers = list(encoder.encoder.layer)
-    # where nothing else is read of the output, the last layer works for the kept tokens alone
+    # if nothing else of the output is used, the last layer computes the kept tokens alone
     alone = config.pooling == "cls" and config.keep == "first"
     for depth, layer in enumerate(layers):
         last = alone and depth == len(layers) - 1
@@ -64,7 +64,7 @@ def export_encoder(
 
 
 def _embedded(graph: Graph, embeddings: Any, ids: str, count: str) -> str:
-    """(texts, tokens) to (texts, tokens, hidden)."""
+    """The embeddings of ids: (texts, tokens) to (texts, tokens, hidden)."""
     zero, one = graph.constant([0]), graph.constant([1])
     position = graph("Slice", graph.weight(embeddings.position_embeddings.weight), zero, count)
     kind = graph("Slice", graph.weight(embeddings.token_type_embeddings.weight), zero, one)
@@ -73,7 +73,7 @@ def _embedded(graph: Graph, embeddings: Any, ids: str, count: str) -> str:
 
 
 def _layer(graph: Graph, layer: Any, asking: str, hidden: str, lengths: str, sizes: Any) -> str:
-    """What attends to `hidden` is `asking`, the same or its first tokens."""
+    """A transformer layer, whose queries are `asking`: `hidden` or its first tokens."""
     attention = layer.attention.self
     projections = [attention.query, attention.key, attention.value]
     products = [
@@ -95,7 +95,7 @@ def _layer(graph: Graph, layer: Any, asking: str, hidden: str, lengths: str, siz
 def _states(
     graph: Graph, config: Any, side: str, hidden: str, lengths: str, count: str, alone: bool
 ) -> str:
-    """The kept outputs, (texts, kept, hidden), zero where a text is shorter."""
+    """The kept hidden states, (texts, kept, hidden), zero beyond the end of a text."""
     kept = config.kept(side)
     lengths = graph("Cast", graph("Unsqueeze", lengths, graph.constant([1])), to=TensorProto.INT64)
     if alone:
@@ -125,7 +125,7 @@ def _states(
 
 
 def _means(graph: Graph, hidden: str, lengths: str, count: str, spans: int) -> str:
-    """The means of even spans of the tokens after the first, as `kept_tokens` has them."""
+    """The means of even spans of the tokens after the first, as in `models.truncation`."""
     one = graph.constant(1)
     rest = graph("Slice", hidden, graph.constant([1]), count, graph.constant([1]))
     after = graph("Sub", lengths, one)  # (texts, 1)
@@ -148,11 +148,11 @@ def _leading(graph: Graph, hidden: str, count: int) -> str:
 
 
 def _span(graph: Graph, count: str) -> str:
-    """0, 1, ... count - 1."""
+    """The numbers 0, 1, ... count - 1."""
     return graph("Range", graph.constant(0), count, graph.constant(1))
 
 
 def _masked(graph: Graph, hidden: str, places: str, lengths: str) -> str:
-    """Tokens, zero where their place is at or beyond the end of the text."""
+    """Hidden states, zero at positions beyond the end of the text."""
     inside = graph("Cast", graph("Less", places, lengths), to=TensorProto.FLOAT)
     return graph("Mul", hidden, graph("Unsqueeze", inside, graph.constant([2])))

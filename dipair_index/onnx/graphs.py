@@ -29,7 +29,7 @@ FORMAT = 1
 
 
 class OnnxRecord(NamedTuple):
-    """What stands in onnx.json."""
+    """The content of onnx.json."""
 
     fingerprint: str  # of the model, as torch computes it
     sizes: Sizes
@@ -41,14 +41,14 @@ class OnnxRecord(NamedTuple):
     files: dict[str, str]  # SHA-256 by name
 
     def write(self, folder: Path) -> None:
-        """Writes the record, whole or not at all."""
+        """Writes the record atomically."""
         content = {"format": FORMAT, **self._asdict(), "sizes": self.sizes._asdict()}
         data = f"{json.dumps(content, indent=2)}\n".encode()
         write_whole(folder / RECORD, data, together=True)
 
     @classmethod
     def read(cls, folder: Path) -> OnnxRecord:
-        """Raises `ModelError` where there is none, or one that this version cannot read."""
+        """Reads the record. Raises `ModelError` if it is missing or of an unknown format."""
         try:
             content = json.loads((folder / RECORD).read_text(encoding="utf-8"))
             if content.pop("format") != FORMAT:
@@ -71,7 +71,7 @@ class Graphs(NamedTuple):
 
     @classmethod
     def of(cls, folder: Path, record: OnnxRecord) -> Graphs:
-        """The graphs that lie in the folder now."""
+        """The graphs in the folder as they are now."""
         return cls(folder, record, _stamps(folder, record))
 
     def session(self, name: str) -> Any:
@@ -81,7 +81,7 @@ class Graphs(NamedTuple):
         return session
 
     def refuse_replaced(self) -> None:
-        """Raises `ModelError` where files are not those that were opened, perhaps long ago."""
+        """Raises `ModelError` if files were replaced since they were opened."""
         if _stamps(self.folder, self.record) != self.stamps:
             raise ModelError(
                 f"the model in {self.folder} was replaced since it was opened: open it again"
@@ -89,7 +89,7 @@ class Graphs(NamedTuple):
 
 
 def open_graphs(folder: Path) -> Graphs:
-    """Opens graphs that fit the model; `ModelError` where they do not.
+    """Opens the graphs of a model. Raises `ModelError` if they do not match its weights.
 
     All files are read and hashed, 30 ms for 40 MB, while ONNX Runtime is imported: their sizes
     and times alone would not show that another training has written weights of the same shapes.
@@ -114,9 +114,9 @@ def open_graphs(folder: Path) -> Graphs:
 
 
 def open_session(graph: Path) -> Any:
-    """Returns an onnxruntime session whose every run is the work of the thread that asks for it.
+    """Returns an onnxruntime session that computes in the thread that calls it.
 
-    Several threads may run it at once.
+    Several threads may run it at once. Raises `ModelError` if the graph cannot be loaded.
     """
     import onnxruntime
 
@@ -143,7 +143,7 @@ def digests(folder: Path, names: Iterable[str]) -> dict[str, str]:
 
 
 def _stamps(folder: Path, record: OnnxRecord) -> list[tuple[int, ...]]:
-    """What tells a file from another of its name; empty where there is none."""
+    """Inode, size and time of each file, which differ if it was replaced; empty if missing."""
     found: list[tuple[int, ...]] = []
     for name in record.files:
         try:
@@ -155,7 +155,7 @@ def _stamps(folder: Path, record: OnnxRecord) -> list[tuple[int, ...]]:
 
 
 def _digest(path: Path) -> str:
-    """Empty where there is no such file."""
+    """The SHA-256 of a file; empty if there is none."""
     try:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             return hashlib.sha256(data).hexdigest()

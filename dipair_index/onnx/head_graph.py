@@ -1,7 +1,7 @@
 """The transformer head as an ONNX graph: the rearrangement of `FastHead`, from the same weights.
 
-The products of weights that make it fast (see `dipair_index.rerank.fast_head`) stand in the graph,
-in double precision; ONNX Runtime computes them once, when it loads the graph.
+The graph holds the products of weights that make it fast (see `dipair_index.rerank.fast_head`) in
+double precision; ONNX Runtime computes them once, when it loads the graph.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def export_head(model: DiPairModel, stored: dict[str, StoredTensor], path: Path)
 
 
 class _Merged:
-    """The weights of a layer's attention, multiplied with each other, a head each."""
+    """The products of a layer's attention weights, one for each attention head."""
 
     def __init__(self, graph: Graph, layer: nn.TransformerEncoderLayer) -> None:
         attention = layer.self_attn
@@ -106,7 +106,7 @@ class _Layer:
         self._merged = _Merged(graph, layer) if self._heads == 1 else None
 
     def project(self, hidden: str) -> list[str]:
-        """What each token asks and gives: (pairs, tokens, dim) each."""
+        """Queries, keys and values of each token, or their merged forms, (pairs, tokens, dim)."""
         graph, attention = self._graph, self._layer.self_attn
         if self._merged:
             asked = graph("FusedMatMul", hidden, self._merged.asked, transB=1)
@@ -116,7 +116,7 @@ class _Layer:
         return [graph("FusedMatMul", hidden, weight, transB=1) for weight in weights]
 
     def __call__(self, hidden: str, projected: Sequence[str]) -> str:
-        """(pairs, tokens, dim) and what `project` makes of it to (pairs, tokens, dim)."""
+        """The layer's output for `hidden` and its `project`, (pairs, tokens, dim)."""
         graph, layer = self._graph, self._layer
         if self._merged:
             asked, values = projected
@@ -147,7 +147,7 @@ def _last_layer(graph: Graph, layer: nn.TransformerEncoderLayer, hidden: str) ->
 
 
 def _attention(graph: Graph, asked: str, keys: str, values: str) -> str:
-    """One head, whose scale is in what is asked: (pairs, asked, dim)."""
+    """Attention of one head, whose scale is in the queries: (pairs, asked, dim)."""
     weights = graph("Softmax", graph("FusedMatMul", asked, keys, transB=1), axis=-1)
     return graph("MatMul", weights, values)
 
@@ -158,7 +158,7 @@ def _rows(graph: Graph, value: str, start: int, end: int, *, axis: int) -> str:
 
 
 def _together(graph: Graph, sides: Sequence[str], count: str) -> str:
-    """The query's tokens before those of each passage."""
+    """Concatenates the query's tokens and those of each passage."""
     query, passages = sides
     shape = graph("Concat", count, graph.constant([1, 1]), axis=0)
     return graph("Concat", graph("Expand", query, shape), passages, axis=1)

@@ -1,7 +1,7 @@
 """Writes ONNX graphs whose weights are those in a model's own safetensors files.
 
-A weight becomes external data: (file, offset, length). What it is there, half precision or int8
-with a scale a row, the graph widens to the very float32 numbers that torch computes with; ONNX
+A weight becomes external data: (file, offset, length). The graph converts it from half precision,
+or from int8 with a scale for each row, to the float32 numbers that torch computes with; ONNX
 Runtime does that once, when it loads the graph.
 """
 
@@ -24,17 +24,17 @@ from dipair_index.models.systems import EncodingPrecision
 
 ELEMENTS = {"F32": TensorProto.FLOAT, "F16": TensorProto.FLOAT16, "BF16": TensorProto.BFLOAT16,
             "I8": TensorProto.INT8}  # fmt: skip
-"""What safetensors calls a type of number, and ONNX."""
+"""The types of numbers by their names in safetensors."""
 
 ZERO_POINT = 128
-"""What nought is among the unsigned numbers of eight bits."""
+"""The zero point of uint8."""
 
 ONNX_RUNTIMES_OWN = {"FusedMatMul", "MultiHeadAttention", "BiasGelu"}
 OPSETS = [helper.make_opsetid("", 17), helper.make_opsetid("com.microsoft", 1)]
 
 
 class StoredTensor(NamedTuple):
-    """Where a tensor lies in a model's folder."""
+    """The place of a tensor in the files of a model."""
 
     file: str
     offset: int
@@ -44,9 +44,9 @@ class StoredTensor(NamedTuple):
 
 
 def stored_tensors(folder: Path) -> dict[str, StoredTensor]:
-    """Returns what the safetensors files of a model hold, by name.
+    """Returns the tensors in a model's safetensors files, by name.
 
-    Raises `ModelError` where there are none.
+    Raises `ModelError` if the files are missing or damaged.
     """
     index = folder / "model.safetensors.index.json"
     files = ["model.safetensors"]
@@ -117,7 +117,7 @@ class Graph:
         return name
 
     def constant(self, value: Any) -> str:
-        """A small array of int64, float32 or, where it is of that already, uint8."""
+        """A small array of int64 or float32; one of uint8 stays uint8."""
         array = np.asarray(value)
         if array.dtype != np.uint8:
             array = array.astype(np.int64 if array.dtype.kind == "i" else np.float32)
@@ -137,10 +137,10 @@ class Graph:
         return self._float32(self._name(tensor), ids)
 
     def product(self, inputs: str, weight: Tensor) -> str:
-        """inputs @ weight.T, (..., in) to (..., out).
+        """The product inputs @ weight.T, (..., in) to (..., out).
 
-        With the precision "int8" both are, where the weight is stored so. The inputs get a scale a
-        row, so that what a text gives does not depend on the texts beside it.
+        With the precision "int8", both factors are int8 if the weight is stored so. Each row of the
+        inputs has its own scale, so that a text's output does not depend on the rest of its batch.
         """
         name = self._name(weight)
         if self._precision == "float32" or f"{name}.scale" not in self._stored:
@@ -152,7 +152,7 @@ class Graph:
         return self("Mul", product, self._float32(f"{name}.scale"))
 
     def linear(self, inputs: str, module: nn.Linear) -> str:
-        """(..., in) to (..., out)."""
+        """A linear layer with its bias, (..., in) to (..., out)."""
         product = self.product(inputs, module.weight)
         # not every projection has a bias, though torch's types say so
         bias: Tensor | None = module.bias
@@ -166,7 +166,7 @@ class Graph:
     def norm_of_sum(self, one: str, other: str, module: nn.LayerNorm, *bias: str) -> str:
         """The norm of one + other + bias, (..., dim).
 
-        ONNX Runtime has an operation of its own for that, which takes three times as long.
+        ONNX Runtime's own operation for that takes three times as long.
         """
         for each in (other, *bias):
             one = self("Add", one, each)
@@ -179,7 +179,7 @@ class Graph:
         return self.norm_of_sum(narrow, hidden, norm, self.weight(down.bias))
 
     def unit(self, rows: str, eps: float) -> str:
-        """Rows at length one: (..., dim), as torch's `normalize`."""
+        """Rows of unit length, (..., dim), as torch's `normalize` computes them."""
         length = self("Max", self("ReduceL2", rows, axes=[-1]), self.constant(eps))
         return self("Div", rows, length)
 
@@ -202,7 +202,7 @@ class Graph:
         write_whole(path, model.SerializeToString(), together=True)
 
     def _round(self, inputs: str) -> tuple[str, str]:
-        """Rows as whole numbers around `ZERO_POINT`, and the scale of each; once for all products.
+        """Quantises rows to integers around `ZERO_POINT`, with a scale each; once for all products.
 
         x86 processors multiply unsigned numbers with signed ones: signed with signed took six
         times as long.

@@ -142,7 +142,7 @@ CASES = [
     ("add --corpus empty.tsv --index-dir an.index", 1, "empty.tsv is empty"),
     ("update --corpus duplicate.tsv --index-dir an.index", 1, "line 3 of duplicate.tsv: the id p1"),
     ("update --corpus good.tsv --index-dir an.index --model thesis", 1, "no DiPair model could be"),
-    ("delete --index-dir an.index", 2, "say which passages: give ids, or --ids FILE"),
+    ("delete --index-dir an.index", 2, "no passage is named: give ids, or --ids FILE"),
     ("delete --index-dir an.index --ids missing.txt", 1, "there is no file missing.txt"),
     ("delete --index-dir an.index --ids latin1.tsv", 1, "line 2 of latin1.tsv: byte 7 is not UTF"),
     ("delete --index-dir an.index --ids -", 1, "standard input is empty"),
@@ -162,7 +162,13 @@ CASES = [
     ("info --index-dir an.index --codec int8", 2, "--codec is part of an estimate: pass --estimat"),
     ("info --index-dir an.index --passages 7", 2, "--passages is part of an estimate"),
     ("info --estimate --passages 0", 2, "0 is not in the range x>=1"),
-    ("info --estimate --ann nonsense", 1, "the size of a FAISS index 'nonsense' is not known"),
+    (
+        "info --estimate --ann nonsense",
+        1,
+        "FAISS cannot make an index 'nonsense': choose flat, hnsw",
+    ),
+    ("info --estimate --ann IVF0,Flat", 1, "IVF0: lists must be from 1 to 16,777,216 there"),
+    ("info --estimate --ann IDMap,Flat", 1, "IDMap holds ids of its own"),
     ("info --estimate --codec int3", 2, "'int3' is not one of"),
     # settings
     ("--config missing.json build", 2, "'missing.json' does not exist"),

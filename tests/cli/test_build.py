@@ -93,7 +93,7 @@ def test_settings_reach_the_index(run: Run, corpus: Path, tiny_encoder_dir: Path
 def test_texts_that_are_cut_are_counted_and_said_once(run: Run, corpus: Path) -> None:
     corpus.write_text("p1\t" + "bees " * 200 + "\np2\tbees\np3\t" + "bees " * 300 + "\n")
     result = run("build", "--corpus", corpus)
-    assert result.stderr.count("2 passages are longer than the model reads and were cut") == 1
+    assert result.stderr.count("2 passages are longer than the model reads and were truncated") == 1
 
 
 def test_settings_come_from_flags_then_variables_then_the_file(

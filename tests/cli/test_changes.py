@@ -209,7 +209,7 @@ def test_a_part_that_is_read_stays_until_the_next_change(run: Run, index: Path) 
     run("delete", "p1")
     with Snapshot.open(index) as old:
         assert lines(run("compact"))[1] == (
-            "a process reads the old ones still: the next change after it ends removes them"
+            "the old parts are still read by a process: the next change after it ends removes them"
         )
         assert old.passages(["p2"])[0].text == "the queen of the bees"
     assert len(list((index / "parts").iterdir())) == 2

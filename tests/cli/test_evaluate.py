@@ -182,13 +182,13 @@ def test_a_model_of_the_environment_is_not_in_the_way_of_runs() -> None:
     [
         ("bm25.run", 2, "need judgements: give --qrels FILE too"),
         ("--qrels qrels.txt", 2, "--qrels needs run files: add them"),
-        ("--qrels qrels.txt bm25.run --model m", 2, "--model is for a dataset's pairs: drop it"),
-        ("--qrels qrels.txt bm25.run --split test", 2, "--split is for a dataset's pairs"),
-        ("--qrels qrels.txt --index-dir i", 2, "--index-dir alone cannot be measured: give --quer"),
+        ("--qrels qrels.txt bm25.run --model m", 2, "--model is for the pairs of a dataset: leave"),
+        ("--qrels qrels.txt bm25.run --split test", 2, "--split is for the pairs of a dataset"),
+        ("--qrels qrels.txt --index-dir i", 2, "--index-dir needs --queries FILE: add it"),
         (
             "--qrels qrels.txt --queries q bm25.run",
             2,
-            "--queries alone cannot be measured: give --index-dir",
+            "--queries needs --index-dir: add it",
         ),
         ("--queries q --index-dir i", 2, "need judgements: give --qrels FILE too"),
         (
@@ -200,7 +200,11 @@ def test_a_model_of_the_environment_is_not_in_the_way_of_runs() -> None:
         ("--qrels qrels.txt bm25.run bm25.run", 2, "bm25.run is given 2 times: give it once"),
         ("--qrels qrels.txt bm25.run --baseline x", 2, "there is no system 'x' to compare with"),
         ("--qrels qrels.txt bm25.run --measure F1", 1, "unknown measure F1: expected AUC"),
-        ("--ignore-identical-ids", 2, "--ignore-identical-ids is for runs: give them, or drop it"),
+        (
+            "--ignore-identical-ids",
+            2,
+            "--ignore-identical-ids needs run files: add them, or leave it out",
+        ),
         ("--qrels qrels.txt bm25.run --measure AUC", 1, "say with --relevant-from"),
         ("--qrels qrels.txt other.run", 1, "other.run ranks none of the 2 queries that qrels.txt"),
         ("--qrels qrels.txt missing.run", 1, "there is no file missing.run"),

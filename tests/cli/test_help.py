@@ -39,6 +39,7 @@ def test_every_command_and_option_has_help_and_an_example(path: tuple[str, ...])
 
     assert result.exit_code == 0
     assert f"Example:\n    dipair-index {' '.join(path)}" in result.output
+    assert "None]" not in result.output  # as of a range without bounds
     assert command.get_short_help_str().endswith((".", "..."))
     for parameter in command.params:
         assert isinstance(parameter, click.Argument) or parameter.help, parameter.name

@@ -125,7 +125,7 @@ def test_with_nothing_added_and_no_index_a_newcomer_gets_both_answers(run: Run) 
     result = run("info")
     assert result.stderr.splitlines() == [
         "there is no index at dipair.index: build one with `dipair-index build`",
-        "what 1,000,000 passages would take, going by figures measured on MS MARCO with the "
+        "estimate for 1,000,000 passages, based on figures measured on MS MARCO with the "
         "bundled model and two CPU cores",
     ]
     assert rows(result)["tokens"] == "2.13 GB"
@@ -178,7 +178,7 @@ def test_an_estimate_goes_by_the_index_that_is_there(run: Run, index: Path) -> N
     found = json.loads(result.stdout)
 
     assert result.stderr.startswith(
-        "what 6,000 passages would take, going by the bytes of 6 passages in dipair.index; memory "
+        "estimate for 6,000 passages, based on the bytes of 6 passages in dipair.index; memory "
         "and time by figures measured on"
     )
     assert found["settings"] == {

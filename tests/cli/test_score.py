@@ -130,7 +130,7 @@ def test_what_cannot_be_scored_is_said(
     (tmp_path / "scored.tsv").write_text("query\tpassage\tscore\na\tb\t1\n")
     for arguments, code, message in (
         ((file,), 1, "must be a header that names query, passage: add it, or name the right"),
-        ((file, "--columns", "query=asked"), 1, "--columns says nothing of passage"),
+        ((file, "--columns", "query=asked"), 1, "--columns lacks passage"),
         ((tmp_path / "no.tsv",), 1, "there is no file"),
         ((tmp_path / "scored.tsv",), 2, "has a column score already: rename or remove it"),
         ((file, "--columns", f"{PAIR},about", "--model", tiny_model_dir), 1,

@@ -200,8 +200,8 @@ def test_systems_have_defaults_of_their_own(
         (["--head-hidden", "64,x"], "'64,x' is not a list of layer widths, such as 128,128"),
         (["--extra-side", "title"], "--extra-side title: expected NAME=TOKENS or NAME=TOKENS:LEN"),
         (["--extra-side", "title=4:"], "--extra-side title=4:: expected NAME=TOKENS"),
-        (["--random-start"], "--random-start means nothing to tsf: drop it"),
-        (["--system", "bert-tiny", "--dim", 64], "--dim means nothing to bert-tiny: drop it"),
+        (["--random-start"], "--random-start means nothing to tsf: leave it out"),
+        (["--system", "bert-tiny", "--dim", 64], "--dim means nothing to bert-tiny: leave it out"),
         (["--stage-two-learning-rate", 0], "0.0 is not in the range x>0"),
     ],
 )

@@ -89,7 +89,7 @@ def test_the_judgements_of_tuples_become_their_labels(run: Run, dataset: Path) -
     shares = 1 / (1 + np.exp(-labels["logit"].to_numpy()))
     np.testing.assert_allclose(shares, train, atol=2e-4)
     moved = int(((train == 0) | (train == 1)).sum())
-    assert f"{moved} labels were moved to 0.0001 or 0.9999: 0 and 1 have none" in result.stderr
+    assert f"{moved} labels were moved to 0.0001 or 0.9999, since 0 and 1 have" in result.stderr
     assert "48 pairs are labelled" in result.stderr
 
 
@@ -141,7 +141,7 @@ def test_scores_from_elsewhere_become_labels(run: Run, dataset: Path, tmp_path: 
     for arguments, message in (
         ((), "give one of --teacher NAME, --scores FILE and --judged"),
         (("--judged", "--scores", scores), "give one of --teacher NAME, --scores FILE and"),
-        (("--judged", "--limit", 3), "--limit is for a teacher's labels: drop it"),
+        (("--judged", "--limit", 3), "--limit is for the labels of a teacher: leave it"),
     ):
         result = run("label", "--dataset", dataset, *arguments)
         assert result.exit_code == 2

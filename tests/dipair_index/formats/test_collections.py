@@ -133,7 +133,7 @@ def test_a_missing_file_and_a_folder_are_told_apart(tmp_path: Path) -> None:
         list(read_passages(tmp_path / "nothing.tsv"))
     with pytest.raises(FormatError, match=r"is a directory without corpus.jsonl: give the file"):
         list(read_passages(tmp_path))
-    with pytest.raises(FormatError, match=r"is a directory, expected a file"):
+    with pytest.raises(FormatError, match=r"is a directory: give the file itself"):
         read_run(tmp_path)
 
 

@@ -32,7 +32,7 @@ def test_columns_name_sides_ids_label_and_split() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("query=q", "says nothing of passage: expected such as query=term"),
+        ("query=q", "lacks passage: expected, for example, query=term"),
         ("query,passage,query=x", "gives query twice"),
         ("query,passage,size_id=x", "gives size_id, but there is no side size: add size=COLUMN"),
         ("query,passage,train=x", "cannot call a side 'train'"),
