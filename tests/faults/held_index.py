@@ -63,5 +63,5 @@ def assert_nothing_is_left_over(index_dir: Path) -> None:
     assert set(os.listdir(index_dir)) == {"manifest.json", "parts", "writer.lock"}
     assert set(os.listdir(layout.parts)) == {part.name for part in parts}
     for part in parts:
-        names = {"tokens", "passages", "ann", "files.json", part.deleted_file} - {""}
+        names = {"tokens", "passages", "ann", "texts.npy", "files.json", part.deleted_file} - {""}
         assert set(os.listdir(layout.part(part.name).root)) == names

@@ -108,7 +108,7 @@ def test_a_refusal_after_some_passages_leaves_them_to_be_gone_on_with(
 ) -> None:
     """A corpus that is in part in the index: it goes on as an update, or without that part."""
     corpus = [*passages[12:18], passages[0]]
-    with pytest.raises(DirectoryError, match="1 of these passages are in .*, such as p00"):
+    with pytest.raises(DirectoryError, match="1 of these passages is in .*, such as p00"):
         add_passages(corpus, target, lone_encoder)
     summary = add_passages(corpus, target, lone_encoder, update=True, resume=True)
     assert (summary.passages, summary.encoded, summary.replaced) == (7, 2, 1)
@@ -201,7 +201,7 @@ def test_another_model_is_refused_before_anything_is_done(
         ([Passage("x", "tea"), Passage("x", "ash")], FormatError, "'x' is given twice"),
         ([Passage("", "tea")], StoreError, "a passage id is empty"),
         ([Passage("ü" * 256, "tea")], StoreError, "is 512 bytes long: an id may have 511"),
-        ([Passage("\ud800", "tea")], StoreError, "is not valid Unicode"),
+        ([Passage("\ud800", "tea")], FormatError, "is not valid Unicode"),
         ([Passage("x", "tea", "", {"when": {1}})], StoreError, "'x' cannot be stored as JSON"),
     ],
 )

@@ -73,7 +73,8 @@ def test_a_build_says_what_it_did(
     assert manifest.model_fingerprint == manifest.embedder_fingerprint == encoder.fingerprint
     (part,) = manifest.parts
     folder = Layout(target).part(part.name)
-    assert sorted(os.listdir(folder.root)) == ["ann", "files.json", "passages", "tokens"]
+    expected = ["ann", "files.json", "passages", "texts.npy", "tokens"]
+    assert sorted(os.listdir(folder.root)) == expected
     assert os.listdir(folder.tokens) == os.listdir(folder.passages) == ["data.mdb"]
     assert summary.token_bytes == (folder.tokens / "data.mdb").stat().st_size > 24 * 8 * 16
     assert answers(target, encoder)["ids"] == [passage.passage_id for passage in passages]

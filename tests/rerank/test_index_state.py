@@ -104,7 +104,7 @@ class LifeCycle(RuleBasedStateMachine):
     def add_what_is_there(self, passages: list[Passage], place: int) -> None:
         held = list(self.passages.values())[place % len(self.passages)]
         others = [each for each in passages if each.passage_id not in self.passages]
-        with pytest.raises(DirectoryError, match="1 of these passages are in .* already"):
+        with pytest.raises(DirectoryError, match="1 of these passages is in .* already"):
             self.index.add([*others, held])
         self.index.refresh()
 
