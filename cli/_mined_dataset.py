@@ -220,7 +220,7 @@ def _show(record: dict[str, Any], out: Path, *, as_json: bool) -> None:
         table([*columns[:6], "miner AUC"], rows, numbers=[*columns[1:6], "miner AUC"])
     for what, count in record["left_out"].items():
         if count:
-            remark(f"left out: {count:,} {what}")
+            remark(f"left out, {what}: {count:,}")
     threshold = record["parameters"]["max_score"]
     share = record["table"]["train"]["share_below_threshold"] or 0
     below = "of any score" if threshold is None else f"below {threshold:.4f} ({share:.1%} are)"

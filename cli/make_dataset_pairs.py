@@ -103,7 +103,7 @@ def pairs(
         _print_table(record)
     for what, count in record["left_out"].items():
         if count:
-            remark(f"left out: {count:,} {what}")
+            remark(f"left out, {what}: {count:,}")
     remark(f"wrote {out}")
 
 

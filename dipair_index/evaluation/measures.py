@@ -15,6 +15,7 @@ import numpy.typing as npt
 from dipair_index.errors import FormatError, SettingsError
 from dipair_index.optional import require
 from dipair_index.records import Qrels, Run
+from dipair_index.words import counted
 
 Floats: TypeAlias = npt.NDArray[np.float64]
 Values: TypeAlias = npt.NDArray[np.floating[Any]]
@@ -58,14 +59,14 @@ def relevant_pairs(labels: Values, relevant_from: float | None = None) -> Mask:
             f"{', ...' if len(grades) > 4 else ''}): say with --relevant-from which are relevant"
         )
     if len(grades) < 2:
-        found = f"all {len(labels):,} labels are {grades[0]:g}" if len(grades) else "there are none"
+        found = f"each label is {grades[0]:g}" if len(grades) else "there are none"
         raise FormatError(f"AUC needs relevant and other judged pairs, but {found}: leave it out")
     relevant: Mask = labels >= (grades[-1] if relevant_from is None else relevant_from)
     if relevant.all() or not relevant.any():
         raise FormatError(
             f"--relevant-from {relevant_from:g} makes {'all' if relevant.all() else 'none'} of the "
-            f"{len(labels):,} judged pairs relevant, and AUC needs both: their labels go from "
-            f"{grades[0]:g} to {grades[-1]:g}"
+            f"{counted(len(labels), 'judged pair')} relevant, and AUC needs both: choose one of "
+            f"the labels, which go from {grades[0]:g} to {grades[-1]:g}"
         )
     return relevant
 
@@ -115,8 +116,8 @@ def pearson_statistic(
         if not len(values) or np.ptp(values) == 0:
             what = what if what == "labels" else f"scores of {what}"
             raise FormatError(
-                f"Pearson needs values that differ, and the {what} for {len(values):,} judged "
-                "pairs do not: leave it out"
+                f"Pearson needs values that differ, and the {what} for "
+                f"{counted(len(values), 'judged pair')} do not: leave it out"
             )
 
     def sums(values: Floats) -> Floats:
@@ -182,11 +183,11 @@ def _uncomputable(measures: Mapping[Any, str], qrels: Qrels, run: Run) -> list[s
 def _aggregated(values: Floats, total: bool) -> Statistic:
     """Statistic of values (queries, systems), NaN if missing: their mean, or their total."""
     known = np.isfinite(values)
-    filled, counted = np.where(known, values, 0.0), known.astype(np.float64)
+    filled, present = np.where(known, values, 0.0), known.astype(np.float64)
 
     def statistic(weights: Floats) -> Floats:
         summed: Floats = weights @ filled
-        return summed if total else _ratio(summed, weights @ counted)
+        return summed if total else _ratio(summed, weights @ present)
 
     return statistic
 

@@ -15,6 +15,7 @@ from dipair_index.formats.collections import read_passages, read_queries
 from dipair_index.formats.downloads import RemoteFile, fetch
 from dipair_index.formats.judged_files import find_file, read_known_qrels
 from dipair_index.records import Passage, Qrels, Query
+from dipair_index.words import counted
 
 # Address, size and MD5 as in ir_datasets' definition of msmarco-passage; the second is the
 # official address of before 2024, the third stands in Pyserini's guide to MS MARCO.
@@ -93,7 +94,7 @@ class MsMarcoFiles:
         if shared:
             raise FormatError(
                 f"query {min(shared)} is in {self.train_queries} and in {self.dev_queries} "
-                f"({len(shared)} such ids): give every query to one split"
+                f"({counted(len(shared), 'such id')}): give every query to one split"
             )
         return {"train": train, "dev": dev}
 

@@ -366,7 +366,7 @@ def test_labels_that_fit_no_measure_are_refused_before_anything_is_scored() -> N
     check_labels(labelled(1, 2, 3), ["AUC"], relevant_from=2)
     with pytest.raises(SettingsError, match=r"there are 3 different labels \(0, 0.5, 1\): say"):
         check_labels(labelled(0, 0.5, 1), ["AUC"])
-    with pytest.raises(FormatError, match="AUC needs .* but all 2 labels are 1: leave it out"):
+    with pytest.raises(FormatError, match="AUC needs .* but each label is 1: leave it out"):
         check_labels(labelled(1, 1), ["AUC"])
     with pytest.raises(FormatError, match="--relevant-from 4 makes none of the 3 .* from 1 to 3"):
         check_labels(labelled(1, 2, 3), ["AUC"], relevant_from=4)
