@@ -127,9 +127,9 @@ def encoding_options(work: str, overwrite: str) -> Callable[[Command], Command]:
             type=click.Choice(["float32", "int8"]),
             default="float32",
             show_default=True,
-            help="Encode passages in this precision: int8, with ONNX Runtime, is about twice as "
-            "fast; a token embedding has a cosine of about 0.999 with that in float32, of 0.997 "
-            "to 0.999 on CPUs without VNNI",
+            help="Encode passages in this precision: int8, with ONNX Runtime, is faster, by how "
+            "much depends on the CPU; a token embedding has a cosine of about 0.999 with that in "
+            "float32",
         ),
         click.option("--resume", is_flag=True, help=f"Resume an interrupted {work}"),
         click.option("--overwrite", is_flag=True, help=overwrite),

@@ -37,7 +37,7 @@ Precision = Literal["float32", "bfloat16"]
 
 
 EncodingPrecision = Literal["float32", "int8"]
-"""What passages are encoded in; int8 is about twice as fast, at a cosine of 0.999."""
+"""What passages are encoded in; int8 is faster, at a cosine of 0.999."""
 
 
 class Sizes(NamedTuple):

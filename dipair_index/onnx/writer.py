@@ -117,9 +117,9 @@ class Graph:
         return name
 
     def constant(self, value: Any) -> str:
-        """A small array of int64 or float32; one of uint8 stays uint8."""
+        """A small array of int64 or float32; one of uint8 or int32 stays so."""
         array = np.asarray(value)
-        if array.dtype != np.uint8:
+        if array.dtype not in (np.uint8, np.int32):
             array = array.astype(np.int64 if array.dtype.kind == "i" else np.float32)
         name = f"{array.dtype}{array.tolist()}"
         self._initializers[name] = numpy_helper.from_array(array, name)
@@ -146,8 +146,9 @@ class Graph:
         if self._precision == "float32" or f"{name}.scale" not in self._stored:
             return self("FusedMatMul", inputs, self.weight(weight), transB=1)
         rounded, scale = self._round(inputs)
-        columns = self("Transpose", self._external(name), perm=[1, 0])
-        product = self("MatMulInteger", rounded, columns, self.constant(np.uint8(ZERO_POINT)))
+        columns = self("Transpose", self._unsigned(name), perm=[1, 0])
+        zero_point = self.constant(np.uint8(ZERO_POINT))
+        product = self("MatMulInteger", rounded, columns, zero_point, zero_point)
         product = self("Mul", self("Cast", product, to=TensorProto.FLOAT), scale)
         return self("Mul", product, self._float32(f"{name}.scale"))
 
@@ -204,8 +205,7 @@ class Graph:
     def _round(self, inputs: str) -> tuple[str, str]:
         """Quantises rows to integers around `ZERO_POINT`, with a scale each; once for all products.
 
-        x86 processors multiply unsigned numbers with signed ones: signed with signed took six
-        times as long.
+        Unsigned, as the weights are: signed by signed numbers took six times as long.
         """
         if inputs not in self._rounded:
             largest = self("ReduceMax", self("Abs", inputs), axes=[-1], keepdims=1)
@@ -214,6 +214,16 @@ class Graph:
             whole = self("Add", whole, self.constant(float(ZERO_POINT)))
             self._rounded[inputs] = self("Cast", whole, to=TensorProto.UINT8), scale
         return self._rounded[inputs]
+
+    def _unsigned(self, name: str) -> str:
+        """A weight stored in int8 as uint8, around `ZERO_POINT`.
+
+        On x86 processors without VNNI, products of unsigned and signed numbers are added in pairs
+        in 16 bits, where large ones saturate: only unsigned by unsigned is exact everywhere.
+        """
+        wide = self("Cast", self._external(name), to=TensorProto.INT32)
+        shifted = self("Add", wide, self.constant(np.int32(ZERO_POINT)))
+        return self("Cast", shifted, to=TensorProto.UINT8)
 
     def _name(self, tensor: Tensor) -> str:
         try:
