@@ -85,7 +85,7 @@ def _write(text: str, end: str = "\n") -> None:
     except OSError as error:
         if error.errno in (errno.EPIPE, errno.EBADF):
             raise  # the reader has what it wanted, or there never was one
-        # another sentence than for what a command stores: that can be gone on with
+        # another sentence than for what a command stores, which can be resumed
         raise WriteError(f"cannot write to standard output: {error.strerror}") from error
 
 
@@ -141,13 +141,13 @@ def progress(what: str, unit: str) -> Iterator[Callable[[int], None]]:
 
             yield show
     else:
-        said = time.monotonic()
+        last = time.monotonic()
 
         def say(count: int) -> None:
-            nonlocal said
+            nonlocal last
             shown = line(count)
-            if time.monotonic() - said >= SECONDS_BETWEEN_LINES:
-                said = time.monotonic()
+            if time.monotonic() - last >= SECONDS_BETWEEN_LINES:
+                last = time.monotonic()
                 remark(shown)
 
         yield say

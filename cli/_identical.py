@@ -26,7 +26,7 @@ def identical_ids_option() -> Callable[[Command], Command]:
 def without_own(query_id: str, ranking: Ranking, depth: int, top_k: int) -> Ranking:
     """The `top_k` best without the passage `query_id`, of the first `depth` that were retrieved.
 
-    `ranking` holds one passage more than that. Ranks before and after are counted anew.
+    `ranking` holds one passage more than that. Ranks before and after are counted without it.
     """
     others = [passage for passage in ranking if passage.id != query_id]
     retrieved = sorted(others, key=lambda passage: passage.retrieval_rank or 0)[:depth]

@@ -127,8 +127,8 @@ def _of_options(
         name, where = _plain(key), f"{file}: {path}: {key}"
         parameter = known.get(name) or contrary.get(name)
         if parameter is None:
-            near = get_close_matches(name, [*known, *contrary], n=1)
-            hint = f"did you mean {near[0].replace('_', '-')}? See" if near else "see"
+            similar = get_close_matches(name, [*known, *contrary], n=1)
+            hint = f"did you mean {similar[0].replace('_', '-')}? See" if similar else "see"
             raise click.ClickException(
                 f"{file}: {path} has no setting {key}: {hint} `dipair-index {path} --help`"
             )

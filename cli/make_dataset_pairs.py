@@ -93,7 +93,7 @@ def pairs(
         record = build_pair_dataset(
             file, named, building, settings, progress=progress, transfer=transfer
         )
-    except BaseException:  # it is quick, so that nothing is to be gone on with
+    except BaseException:  # it is quick, so there is nothing to resume
         shutil.rmtree(building.folder, ignore_errors=True)
         raise
     finish(building, out)

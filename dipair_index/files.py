@@ -80,10 +80,15 @@ def replacing(path: Path, *, together: bool = False) -> Iterator[Path]:
             unfinished.unlink(missing_ok=True)
         if not isinstance(error, OSError):
             raise
-        raise WriteError(
-            f"cannot write {path}: {error.strerror or error}. Make room on the disk, or choose a "
-            "place that may be written to"
-        ) from error
+        raise unwritable(path, error) from error
+
+
+def unwritable(path: Path, error: OSError) -> WriteError:
+    """Returns the `WriteError` of a file or folder that the system refused to write."""
+    return WriteError(
+        f"cannot write {path}: {error.strerror or error}. Make room on the disk, or choose a "
+        "place that may be written to"
+    )
 
 
 def write_whole(path: Path, data: bytes, *, together: bool = False) -> None:

@@ -13,8 +13,8 @@ from typing import Any
 from dipair_index.data.dataset import Dataset
 from dipair_index.data.layout import DatasetLayout
 from dipair_index.digests import short_digest
-from dipair_index.errors import DirectoryError, WriteError
-from dipair_index.files import REPLACED, link, move_into_place, sibling
+from dipair_index.errors import DirectoryError
+from dipair_index.files import REPLACED, link, move_into_place, sibling, unwritable
 from dipair_index.formats.lines import writing
 
 NAMES = {
@@ -79,7 +79,7 @@ def begin(out: Path, *, overwrite: bool, anew: bool = False) -> DatasetLayout:
                 for suffix in (".npy", ".json"):
                     link(out / f"{name}{suffix}", building.folder / f"{name}{suffix}")
     except OSError as error:
-        raise WriteError(f"cannot write {building.folder}: {error.strerror or error}") from error
+        raise unwritable(building.folder, error) from error
     return building
 
 

@@ -11,7 +11,8 @@ from http.client import HTTPException
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from dipair_index.errors import DownloadError, WriteError
+from dipair_index.errors import DownloadError
+from dipair_index.files import unwritable
 
 CHUNK = 1 << 20
 SILENCE = 30.0
@@ -51,7 +52,7 @@ def fetch(
                 return target
             failures.append(f"{urlsplit(mirror).netloc}: {failure}")
     except OSError as error:  # the network's own errors are told apart in _receive
-        raise WriteError(f"cannot write {target}: {error.strerror or error}") from error
+        raise unwritable(target, error) from error
     raise DownloadError(f"{file.name} could not be downloaded ({'; '.join(failures)})")
 
 

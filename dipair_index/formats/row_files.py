@@ -11,7 +11,7 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from dipair_index.errors import WriteError
+from dipair_index.files import unwritable
 from dipair_index.formats.lines import writing
 
 
@@ -36,9 +36,9 @@ def fill_rows(
 ) -> npt.NDArray[Any]:
     """Returns a read-only map of `path`, whose rows are `compute` of each chunk in order.
 
-    What `path` holds already is kept when it was made under the same `key`, which is noted
-    beside it; the chunks that gave it are passed over. Reports the rows that are there, first
-    those that were.
+    Rows that `path` holds already are kept if they were computed under the same `key`, which a
+    note next to it names, and their chunks are skipped. Reports the number of rows so far. Raises
+    `WriteError` if the file cannot be written.
     """
     note = path.with_suffix(".json")
     key = json.loads(json.dumps({**key, "shape": shape, "dtype": np.dtype(dtype).str}))
@@ -64,7 +64,7 @@ def fill_rows(
                     report(stop)
                 start = stop
     except OSError as error:
-        raise WriteError(f"cannot write {path}: {error.strerror or error}") from error
+        raise unwritable(path, error) from error
     return np.lib.format.open_memmap(path, mode="r")
 
 
@@ -80,4 +80,4 @@ def _rows_done(path: Path, note: Path, key: Mapping[str, Any]) -> int:
         found = json.loads(note.read_text(encoding="utf-8"))
         return int(found["rows"]) if found["key"] == key and path.is_file() else 0
     except (OSError, ValueError, KeyError, TypeError):
-        return 0  # no note, or none of ours: begin anew
+        return 0  # no note, or one that is not ours: start again

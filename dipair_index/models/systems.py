@@ -33,11 +33,11 @@ Backend = Literal["auto", "torch", "onnx"]
 
 
 Precision = Literal["float32", "bfloat16"]
-"""What the head computes in; bfloat16 trades about 0.01 of a logit for speed."""
+"""The precision of the head; bfloat16 changes a logit by about 0.01 and is faster."""
 
 
 EncodingPrecision = Literal["float32", "int8"]
-"""What passages are encoded in; int8 is faster, at a cosine of 0.999."""
+"""The precision of encoding passages; int8 is faster, at a cosine of about 0.999 with float32."""
 
 
 class Sizes(NamedTuple):
