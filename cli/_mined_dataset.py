@@ -17,6 +17,7 @@ from dipair_index.words import counted
 
 if TYPE_CHECKING:
     from dipair_index.data.neighbours import Key
+    from dipair_index.encoders.sentence_embedders import SentenceEmbedder
     from dipair_index.formats.judged_files import JudgedFiles
     from dipair_index.records import FloatArray
     from dipair_index.stores.ann import FaissIndex
@@ -113,7 +114,7 @@ def make_mined(
     files = files_of()
     embedder = open_embedder(vectors, device=device)
     building = begin(out, overwrite=overwrite)
-    index = FaissFolder(building.ann, ann, previous=out / "ann", taken_from=ann_from)
+    index = FaissFolder(building.ann, ann, embedder, previous=out / "ann", taken_from=ann_from)
     record = build_dataset(
         files,
         building,
@@ -137,10 +138,19 @@ def make_mined(
 class FaissFolder:
     """The dataset's FAISS index: an existing one, a reused one, or a new one."""
 
-    def __init__(self, folder: Path, kind: str, *, previous: Path, taken_from: Path | None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        kind: str,
+        embedder: SentenceEmbedder,
+        *,
+        previous: Path,
+        taken_from: Path | None,
+    ) -> None:
         from dipair_index.stores.ann import AnnInfo
 
         self._folder = folder
+        self._embedder = embedder
         self._elsewhere = previous
         self._taken_from = None
         self.kind = kind
@@ -186,6 +196,7 @@ class FaissFolder:
 
     def _difference(self, folder: Path, key: Key) -> str:
         """Why the index in the folder cannot be reused; empty if it can."""
+        from dipair_index.encoders.sentence_embedders import made_by
         from dipair_index.errors import DirectoryError
         from dipair_index.stores.ann import AnnInfo
 
@@ -193,7 +204,7 @@ class FaissFolder:
             info = AnnInfo.read(folder)
         except DirectoryError as error:
             return str(error)
-        if info.source.embedder_fingerprint != key["embedder_fingerprint"]:
+        if not made_by(self._embedder, info.source.embedder_fingerprint):
             return f"its vectors are those of {info.source.embedder}, not of {key['embedder']}"
         if info.source.passages_digest != key["passages_digest"]:
             return f"it holds {counted(info.count, 'other passage')}"

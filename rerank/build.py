@@ -13,7 +13,7 @@ import numpy as np
 
 from dipair_index import __version__
 from dipair_index.encoders.base import TextEncoder, refuse_tuples
-from dipair_index.encoders.sentence_embedders import SentenceEmbedder, open_embedder
+from dipair_index.encoders.sentence_embedders import SentenceEmbedder, made_by, open_embedder
 from dipair_index.errors import DirectoryError, SettingsError
 from dipair_index.models.sources import lasting_name
 from dipair_index.optional import installed_versions
@@ -176,7 +176,7 @@ def _taken_from(folder: Path, embedder: SentenceEmbedder) -> Path:
     if (folder / "ann").is_dir():
         folder = folder / "ann"
     source = AnnInfo.read(folder).source
-    if source.embedder_fingerprint != embedder.fingerprint:
+    if not made_by(embedder, source.embedder_fingerprint):
         raise DirectoryError(
             f"{folder} holds vectors of {source.embedder} ({source.embedder_fingerprint}), not of "
             f"{embedder.name} ({embedder.fingerprint}): pass --vectors {source.embedder}, or leave "

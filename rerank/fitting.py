@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from dipair_index.encoders.base import TextEncoder
-from dipair_index.encoders.sentence_embedders import SentenceEmbedder, open_embedder
+from dipair_index.encoders.sentence_embedders import SentenceEmbedder, made_by, open_embedder
 from dipair_index.errors import DirectoryError
 from dipair_index.stores.manifest import Manifest
 
@@ -26,10 +26,10 @@ def open_fitting(
             f"but {encoder.name} is {encoder.fingerprint}: name the model it was built by, or "
             "build it again"
         )
-    if opened is not None and opened.fingerprint == manifest.embedder_fingerprint:
+    if opened is not None and made_by(opened, manifest.embedder_fingerprint):
         return opened
     embedder = open_embedder(manifest.embedder, dual_encoder=encoder, device=encoder.device)
-    if embedder.fingerprint != manifest.embedder_fingerprint:
+    if not made_by(embedder, manifest.embedder_fingerprint):
         raise DirectoryError(
             f"the vectors in {index_dir} are those of {manifest.embedder} "
             f"({manifest.embedder_fingerprint}), but {embedder.name} is now "

@@ -53,6 +53,12 @@ class SentenceEmbedder(Protocol):
         ...
 
 
+def made_by(embedder: SentenceEmbedder, fingerprint: str) -> bool:
+    """Returns whether vectors recorded with `fingerprint` are an embedder's."""
+    former = getattr(embedder, "former_fingerprint", embedder.fingerprint)
+    return fingerprint in (embedder.fingerprint, former)
+
+
 def open_embedder(
     name: str, *, dual_encoder: TextEncoder | None = None, device: str = "cpu"
 ) -> SentenceEmbedder:
@@ -135,7 +141,7 @@ class TransformersEmbedder:
 
         source = encoder_source(name)
         self._first_token = reads_first_token(name)
-        model, never_read = load_encoder(name, following=EMBEDDER_NEXT)
+        model, never_read, whole = load_encoder(name, following=EMBEDDER_NEXT)
         self._tokenizer: Any = load_tokenizer(name, model)
         self._model: Any = model.to(device)
         self._torch = torch
@@ -151,6 +157,10 @@ class TransformersEmbedder:
         how = f"{self._first_token} {length} {sorted(prompts.items())}"
         weights = fingerprint(model, without=never_read)
         self.fingerprint = short_digest((weights + how).encode())
+        # 042a0cf counted weights that are never read, such as BERT's pooler
+        self.former_fingerprint = (
+            short_digest((fingerprint(model) + how).encode()) if whole else self.fingerprint
+        )
         self.name = name
         self.dim: int = self._model.config.hidden_size
         self.truncated = 0

@@ -29,7 +29,7 @@ from transformers.utils.generic import ModelOutput
 from dipair_index.errors import SettingsError
 from dipair_index.models.config import DiPairConfig, Side
 from dipair_index.models.heads import make_head
-from dipair_index.models.pretrained import load_encoder, readable_tokens
+from dipair_index.models.pretrained import load_encoder, readable_tokens, weights_read
 from dipair_index.models.transformer_head import TupleHead
 from dipair_index.models.truncation import keep_tokens
 
@@ -93,11 +93,12 @@ class DiPairModel(PreTrainedModel):
         `settings` are those of `DiPairConfig`. Raises what `load_encoder` does, and
         `SettingsError` where the encoder cannot read texts so long.
         """
-        encoder, _ = load_encoder(name, layers=layers)
+        encoder, *_ = load_encoder(name, layers=layers)
         described = encoder.config.to_diff_dict()
         described.pop("_name_or_path", None)  # a folder of this machine means nothing elsewhere
         model = cls(DiPairConfig(encoder=described, **settings))
         encoder.pooler = None
+        weights_read(encoder, (), name)  # SqueezeBERT for one does nothing without its pooler
         for own in (model.encoder, *model.other_encoders.values()):
             own.load_state_dict(encoder.state_dict())
         return model

@@ -46,7 +46,9 @@ def check_may_be_on_hub(name: str) -> None:
         or ("/" in name and path.parent.is_dir())
     )
     if looks_local and not path.is_dir():
-        raise NotThereError("there is no such folder")
+        raise NotThereError(
+            "it is a file, not a folder" if path.exists() else "there is no such folder"
+        )
 
 
 def _check_reachable(name: str) -> None:

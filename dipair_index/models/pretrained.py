@@ -8,9 +8,13 @@ encoder. Here each of these is a `ModelError` before anything is encoded.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
+from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
+from tokenizers.models import BPE
 from torch import nn
 from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, AutoTokenizer
 
@@ -26,14 +30,18 @@ from dipair_index.models.sources import (
 )
 from dipair_index.words import listed, reason
 
+UNKNOWN = "\U00013080 \U00012000 \ua66e"
+"""Words of a hieroglyph, a cuneiform sign and a rare Cyrillic letter."""
+
 
 def load_encoder(
     name: str, *, layers: int | None = None, following: str = NEXT
-) -> tuple[Any, frozenset[str]]:
+) -> tuple[Any, frozenset[str], bool]:
     """Loads an encoder in float32, in evaluation mode, by folder or hub name.
 
-    Returns it with the names of the weights that its checkpoint lacks, which are random: none of
-    the output depends on them, as none does on BERT's pooler. `layers` takes the first ones only.
+    Returns it with the names of the weights that none of its output depends on, as none does on
+    BERT's pooler, and whether its checkpoint holds all of them: one that it lacks is random.
+    `layers` takes the first ones only.
     Raises `ModelError` where there is no such encoder, where it is damaged or no encoder of texts,
     and where it lacks weights that are read; `SettingsError` where it has fewer layers.
     """
@@ -41,13 +49,16 @@ def load_encoder(
         AutoModel, encoder_source(name), name, ENCODER,
         following=following, **first_layers(name, layers),
     )  # fmt: skip
-    read = weights_read(model, missing, name)
-    if read:
+    weights = dict(model.named_parameters())
+    read = weights_read(model, weights, name)
+    lacking = [weight for weight in missing if weight in read]
+    if lacking:
         raise ModelError(
-            f"{name} lacks {listed(read)}, which would be random: save the whole model again, or "
-            "name another encoder"
+            f"{name} lacks {listed(lacking)}, which would be random: save the whole model again, "
+            "or name another encoder"
         )
-    return model, frozenset(missing)
+    never_read = frozenset(weights.keys() - set(read)).union(missing)
+    return model, never_read, not missing
 
 
 def load_classifier(name: str, *, layers: int | None = None, outputs: int) -> Any:
@@ -94,7 +105,9 @@ def load_tokenizer(name: str, model: Any = None) -> Any:
     token, and where `model` has fewer embeddings than it has pieces.
     """
     try:
-        tokenizer = AutoTokenizer.from_pretrained(encoder_source(name))
+        tokenizer = AutoTokenizer.from_pretrained(encoder_source(name), trust_remote_code=False)
+        # texts that no vocabulary has, for which some need a token that this one may lack
+        tokenizer(UNKNOWN)
     # transformers and tokenizers raise errors of many types, of which some have no base
     except Exception as error:
         raise ModelError(
@@ -115,6 +128,11 @@ def load_tokenizer(name: str, model: Any = None) -> Any:
             f"{name} has no vocabulary, so it would read all words as unknown: put the "
             "tokenizer.json that it was trained with beside its config.json"
         )
+    if lacks_merges(tokenizer, pieces):
+        raise ModelError(
+            f"the tokenizer of {name} has no merges, so it would read all words letter by letter: "
+            "put the tokenizer.json that it was trained with beside its config.json"
+        )
     if tokenizer.pad_token is None:
         raise ModelError(
             f"the tokenizer of {name} has no padding token, which batches of texts need: name a "
@@ -133,6 +151,15 @@ def load_tokenizer(name: str, model: Any = None) -> Any:
                 "put the tokenizer.json that it was trained with beside its config.json"
             )
     return tokenizer
+
+
+def lacks_merges(tokenizer: Any, pieces: Iterable[str]) -> bool:
+    """Returns whether byte-pair encoding makes none of the vocabulary's longer pieces."""
+    model = tokenizer.backend_tokenizer.model
+    if not isinstance(model, BPE):
+        return False
+    longer = list(islice((piece for piece in pieces if len(piece) > 3 and piece.isalpha()), 100))
+    return bool(longer) and all(len(model.tokenize(piece)) == len(piece) for piece in longer)
 
 
 def readable_tokens(model: nn.Module) -> int | None:
@@ -167,7 +194,8 @@ def first_layers(name: str, layers: int | None) -> dict[str, Any]:
     try:
         source = encoder_source(name)
         check_there(source)
-        depth = getattr(AutoConfig.from_pretrained(source), "num_hidden_layers", None)
+        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+        depth = getattr(config, "num_hidden_layers", None)
     except (OSError, ValueError):
         depth = None  # there is no such encoder, which loading it says
     if depth is not None and layers > depth:
@@ -182,9 +210,16 @@ def load_weights(
 ) -> tuple[Any, list[str]]:
     """Returns what `loader.from_pretrained` makes of `source`, and the weights it lacks, sorted.
 
-    Raises `ModelError`, which calls it a `kind` and says `following` at its end, where it cannot
-    be loaded, where shapes are not those of its config, and where a weight is not finite.
+    Code that lies beside a model is never run. Raises `ModelError`, which calls it a `kind` and
+    says `following` at its end, where it cannot be loaded, where shapes are not those of its
+    config, and where a weight is not finite, or a whole number that it has no scale for.
     """
+    folder = Path(source or "")
+    if source is not None and (folder / "adapter_config.json").is_file():
+        raise ModelError(
+            f"{name} holds an adapter of another model, as its adapter_config.json says: merge the "
+            "two with PEFT's merge_and_unload, save the result, and name that"
+        )
     with loading(kind, name, following):
         if source is not None:
             check_there(source)
@@ -194,6 +229,7 @@ def load_weights(
             dtype=torch.float32,
             output_loading_info=True,
             ignore_mismatched_sizes=True,
+            trust_remote_code=False,
             **settings,
         )
     if loaded["mismatched_keys"]:
@@ -203,6 +239,8 @@ def load_weights(
             f"{shape(stored)}, not {shape(expected)}: {following}"
         )
     refuse_not_finite(model, name)
+    if source is not None:
+        refuse_whole_numbers(model, folder, name)
     return model, sorted(loaded["missing_keys"])
 
 
@@ -216,19 +254,46 @@ def refuse_not_finite(model: nn.Module, name: str) -> None:
             )
 
 
+def refuse_whole_numbers(model: nn.Module, folder: Path, name: str) -> None:
+    """Raises `ModelError` where a folder's files hold whole numbers for a weight of a model.
+
+    transformers would take these for the weight itself, without the scale that they lack.
+    """
+    # an encoder is saved with the prefix of a model around it, or without
+    around = f"{getattr(model, 'base_model_prefix', '')}."
+    weights = {weight.removeprefix(around) for weight, _ in model.named_parameters()}
+    for file in sorted(folder.glob("*.safetensors")):
+        with safe_open(file, "pt") as stored:
+            for weight in stored.keys():  # noqa: SIM118 - no mapping
+                if weight.removeprefix(around) not in weights:
+                    continue
+                kind = stored.get_slice(weight).get_dtype()
+                if not kind.startswith(("F", "BF")):
+                    raise ModelError(
+                        f"{name} holds {weight} as {kind}, whole numbers without a scale: save it "
+                        "in float32, float16 or bfloat16"
+                    )
+
+
 def weights_read(model: Any, names: Collection[str], name: str) -> list[str]:
     """Returns those of the weights called `names` that a model's output depends on.
 
     The model reads a few tokens for that. Raises `ModelError` where it gives no vector of its
-    hidden size a token, being no encoder of texts.
+    hidden size a token, being no encoder of texts, and where padding changes these.
     """
     kind = f"{name} is no encoder that can be used here"
     if model.config.is_encoder_decoder:
         raise ModelError(f"{kind}, since it has a decoder: name a model such as BERT")
     ids = torch.arange(min(8, readable_tokens(model) or 8))[None]  # (1, tokens)
+    mask = torch.ones_like(ids)
+    # the same tokens but for the last, in whose place there is padding
+    shorter = (mask.cumsum(1) < ids.shape[1]).to(mask.dtype)
     try:
         with torch.enable_grad():
-            hidden = model(input_ids=ids, attention_mask=torch.ones_like(ids))[0]
+            hidden = model(input_ids=ids, attention_mask=mask)[0]
+        with torch.no_grad():
+            alone = model(input_ids=ids[:, :-1], attention_mask=mask[:, :-1])[0]
+            padded = model(input_ids=ids, attention_mask=shorter)[0][:, :-1]
         fits = hidden.shape == (*ids.shape, model.config.hidden_size)
     # whatever a model of another kind, which wants images or sounds, does with tokens
     except Exception as error:
@@ -237,6 +302,11 @@ def weights_read(model: Any, names: Collection[str], name: str) -> list[str]:
         raise ModelError(
             f"{kind}, since its output is {shape(hidden.shape)}, not a vector a token: name a "
             "model such as BERT"
+        )
+    if padded.shape != alone.shape or (padded - alone).abs().max() > 0.01 * alone.abs().max():
+        raise ModelError(
+            f"{kind}, since what it makes of a text depends on the padding behind it: name a model "
+            "such as BERT"
         )
     parameters = dict(model.named_parameters())
     lacking = [each for each in names if each in parameters]

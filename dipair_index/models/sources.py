@@ -77,4 +77,6 @@ def loading(kind: str, name: str, following: str = NEXT) -> Iterator[None]:
         # of a name of the hub, all is said with that the hub has no such model
         known = isinstance(error, NotThereError) or Path(encoder_source(name)).is_dir()
         why = f" ({reason(error)})" if known else ""
+        if "trust_remote_code" in str(error):
+            why = " (it needs code of its own, which is never run here)"
         raise ModelError(f"no {kind} could be loaded from {name}{why}: {following}") from error

@@ -104,7 +104,17 @@ def quantised(matrix: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def dequantised(stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Returns float32 tensors by name, those in int8 multiplied by their scales."""
+    """Returns float32 tensors by name, those in int8 multiplied by their scales.
+
+    Raises `ModelError` where one in int8 has no scales, of one number a row.
+    """
+    for name, tensor in stored.items():
+        scales = stored.get(name + SCALE, torch.empty(0))
+        if tensor.dtype == torch.int8 and scales.shape != tensor.shape[:1]:
+            raise ModelError(
+                f"{name} is stored in int8 without the scales of its {tensor.shape[0]} rows: save "
+                "the whole model again"
+            )
     return {
         name: tensor.float() * stored[name + SCALE][:, None]
         if name + SCALE in stored

@@ -12,11 +12,13 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer
+from tokenizers.models import BPE, WordPiece
 
 from dipair_index.digests import short_digest
 from dipair_index.encoders.cross_encoders import open_teacher
 from dipair_index.encoders.dual_encoder import DualEncoder
-from dipair_index.encoders.sentence_embedders import TransformersEmbedder
+from dipair_index.encoders.sentence_embedders import TransformersEmbedder, made_by
 from dipair_index.errors import ModelError, SettingsError
 from dipair_index.models.dipair import DiPairModel
 from dipair_index.models.pretrained import (
@@ -86,16 +88,51 @@ each_loader = pytest.mark.parametrize("load", LOADERS.values(), ids=list(LOADERS
 # ==== weights ====
 
 
+@each_loader
+def test_whole_numbers_without_scales_are_refused(
+    encoder: Path, load: Callable[[str], Any]
+) -> None:
+    name = "encoder.layer.1.output.dense.weight"
+    change(encoder, lambda tensors: tensors.update({name: tensors[name].to(torch.int8)}))
+    with pytest.raises(ModelError, match=f"{name} as I8, whole numbers without a scale"):
+        load(str(encoder))
+
+
+@each_loader
+def test_an_adapter_of_another_model_is_refused(encoder: Path, load: Callable[[str], Any]) -> None:
+    (encoder / "adapter_config.json").write_text('{"peft_type": "LORA"}')
+    with pytest.raises(ModelError, match=r"an adapter of another model.*merge"):
+        load(str(encoder))
+
+
+@each_loader
+def test_code_beside_a_model_is_never_run(
+    encoder: Path, load: Callable[[str], Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("builtins.input", lambda _: "y")  # transformers asks whether to
+    config = json.loads((encoder / "config.json").read_text())
+    config |= {"model_type": "other", "auto_map": {"AutoConfig": "own.C", "AutoModel": "own.M"}}
+    (encoder / "config.json").write_text(json.dumps(config))
+    (encoder / "own.py").write_text(f"open({str(tmp_path / 'was run')!r}, 'w')")
+    with pytest.raises(ModelError, match="code of its own, which is never run"):
+        load(str(encoder))
+    assert not (tmp_path / "was run").exists()
+
+
 def test_weights_that_are_never_read_may_be_missing_and_do_not_count(encoder: Path) -> None:
     whole = TransformersEmbedder(str(encoder))
+    model, never_read, complete = load_encoder(str(encoder))
+    assert (never_read, complete) == ({"pooler.dense.weight", "pooler.dense.bias"}, True)
     # as indexes were built before: all weights count that are stored
-    model, never_read = load_encoder(str(encoder))
-    assert never_read == frozenset()
-    assert whole.fingerprint == short_digest((fingerprint(model) + "False 128 []").encode())
+    former = short_digest((fingerprint(model) + "False 128 []").encode())
+    assert made_by(whole, former)
+    assert made_by(whole, whole.fingerprint)
+    assert not made_by(whole, "0123456789abcdef")
     vectors = whole.embed_passages(TEXTS)
     drop(encoder, "pooler")
     first, second = (TransformersEmbedder(str(encoder)) for _ in range(2))
-    assert first.fingerprint == second.fingerprint != whole.fingerprint
+    assert first.fingerprint == second.fingerprint == whole.fingerprint
+    assert not made_by(first, former)  # it cannot be known whether that pooler was the same
     np.testing.assert_allclose(first.embed_passages(TEXTS), vectors, rtol=0, atol=1e-6)
     DiPairModel.from_encoder(str(encoder), dim=16)
     assert load_classifier(str(encoder), outputs=2).config.num_labels == 2
@@ -132,6 +169,11 @@ def test_a_model_that_lacks_weights_is_refused(
     save_weights(DualEncoder.load(tiny_model_dir).model, tmp_path, codec=codec)
     tiny_tokenizer.save_pretrained(tmp_path)
     DualEncoder.load(tmp_path)
+    if codec == "int8":
+        shutil.copytree(tmp_path, tmp_path / "unscaled")
+        drop(tmp_path / "unscaled", "query.weight.scale")
+        with pytest.raises(ModelError, match=r"query\.weight is stored in int8 without the scales"):
+            DualEncoder.load(tmp_path / "unscaled")
     drop(tmp_path, "head.output")
     with pytest.raises(ModelError, match=r"do not fit its config\.json: they lack head\.output\."):
         DualEncoder.load(tmp_path)
@@ -157,6 +199,18 @@ def fewer_embeddings(folder: Path) -> None:
     file.write_text(json.dumps({**settings, "vocab_size": 50}), encoding="utf-8")
 
 
+def no_merges(folder: Path) -> None:
+    """Puts a byte-pair encoding there whose merges are lost."""
+    vocabulary = {"[PAD]": 0, "[UNK]": 1, "[CLS]": 2, "[SEP]": 3, "b": 4, "e": 5, "s": 6, "bees": 7}
+    tokenizer = Tokenizer(BPE(vocabulary, [], unk_token="[UNK]"))
+    tokenizer.save(str(folder / "tokenizer.json"))
+
+
+def no_unknown_word(folder: Path) -> None:
+    tokenizer = Tokenizer(WordPiece({"[PAD]": 0, "bees": 1, "dance": 2}, unk_token="[UNK]"))
+    tokenizer.save(str(folder / "tokenizer.json"))
+
+
 DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
     "no files": (
         lambda folder: [file.unlink() for file in folder.glob("tokenizer*")],
@@ -171,6 +225,8 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
         "has no tokenizer that can be read",
     ),
     "no padding": (no_padding, "has no padding token"),
+    "no merges": (no_merges, "has no merges, so it would read all words letter by letter"),
+    "no unknown word": (no_unknown_word, "has no tokenizer that can be read"),
     "too many pieces": (
         fewer_embeddings,
         r"needs \d+ embeddings and its model has 50",
@@ -227,6 +283,26 @@ def test_what_is_no_encoder_of_texts_is_refused(
             load(folder)
 
 
+def test_an_encoder_whose_output_depends_on_padding_is_refused(
+    family: Callable[..., Path],
+) -> None:
+    settings = {"hidden_size": 32, "num_hidden_layers": 1, "intermediate_size": 64}
+    folder = family("FNetModel", "FNetConfig", **settings, vocab_size=200)
+    for load in (TransformersEmbedder, DiPairModel.from_encoder):
+        with pytest.raises(ModelError, match="depends on the padding behind it"):
+            load(str(folder))
+
+
+def test_a_student_cannot_begin_with_an_encoder_that_needs_its_pooler(
+    family: Callable[..., Path],
+) -> None:
+    settings = {**SIZES, "embedding_size": 32, "q_groups": 2, "k_groups": 2, "v_groups": 2}
+    groups = {f"{part}_groups": 2 for part in ("post_attention", "intermediate", "output")}
+    folder = family("SqueezeBertModel", "SqueezeBertConfig", **settings, **groups)
+    with pytest.raises(ModelError, match="no encoder that can be used here"):
+        DiPairModel.from_encoder(str(folder), dim=16)
+
+
 def test_roberta_reads_two_tokens_fewer_than_it_has_positions(
     family: Callable[..., Path], tiny_tokenizer: Any
 ) -> None:
@@ -235,7 +311,7 @@ def test_roberta_reads_two_tokens_fewer_than_it_has_positions(
         **SIZES, max_position_embeddings=20, pad_token_id=1, bos_token_id=2, eos_token_id=3,
     )  # fmt: skip
     (folder / "sentence_bert_config.json").write_text('{"max_seq_length": 20}')
-    model, _ = load_encoder(str(folder))
+    model, *_ = load_encoder(str(folder))
     assert readable_tokens(model) == 18
     embedder = TransformersEmbedder(str(folder))
     (vector,) = embedder.embed_passages(["bees dance " * 100])
