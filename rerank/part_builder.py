@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from itertools import islice, zip_longest
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
@@ -36,6 +36,8 @@ from dipair_index.stores.packed_ids import PackedIds
 from dipair_index.stores.passages import PassageStore
 from dipair_index.stores.token_store import TokenStore
 from dipair_index.words import counted
+
+Key = TypeVar("Key", str, tuple[int, ...])
 
 CHUNK = 2048
 """Passages a chunk. A constant, since rounding depends on which texts are encoded together."""
@@ -171,7 +173,8 @@ class PartBuilder:
             if not unfinished.keeps_vectors:
                 vectors = np.empty((len(chunk), 0), np.float32)
             elif self._embedder.name != "model":
-                vectors = self._embedder.embed_passages([each.full_text for each in chunk])
+                different, places = _different(each.full_text for each in chunk)
+                vectors = self._embedder.embed_passages(different)[places]
             _refuse_repeated(ids, texts)  # the chunk before it was not stored the first time
             _refuse_not_finite(ids, vectors)
             tokens.put(ids, encoded.tokens)
@@ -186,7 +189,7 @@ class PartBuilder:
                 current, tokenised = chunk, ready.result()
                 chunk, failure = ([], failure) if failure else _chunk(passages)
                 ready = beside.submit(tokenise, chunk)
-                encoded = self._encoder.encode_tokenised(tokenised)
+                encoded = _encoded_once(self._encoder, tokenised)
                 if stored:
                     stored.result()
                 stored = beside.submit(store, current, encoded, tokenised.truncated)
@@ -229,6 +232,23 @@ def _chunk(passages: Iterator[Passage]) -> tuple[list[Passage], BaseException | 
         return list(islice(passages, CHUNK)), None
     except BaseException as failure:
         return [], failure
+
+
+def _encoded_once(encoder: TextEncoder, texts: Tokenised) -> EncodedTexts:
+    """Encodes each different text once, so that equal passages have equal scores.
+
+    In torch, rows of a batch with equal tokens may differ in their last digits.
+    """
+    different, places = _different(map(tuple, texts.ids))
+    encoded = encoder.encode_tokenised(texts._replace(ids=[list(ids) for ids in different]))
+    return EncodedTexts(*(of_each[places] for of_each in encoded))
+
+
+def _different(keys: Iterable[Key]) -> tuple[list[Key], list[int]]:
+    """Returns the keys without repetitions, in their order, and the place of each key there."""
+    different: dict[Key, int] = {}
+    places = [different.setdefault(key, len(different)) for key in keys]
+    return list(different), places
 
 
 def _forget_uncounted(unfinished: UnfinishedPart, tokens: TokenStore, texts: PassageStore) -> None:

@@ -7,8 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from dipair_index.encoders.base import EncodedTexts
+from dipair_index.encoders.batches import Tokenised
 from dipair_index.encoders.dual_encoder import DualEncoder
 from dipair_index.errors import DirectoryError, FormatError, SettingsError
 from dipair_index.records import Passage
@@ -363,3 +366,33 @@ def test_tokens_can_be_kept_at_a_url(
     build_index(passages, tmp_path / "i", encoder, store="tensorstore", store_url=url, resume=True)
     assert answers(tmp_path / "i", encoder) == undisturbed
     assert len(os.listdir(tmp_path / "bucket")) == 1
+
+
+def test_equal_passages_of_a_chunk_are_encoded_once(
+    tmp_path: Path, encoder: DualEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(part_builder, "CHUNK", 60)
+    texts = ["how bees dance", "the moon and the tide", "tea", "why does dough rise"] * 15
+    asked: list[int] = []
+    encode = DualEncoder.encode_tokenised
+
+    def counting(self: DualEncoder, tokenised: Tokenised) -> EncodedTexts:
+        asked.append(len(tokenised.ids))
+        return encode(self, tokenised)
+
+    monkeypatch.setattr(DualEncoder, "encode_tokenised", counting)
+    passages = [Passage(f"p{row:02}", text) for row, text in enumerate(texts)]
+    build_index(passages, tmp_path / "i", encoder, codec="float32")
+
+    assert asked == [4]
+    expected = encoder.encode_passages(texts[:4])
+    with Snapshot.open(tmp_path / "i") as snapshot:
+        tokens = snapshot.tokens([passage.passage_id for passage in passages])
+        (part,) = snapshot.parts
+        vectors = part.ann.vectors()
+    for row in range(60):
+        # one encoding is stored for all of them, so that they are the same to the last bit
+        np.testing.assert_array_equal(tokens[row], tokens[row % 4])
+        np.testing.assert_array_equal(vectors[row], vectors[row % 4])
+        np.testing.assert_allclose(tokens[row], expected.tokens[row % 4], rtol=0, atol=1e-5)
+        np.testing.assert_allclose(vectors[row], expected.vectors[row % 4], rtol=0, atol=1e-5)
