@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from dipair_index.errors import FormatError, SettingsError
-from dipair_index.records import Passage
+from dipair_index.records import Passage, Query, Run
 
 GivenPassage: TypeAlias = Passage | tuple[str, str] | tuple[str, str, str] | Mapping[str, Any]
 """A passage as users have it: `Passage`, (id, text), (id, text, title), or a JSON object."""
@@ -43,7 +43,7 @@ def checked_queries(queries: str | Iterable[str]) -> list[str]:
 
     Raises `SettingsError` if one is not a str, is empty, or is not valid Unicode.
     """
-    if not isinstance(queries, str) and not _is_iterable(queries):
+    if isinstance(queries, Query) or not (isinstance(queries, str) or _is_iterable(queries)):
         raise SettingsError(f"a query must be a text (str), got {queries!r}")
     found = [queries] if isinstance(queries, str) else list(queries)
     for query in found:
@@ -53,6 +53,49 @@ def checked_queries(queries: str | Iterable[str]) -> list[str]:
             raise SettingsError("a query is empty: give it some text")
         if not _is_unicode(query):
             raise SettingsError(f"the query {query!r} is not valid Unicode: {_DECODE}")
+    return found
+
+
+def checked_run_queries(queries: Iterable[Query], run: Run) -> list[Query]:
+    """Returns the queries of a run as a list.
+
+    Raises `SettingsError` if one is no `Query`, or if the run is not of the type `Run`.
+    """
+    found = list(queries) if _is_iterable(queries) else [queries]
+    for query in found:
+        if not isinstance(query, Query):
+            raise SettingsError(f"a query of a run must be a Query(id, text), got {_shown(query)}")
+    if not isinstance(run, Mapping):
+        raise SettingsError(f"a run must be a dict of dicts, got {_shown(run)}")
+    for query in found:
+        scores = run.get(query.query_id, {})
+        if not isinstance(scores, Mapping):
+            raise SettingsError(
+                f"what a run ranks for query {query.query_id} must be a dict of scores by passage "
+                f"id, got {_shown(scores)}"
+            )
+        for passage_id, score in scores.items():
+            if not isinstance(passage_id, str):
+                raise SettingsError(f"a passage id must be a str, got {_shown(passage_id)}")
+            if not isinstance(score, (int, float, np.number)) or np.isnan(score):
+                raise SettingsError(
+                    f"the score of passage {passage_id} for query {query.query_id} must be a "
+                    f"number, got {_shown(score)}"
+                )
+    return found
+
+
+def checked_pairs(pairs: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Returns (query, document) pairs; raises `SettingsError` if something else is given."""
+    if not _is_iterable(pairs):
+        raise SettingsError(f"pairs must be a list of (query, document), got {_shown(pairs)}")
+    found = []
+    for pair in pairs:
+        ordered = isinstance(pair, (tuple, list, np.ndarray))
+        if not ordered or len(pair) != 2 or not all(isinstance(text, str) for text in pair):
+            raise SettingsError(f"a pair must be (query, document), got {_shown(pair)}")
+        query, document = pair
+        found.append((query, document))
     return found
 
 
@@ -92,7 +135,7 @@ def iter_passages(passages: Iterable[GivenPassage]) -> Iterator[Passage]:
 
 
 def checked_passage(passage: Passage) -> Passage:
-    """Returns the passage; raises `FormatError` if a part is not a str, or not valid Unicode."""
+    """Returns the passage; raises `FormatError` if a part is of another type, or not Unicode."""
     for name, part in zip(("id", "text", "title"), passage, strict=False):
         if not isinstance(part, str):
             raise FormatError(
@@ -102,6 +145,10 @@ def checked_passage(passage: Passage) -> Passage:
             raise FormatError(
                 f"the {name} of passage {passage.id!r} is not valid Unicode: {_DECODE}"
             )
+    if not isinstance(passage.metadata, Mapping):
+        raise FormatError(
+            f"the metadata of passage {passage.id!r} must be a dict, got {_shown(passage.metadata)}"
+        )
     return passage
 
 

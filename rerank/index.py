@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from threading import Lock
 from typing import TYPE_CHECKING
 
 from dipair_index.closing import Closing
 from dipair_index.encoders.base import TextEncoder
 from dipair_index.encoders.open import backend_for, open_encoder
 from dipair_index.encoders.sentence_embedders import SentenceEmbedder
+from dipair_index.locks import ForkSafeLock
 from dipair_index.models.systems import Backend, EncodingPrecision, Precision
 from dipair_index.progress import Report
 from dipair_index.rerank.arguments import GivenPassage, checked_ids
@@ -66,7 +66,7 @@ class DiPairIndex(Searcher, Closing):
             Current(str(path), Opened(snapshot, embedder)),
             SHARED_CACHE if cache is None else cache,
         )
-        self._refreshing, self._writing = Lock(), Lock()
+        self._refreshing, self._writing = ForkSafeLock(), ForkSafeLock()
 
     @classmethod
     def build(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 from dipair_index.encoders.base import TextEncoder
 from dipair_index.errors import SettingsError
-from dipair_index.models.systems import Precision
+from dipair_index.models.systems import Precision, check_choice
 from dipair_index.rerank.encoder_scorer import EncoderScorer
 from dipair_index.rerank.scorer import Scorer
 
@@ -15,6 +17,7 @@ def open_scorer(encoder: TextEncoder, precision: Precision = "float32") -> Score
     That is its own `logits`; for a `DualEncoder` the same head, rearranged so that it is faster
     and has a choice of precision. Raises `SettingsError` for a precision that there is not.
     """
+    check_choice("precision", precision, get_args(Precision))
     if encoder.backend == "torch":
         from dipair_index.encoders.dual_encoder import DualEncoder
         from dipair_index.rerank.head import HeadScorer

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from threading import Lock
 
 from dipair_index.encoders.sentence_embedders import SentenceEmbedder
 from dipair_index.errors import StoreError
+from dipair_index.locks import ForkSafeLock
 from dipair_index.stores.snapshot import Snapshot
 
 
@@ -31,7 +31,7 @@ class Current:
         self._opened: Opened | None = opened
         self.latest = opened
         """What is lent now, or was lent last. Its snapshot may be closed."""
-        self._lock = Lock()
+        self._lock = ForkSafeLock()
 
     @contextmanager
     def lent(self) -> Iterator[Opened]:

@@ -13,7 +13,12 @@ from dipair_index.encoders.open import backend_for, open_encoder
 from dipair_index.errors import SettingsError
 from dipair_index.models.systems import Backend, Precision
 from dipair_index.records import FloatArray
-from dipair_index.rerank.arguments import checked_queries, checked_texts, checked_top_k
+from dipair_index.rerank.arguments import (
+    checked_pairs,
+    checked_queries,
+    checked_texts,
+    checked_top_k,
+)
 from dipair_index.rerank.open_scorer import open_scorer
 from dipair_index.rerank.ranking import best_first, probability
 from dipair_index.rerank.text_cache import SHARED_CACHE, TextCache
@@ -156,11 +161,9 @@ class Reranker:
         """
         by_query: dict[str, list[int]] = {}
         texts: list[str] = []
-        for pair in pairs:
-            if isinstance(pair, str) or len(pair) != 2:
-                raise SettingsError(f"a pair must be (query, document), got {pair!r}")
-            by_query.setdefault(pair[0], []).append(len(texts))
-            texts.append(pair[1])
+        for query, text in checked_pairs(pairs):
+            by_query.setdefault(query, []).append(len(texts))
+            texts.append(text)
         texts = checked_texts(texts)
         given = [[texts[place] for place in places] for places in by_query.values()]
         logits = self._logits(checked_queries(list(by_query)), given)

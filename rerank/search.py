@@ -10,7 +10,12 @@ import numpy as np
 from dipair_index.encoders.base import EncodedTexts, TextEncoder
 from dipair_index.errors import MissingPassagesError, SettingsError
 from dipair_index.records import FloatArray, Passage, Query, Run
-from dipair_index.rerank.arguments import checked_count, checked_queries, checked_top_k
+from dipair_index.rerank.arguments import (
+    checked_count,
+    checked_queries,
+    checked_run_queries,
+    checked_top_k,
+)
 from dipair_index.rerank.candidates import Candidate, candidates_of, candidates_of_each
 from dipair_index.rerank.opened import Current, Opened
 from dipair_index.rerank.ranking import Ranking, Rankings, Stopwatch
@@ -221,7 +226,8 @@ class Searcher:
         """Reranks for each query the passages that the run names, and no others.
 
         `top_k` and `raw_scores` are those of `rerank`. Raises `MissingPassagesError` naming the
-        query and the passages that are not in the index.
+        query and the passages that are not in the index, and `SettingsError` if a query is no
+        `Query` or if the run is not of that form.
 
         Examples
         --------
@@ -232,7 +238,7 @@ class Searcher:
         ...     [passage.retrieval_score for passage in ranked["q1"]]
         [12.5, 12.0]
         """
-        asked, top_k = list(queries), checked_top_k(top_k)
+        asked, top_k = checked_run_queries(queries, run), checked_top_k(top_k)
         texts = checked_queries([query.text for query in asked])
         watch, rankings = Stopwatch(), {}
         with self._current.lent() as opened:

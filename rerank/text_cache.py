@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from hashlib import blake2b
-from threading import Lock
 from typing import NamedTuple
 
 import numpy as np
 
 from dipair_index.encoders.base import TextEncoder
+from dipair_index.locks import ForkSafeLock
+from dipair_index.rerank.arguments import checked_count
 from dipair_index.stores.codecs import Codec, Rows
 
 DEFAULT_CACHE_BYTES = 256 * 2**20
@@ -36,6 +37,11 @@ class TextCache:
     max_bytes : int
         What the texts' rows may take. A single call may need more for as long as it runs.
 
+    Raises
+    ------
+    SettingsError
+        If `max_bytes` is no whole number, or negative.
+
     Examples
     --------
     >>> from dipair_index import Reranker
@@ -47,11 +53,11 @@ class TextCache:
     """
 
     def __init__(self, max_bytes: int = DEFAULT_CACHE_BYTES) -> None:
-        self.max_bytes = max_bytes
+        self.max_bytes = checked_count("max_bytes", max_bytes, least=0)
         self._rows: OrderedDict[TextKey, Rows] = OrderedDict()
         self._bytes = 0
-        self._lock = Lock()
-        self._encoding = Lock()
+        self._lock = ForkSafeLock()
+        self._encoding = ForkSafeLock()
 
     def rows(self, texts: Sequence[str], encoder: TextEncoder, codec: Codec) -> Rows:
         """Returns texts as passages are stored, uint8 (len(texts), codec.bytes_per_passage).
@@ -111,7 +117,8 @@ class TextCache:
                     self._bytes += row.nbytes + _ENTRY_BYTES
                 # a copy of its own, or each row would keep all that were encoded with it
                 self._rows[key] = row.copy()
-            while self._bytes > self.max_bytes:
+            # a thread that a fork ended here may have counted what it did not keep
+            while self._rows and self._bytes > self.max_bytes:
                 _, row = self._rows.popitem(last=False)
                 self._bytes -= row.nbytes + _ENTRY_BYTES
 

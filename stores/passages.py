@@ -122,7 +122,7 @@ def _encode(passage: Passage) -> bytes:
             allow_nan=False,
             separators=(",", ":"),
         ).encode()
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise StoreError(
             f"the passage {passage.passage_id!r} cannot be stored as JSON ({error}): "
             "nothing of this batch was stored"

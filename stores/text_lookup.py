@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from hashlib import blake2b
 from pathlib import Path
-from threading import Lock
 
 import numpy as np
 import numpy.typing as npt
 
 from dipair_index.errors import StoreError
+from dipair_index.locks import ForkSafeLock
 from dipair_index.stores.passages import PassageStore
 
 _READ_AT_ONCE = 2048
@@ -31,7 +31,7 @@ class TextLookup:
         self._file = file
         self._passages = passages
         self._ids = ids
-        self._lock = Lock()
+        self._lock = ForkSafeLock()
         self._digests: Digests | None = None
 
     def find(self, texts: Sequence[str], deleted: Collection[str]) -> list[str | None]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -12,6 +11,7 @@ import torch
 
 from dipair_index.encoders.base import EncodedTexts
 from dipair_index.encoders.batches import Tokenised, best_batch_size, padded_batches, tokenise
+from dipair_index.locks import ForkSafeLock
 from dipair_index.models.config import Side
 from dipair_index.models.dipair import DiPairModel
 from dipair_index.models.heads import served_logits
@@ -42,7 +42,7 @@ class DualEncoder:
         self.model = model.eval()
         model.to(device)  # type: ignore[arg-type]  # the type of a wrapped method lacks its self
         self.tokenizer = tokenizer
-        self._tokenising = Lock()
+        self._tokenising = ForkSafeLock()
         self.name = name
         config = model.config
         # what the same weights make of a text differs by these

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import get_args
 
 from dipair_index.encoders.base import TextEncoder
 from dipair_index.encoders.onnx_encoder import OnnxEncoder
 from dipair_index.errors import ModelError, SettingsError
 from dipair_index.models.sources import DIPAIR, DIPAIR_NEXT, model_folder
-from dipair_index.models.systems import Backend, EncodingPrecision, Precision
+from dipair_index.models.systems import Backend, EncodingPrecision, Precision, check_choice
 from dipair_index.models.torch_setup import prepare_torch, prepare_torch_for
 
 
@@ -36,6 +37,8 @@ def open_encoder(
     (2, 8, 256)
     """
     backend, needed_by = _settled(backend, device, precision), "the torch backend"
+    if batch_size is not None and batch_size < 1:
+        raise SettingsError(f"batch_size must be 1 or more, got {batch_size}")
     if backend != "torch":
         try:
             return OnnxEncoder.open(name, batch_size=batch_size, precision=precision)
@@ -62,6 +65,8 @@ def backend_for(precision: Precision, backend: Backend) -> Backend:
 
 def _settled(backend: Backend, device: str, precision: EncodingPrecision) -> Backend:
     """Narrows "auto" by what only one library has; refuses what the one asked for lacks."""
+    check_choice("backend", backend, get_args(Backend))
+    check_choice("precision of encoding", precision, get_args(EncodingPrecision))
     if precision == "int8":
         if backend == "torch":
             raise SettingsError("torch encodes in float32 here: use --backend onnx for int8")

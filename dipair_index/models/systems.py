@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
+
+from dipair_index.errors import SettingsError
 
 SYSTEMS = ("tsf", "ffnn", "de-ffnn", "de-cos", "dse", "poly", "maxsim")
 """What scores the tokens of a tuple, in the order of the papers."""
@@ -51,3 +54,9 @@ class Sizes(NamedTuple):
 
 WeightCodec = Literal["float16", "int8"]
 """How a trained model is saved; `dipair_index.models.weights` says more."""
+
+
+def check_choice(what: str, value: str, choices: Sequence[str]) -> None:
+    """Raises `SettingsError` if `value` is none of the choices."""
+    if value not in choices:
+        raise SettingsError(f"unknown {what} {value!r}: choose one of {', '.join(choices)}")

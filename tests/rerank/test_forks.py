@@ -15,8 +15,9 @@ from dipair_index.rerank.build import build_index
 
 # in a process of its own: a child that waits for ever must end no more than the test
 PROGRAM = """
-import multiprocessing, os, sys
+import multiprocessing, os, sys, threading
 from dipair_index import DiPairIndex, Reranker
+from dipair_index.locks import ForkSafeLock
 
 folder, model, backend = sys.argv[1:]
 index = DiPairIndex.open(folder, model, backend=backend)
@@ -47,7 +48,25 @@ def change():
     index.add([("new", "tea leaves")])
     assert index.rerank(QUERIES[0], ["new"])[0].text == "tea leaves"
 
+def while_threads_hold_locks(work):
+    release, held = threading.Event(), threading.Semaphore(0)
+    def hold(lock):
+        with lock:
+            held.release()
+            release.wait()
+    holders = [threading.Thread(target=hold, args=[lock]) for lock in ForkSafeLock._all]
+    for holder in holders:
+        holder.start()
+        held.acquire()
+    code = in_child(work)
+    release.set()
+    for holder in holders:
+        holder.join()
+    return code
+
 expected = answers()
+assert len(ForkSafeLock._all) >= 4
+assert while_threads_hold_locks(check) == 0, "a child, forked while threads search"
 assert in_child(check) == 0, "a child"
 assert in_child(lambda: os._exit(in_child(check))) == 0, "a child's child"
 with multiprocessing.get_context("fork").Pool(2) as pool:

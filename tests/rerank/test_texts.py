@@ -5,11 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from dipair_index import DiPairError, DiPairIndex, Passage, Reranker, SettingsError, TextCache
+from dipair_index import (
+    DiPairError,
+    DiPairIndex,
+    Passage,
+    Query,
+    Reranker,
+    SettingsError,
+    TextCache,
+    open_encoder,
+)
 from dipair_index.encoders.base import EncodedTexts
 from dipair_index.encoders.dual_encoder import DualEncoder
 from dipair_index.rerank.build import build_index
@@ -18,6 +28,9 @@ from dipair_index.rerank.ranking import probability
 from dipair_index.stores.codecs import Codec, open_codec
 
 QUERY = "why does dough rise"
+TEA = Query("q", "tea")
+NESTED: dict[str, Any] = {}
+NESTED["itself"] = NESTED
 OTHERS = ["lava of the mountain", "bees dance", "lava of the mountain", ""]
 
 
@@ -226,6 +239,15 @@ def test_the_cache_forgets_what_was_used_least_lately(counting: CountingEncoder)
         (lambda index: index.search(QUERY, top_k="2"), "top_k must be a whole number .* got '2'"),
         (lambda index: index.search(QUERY, top_k=-1), "top_k must be 1 or more, got -1"),
         (lambda index: index.search(QUERY, candidates=None), "candidates must be a whole number"),
+        (lambda index: index.search(Query("q", "tea")), "a query must be a text .* got Query"),
+        (lambda index: index.rerank_run(["tea"], {}), r"must be a Query\(id, text\), got 'tea'"),
+        (lambda index: index.rerank_run([TEA], None), "a run must be a dict of dicts, got None"),
+        (lambda index: index.rerank_run([TEA], {"q": ["p01"]}), "for query q must be a dict of sc"),
+        (lambda index: index.rerank_run([TEA], {"q": {1: 2.0}}), "passage id must be a str, got 1"),
+        (lambda index: index.rerank_run([TEA], {"q": {"p01": "2"}}), "be a number, got '2'"),
+        (lambda index: index.rerank_run([TEA], {"q": {"p01": np.nan}}), "be a number, got nan"),
+        (lambda index: index.add([Passage("x", "t", "", None)]), "metadata of passage 'x' must be"),
+        (lambda index: index.add([Passage("x", "t", "", NESTED)]), "'x' cannot be stored as JSON"),
         (lambda index: index.delete("p01"), "passage ids must be a list, got 'p01'"),
         (lambda index: index.add("p01"), "passages must be a list of passages, got 'p01'"),
         (lambda index: index.add(["tea"]), r"passage 0 must be a Passage\(id, text\).*got 'tea'"),
@@ -242,6 +264,29 @@ def test_what_cannot_be_meant_is_refused_in_a_sentence(
         with pytest.raises(DiPairError, match=message):
             call(index)
         assert len(index) == 24
+
+
+@pytest.mark.parametrize(
+    "pairs",
+    [None, [None], [3], ["ab"], [("tea",)], [("tea", None)], [(["tea"], "a")], [{"a", "b"}]],
+)
+def test_a_reranker_refuses_what_is_no_pair(encoder: DualEncoder, pairs: Any) -> None:
+    with pytest.raises(SettingsError, match=r"must be (a list of )?\(query, document\), got"):
+        Reranker(encoder).predict(pairs)
+
+
+def test_choices_that_there_are_not_are_refused(encoder: DualEncoder, index_dir: Path) -> None:
+    with pytest.raises(SettingsError, match="unknown precision 'int8': choose one of float32, b"):
+        DiPairIndex.open(index_dir, encoder, precision="int8")
+    with pytest.raises(SettingsError, match="unknown backend 'x': choose one of auto, torch, onnx"):
+        Reranker(backend="x")
+    with pytest.raises(SettingsError, match="unknown precision of encoding 'x': choose one of fl"):
+        open_encoder(precision="x")
+    with pytest.raises(SettingsError, match="batch_size must be 1 or more, got 0"):
+        open_encoder(batch_size=0)
+    for wrong in (-1, "1"):
+        with pytest.raises(SettingsError, match="max_bytes must be"):
+            TextCache(max_bytes=wrong)
 
 
 def test_numbers_of_numpy_are_numbers(index: DiPairIndex) -> None:
