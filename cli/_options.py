@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from copy import copy
 from pathlib import Path
@@ -12,10 +11,9 @@ import click
 
 from dipair_index.cli._console import remark
 from dipair_index.cli._types import COUNT
+from dipair_index.threads import limit_threads, most_threads
 
 DEFAULT_INDEX = Path("dipair.index")
-MOST_THREADS = 64  # that are allowed on a machine of few cores
-THREADS_PER_CORE = 4
 QUERIES_AT_ONCE = 32  # that are searched as one batch
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -96,10 +94,7 @@ def precision_option() -> Callable[[Command], Command]:
 def _limit_threads(_: click.Context, __: click.Parameter, count: int | None) -> None:
     """Limits the threads of libraries, which read the limit when they are imported."""
     if count is not None:
-        from dipair_index.threads import limit_threads
-
-        # libraries start them all, and a machine hangs over some thousands
-        most = max(MOST_THREADS, THREADS_PER_CORE * (os.cpu_count() or 1))
+        most = most_threads()
         if count > most:
             remark(f"--threads {count:,} is more than this machine can use: taking {most:,}")
         limit_threads(min(count, most))

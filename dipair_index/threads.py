@@ -15,6 +15,26 @@ VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS")
 
 MKL goes by OMP_NUM_THREADS. A number of its own would outdo `limit_openmp`.
 """
+FEW_CORES_MOST = 64
+"""Threads that are allowed on a machine of few cores."""
+THREADS_PER_CORE = 4
+
+
+def most_threads() -> int:
+    """Returns how many threads are allowed: a machine hangs over some thousands."""
+    return max(FEW_CORES_MOST, THREADS_PER_CORE * (os.cpu_count() or 1))
+
+
+def _bound_variables() -> None:
+    """Lowers what the environment asks for to `most_threads`: libraries start all of them."""
+    for variable in VARIABLES:
+        asked = os.environ.get(variable, "")
+        if asked.isdecimal() and int(asked) > most_threads():
+            os.environ[variable] = str(most_threads())
+
+
+# before any of the libraries is imported
+_bound_variables()
 
 
 def limit_threads(count: int) -> None:
@@ -58,9 +78,9 @@ def _compute_alone() -> None:
 
 
 def thread_count() -> int:
-    """As many as OMP_NUM_THREADS allows, and as the process has cores where it says nothing."""
+    """Returns what OMP_NUM_THREADS allows, up to `most_threads`; where it is unset, the cores."""
     allowed = os.environ.get("OMP_NUM_THREADS", "")
-    if allowed.isdigit() and int(allowed):
-        return int(allowed)
+    if allowed.isdecimal() and int(allowed):
+        return min(int(allowed), most_threads())
     known = getattr(os, "sched_getaffinity", None)  # macOS has none
     return len(known(0)) if known else os.cpu_count() or 1

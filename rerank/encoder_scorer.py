@@ -48,7 +48,8 @@ class EncoderScorer(Scorer):
             scored = self._encoder.logits(query_tokens, tokens)
             logits[part] = scored[: part.stop - part.start]
 
-        threads = self._threads or thread_count()
+        parts = list(micro_batches(passages.count))
+        threads = min(self._threads or thread_count(), max(len(parts), 1))
         with ThreadPoolExecutor(threads) as pool:
-            work_through(micro_batches(passages.count), score, pool, threads)
+            work_through(parts, score, pool, threads)
         return logits
