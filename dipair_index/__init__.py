@@ -81,7 +81,7 @@ _MODULES = {
     "open_encoder": "encoders.open",
     "open_token_store": "stores.backends",
 }
-"""Where each name is; what is not here is an error."""
+"""The module of each name; the names that are not here are those of `errors`."""
 
 
 def __getattr__(name: str) -> object:

@@ -1,10 +1,10 @@
 """Digests of data: short ones that recognise it, and checksums that notice damage.
 
-A short digest, 16 hex digits of SHA-256, stands wherever datasets, encoders and labels are
-recognised again: it is written into records that people read, and 64 bits tell apart more
-collections than anybody keeps. The files of an index have a BLAKE2b checksum of 32 digits, since
-`verify` reads all of them and BLAKE2b is the faster hash where a CPU has no instructions for
-SHA-256. ONNX graphs are recorded with their full SHA-256, which `sha256sum` shows as well.
+Datasets, encoders and labels are recognised by a short digest, 16 hex digits of SHA-256: it is
+written into records that people read, and 64 bits suffice to tell any number of collections apart.
+The files of an index have a BLAKE2b checksum of 32 hex digits, since `verify` reads all of them
+and BLAKE2b is the faster hash if a CPU has no instructions for SHA-256. ONNX graphs are recorded
+with their full SHA-256, which `sha256sum` shows as well.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ def checksum(data: bytes | memoryview) -> str:
 class TextsDigest:
     """A digest of ids and texts, to recognise data computed from them.
 
-    The same ones in the same order give the same digest. An index and a dataset reuse each
-    other's vectors when the digests of their passages (ids and what the encoder reads, in the
-    order of the collection) are equal.
+    Equal ids and texts in the same order give the same digest. An index and a dataset reuse each
+    other's vectors if their passages (ids and the texts that the encoder reads, in the order of
+    the collection) have equal digests.
     """
 
     def __init__(self) -> None:
@@ -43,12 +43,12 @@ class TextsDigest:
     def update(self, ids: Iterable[str], texts: Iterable[str]) -> None:
         """Adds texts and their ids."""
         for text_id, text in zip(ids, texts, strict=True):
-            # lengths first, so that no two lists run together into the same bytes
+            # lengths first, so that two different lists never become the same bytes
             data = (text_id.encode(), text.encode())
             self._hash.update(b"%d %d " % (len(data[0]), len(data[1])))
             self._hash.update(data[0] + data[1])
             self.count += 1
 
     def hexdigest(self) -> str:
-        """Returns 16 hex digits for what was added so far."""
+        """Returns the first 16 hex digits of the digest of all texts added so far."""
         return self._hash.hexdigest()[:SHORT]

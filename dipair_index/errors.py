@@ -1,15 +1,16 @@
-"""What can go wrong for a user, each with a sentence that says what to do.
+"""The exceptions that users see; each message is a sentence that says what to do.
 
 DiPairError
-├── FormatError            data is not what it should be: a file, or passages (also a ValueError)
-├── MissingPassagesError   ids that the store or the index does not hold (also a KeyError)
-├── ModelError             a model cannot be loaded, or does not fit what it is used for
-├── TrainingError          training cannot go on, since the loss diverged
-├── DirectoryError         a directory is missing, foreign, unfinished or in the way
+├── FormatError            data, in a file or passed in, is not in the expected form (a ValueError)
+├── MissingPassagesError   ids are not in the store or the index (also a KeyError)
+├── ModelError             a model cannot be loaded, or does not fit its use
+├── TrainingError          training was stopped, since the loss diverged
+├── DirectoryError         a directory is missing, unfinished, of another kind, or exists already
 ├── StoreError             stored data cannot be read or written (full disk, damaged file)
 ├── WriteError             another file cannot be written (full disk, no permission)
-├── DownloadError          a file could not be fetched
-└── SettingsError          settings that cannot work (also a ValueError)
+├── DownloadError          a file could not be downloaded
+├── SettingsError          settings are invalid or do not fit together (also a ValueError)
+└── MissingPackageError    an optional package is not installed (also an ImportError)
 
 `IndexDirectoryError` is the former name of `DirectoryError`: deprecated, and to be removed in 0.2.
 """
@@ -40,28 +41,28 @@ class DiPairError(Exception):
 
 
 class FormatError(DiPairError, ValueError):
-    """Data, in a file or given as passages, that is not what it should be."""
+    """Data, in a file or passed in, that is not in the expected form."""
 
 
 class MissingPassagesError(DiPairError, KeyError):
-    """Passage ids that are not where they were looked for."""
+    """Passage ids that are not in the store or the index."""
 
     @classmethod
     def naming(cls, ids: Iterable[str], where: str) -> MissingPassagesError:
-        """Names the first five ids and counts the others."""
+        """Returns the error whose message names the first five ids and counts the others."""
         return cls(f"not in {where}: {listed(ids)}")
 
 
 class ModelError(DiPairError):
-    """A model that cannot be loaded or does not fit."""
+    """A model that cannot be loaded, or does not fit its use."""
 
 
 class TrainingError(DiPairError):
-    """Training that cannot go on."""
+    """Training that was stopped, since the loss diverged."""
 
 
 class DirectoryError(DiPairError):
-    """A directory of an index, a dataset, labels or a model that cannot be used as asked."""
+    """A directory (of an index, a dataset, labels or a model) that cannot be used as asked."""
 
 
 IndexDirectoryError = DirectoryError  # deprecated
@@ -76,12 +77,12 @@ class WriteError(DiPairError):
 
 
 class DownloadError(DiPairError):
-    """A file that could not be fetched."""
+    """A file that could not be downloaded."""
 
 
 class SettingsError(DiPairError, ValueError):
-    """Settings that cannot work."""
+    """Settings that are invalid or do not fit together."""
 
 
 class MissingPackageError(DiPairError, ImportError):
-    """An optional package that is needed and not installed."""
+    """An optional package that is needed but not installed."""

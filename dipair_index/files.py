@@ -1,4 +1,4 @@
-"""Files and folders that appear only when they are whole."""
+"""Atomic writes: files and folders appear only when they are complete."""
 
 from __future__ import annotations
 
@@ -12,27 +12,30 @@ from uuid import uuid4
 from dipair_index.errors import DirectoryError, WriteError
 
 REPLACED = ".dipair-replaced"
-"""Ends the name of what a new folder is about to replace; nobody's own folder is called so."""
+"""The suffix of a folder that is being replaced; no user's folder has it."""
 
 
 def move_into_place(folder: Path, target: Path) -> None:
-    """Renames `folder` to `target`; what was there is kept until the new one is in its place.
+    """Renames `folder` to `target`, after its contents are flushed to disk.
 
-    All that is in `folder` is on disk by then.
+    A folder that exists at `target` is deleted only after the rename.
     """
-    place, old = Path(os.path.realpath(target)), sibling(target, REPLACED)
+    real, old = Path(os.path.realpath(target)), sibling(target, REPLACED)
     for path in (*folder.rglob("*"), folder):
         sync(path)
-    if place.exists():
+    if real.exists():
         shutil.rmtree(old, ignore_errors=True)
-        os.replace(place, old)
-    os.replace(folder, place)
-    sync(place.parent)
+        os.replace(real, old)
+    os.replace(folder, real)
+    sync(real.parent)
     shutil.rmtree(old, ignore_errors=True)
 
 
 def link(source: str | Path, target: str | Path) -> None:
-    """Gives a file a second name, or copies it where the file system cannot."""
+    """Hard-links `source` to `target`, or copies it if the file system has no hard links.
+
+    Does nothing if there is no file `source`.
+    """
     if Path(source).is_file():
         try:
             os.link(source, target)
@@ -41,14 +44,14 @@ def link(source: str | Path, target: str | Path) -> None:
 
 
 def sibling(out: Path, suffix: str) -> Path:
-    """Returns the path beside `out` whose name ends in `suffix`."""
-    # a link is followed, so that the move stays on one disk
-    place = Path(os.path.realpath(out))
-    return place.with_name(place.name + suffix)
+    """Returns the path of `out`, symbolic links resolved, with `suffix` added to its name."""
+    # resolved, so that a later move stays on one disk
+    real = Path(os.path.realpath(out))
+    return real.with_name(real.name + suffix)
 
 
 def utf8_path(path: str | Path) -> str:
-    """Returns the path as libraries take it that encode paths as UTF-8, whatever the locale.
+    """Returns the path as a str for libraries that encode paths as UTF-8 in any locale.
 
     Raises `DirectoryError` if the bytes of the path are not UTF-8.
     """
@@ -62,10 +65,11 @@ def utf8_path(path: str | Path) -> str:
 
 @contextmanager
 def replacing(path: Path, *, together: bool = False) -> Iterator[Path]:
-    """Gives a path to write to that becomes `path` in one step when all went well.
+    """Yields a temporary path, which is renamed to `path` at the end of a block without errors.
 
-    The step outlives a power cut, and what was at `path` stays until then. With `together` others
-    may replace the same file at once. Raises `WriteError` if it cannot be written.
+    A file at `path` stays until then, and the rename survives a power cut. With `together`, other
+    processes may replace the same file at the same time. Raises `WriteError` if the file cannot be
+    written.
     """
     own = f".{uuid4().hex}" if together else ""
     unfinished = path.with_name(f"{path.name}{own}.tmp")
@@ -92,13 +96,13 @@ def unwritable(path: Path, error: OSError) -> WriteError:
 
 
 def write_whole(path: Path, data: bytes, *, together: bool = False) -> None:
-    """Replaces a file as `replacing` does."""
+    """Writes `data` to `path` atomically, as `replacing` does; raises `WriteError`."""
     with replacing(path, together=together) as unfinished:
         unfinished.write_bytes(data)
 
 
 def sync(path: Path) -> None:
-    """Makes a file, or the renames inside a folder, last through a power cut."""
+    """Flushes a file, or the renames inside a folder, to disk, so that they survive a power cut."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -1,4 +1,4 @@
-"""Optional packages: which extra installs them, and the sentence where one is missing."""
+"""Optional packages, and the error that says which extra installs a missing one."""
 
 from __future__ import annotations
 
@@ -19,13 +19,14 @@ PACKAGES: dict[Extra, tuple[str, ...]] = {
     "export": ("torch", "transformers", "safetensors", "onnx"),
     "train": ("torch", "transformers", "safetensors", "accelerate"),
 }
-"""What each extra of setup.cfg is needed for, by the names that are imported."""
+"""The packages of each extra of setup.cfg, by the names that are imported."""
 
 
 def require(extra: Extra, what: str, *packages: str) -> None:
-    """Raises `MissingPackageError` unless all of `packages`, or all of the extra's, are installed.
+    """Checks that optional packages are installed, without importing them.
 
-    `what` is the noun that needs them, such as "training". Nothing is imported.
+    `packages` are those of the extra by default; `what` names the feature that needs them, such as
+    "training". Raises `MissingPackageError` if one is missing.
     """
     missing = [name for name in packages or PACKAGES[extra] if not is_installed(name)]
     if missing:
@@ -36,12 +37,12 @@ def require(extra: Extra, what: str, *packages: str) -> None:
 
 
 def how_to_install(extra: Extra) -> str:
-    """The advice that installs an extra. The package is not published: a checkout is the way."""
+    """Returns the advice to install an extra, from a checkout, since no package is published."""
     return f"run `pip install '.[{extra}]'` in a checkout of dipair-index"
 
 
 def is_installed(package: str) -> bool:
-    """Whether a package can be imported, found without importing it."""
+    """Returns whether a package can be imported, without importing it."""
     try:
         return find_spec(package) is not None
     except (ImportError, ValueError):  # a finder refuses it, or it is half imported
@@ -49,7 +50,7 @@ def is_installed(package: str) -> bool:
 
 
 def installed_versions(*names: str) -> dict[str, str]:
-    """Returns the versions of packages, by the names that pip knows, without what is missing."""
+    """Returns the versions of the installed ones among `names`, which are pip's names."""
     versions = {}
     for name in names:
         with suppress(PackageNotFoundError):
@@ -58,6 +59,6 @@ def installed_versions(*names: str) -> dict[str, str]:
 
 
 def _listed(names: Sequence[str]) -> str:
-    """As in "torch, transformers and accelerate", by the names that pip knows."""
+    """Joins pip's names of packages, as in "torch, transformers and accelerate"."""
     *others, last = (name.replace("_", "-") for name in names)
     return f"{', '.join(others)} and {last}" if others else last

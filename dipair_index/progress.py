@@ -1,4 +1,4 @@
-"""How long work tells what it has done, without knowing who shows it."""
+"""The types by which long computations report progress, whatever displays it."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 
 Report = Callable[[int], None]
-"""Takes the count of what is done so far."""
-
+"""A function that takes the number of items done so far."""
 
 Progress = Callable[[str, str], AbstractContextManager[Report]]
-"""Called with what is done and the unit; gives a context whose value takes the count so far."""
+"""Takes a description ("embedding passages") and a unit ("passages"), returns a context manager
+whose value is the `Report` for that task."""

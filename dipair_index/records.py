@@ -1,4 +1,4 @@
-"""The records of the field: what flows between files, models, stores and commands."""
+"""The records that all modules share: passages, queries, judgements, runs, and arrays."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ Run: TypeAlias = dict[str, dict[str, float]]
 """Score by query id, then passage id; higher is better."""
 
 PAIR = ("query", "passage")
-"""The sides of a pair, and the first two of every tuple."""
+"""The sides of a pair, and the first two sides of every tuple."""
 
 SPLITS = ("train", "valid", "test")
 """The splits of a dataset."""
 HELD_OUT = SPLITS[1:]
-"""Those that nothing may be trained on."""
+"""The splits that no model may be trained on."""
 
 
 class Passage(NamedTuple):
-    """A text that can be retrieved; `metadata` holds whatever else its line carried.
+    """A text that can be retrieved, with its id; `metadata` holds any further fields.
 
     Examples
     --------
@@ -43,12 +43,12 @@ class Passage(NamedTuple):
 
     @property
     def passage_id(self) -> str:
-        """The same as `id`, which results call it too."""
+        """An alias of `id`."""
         return self.id
 
     @property
     def full_text(self) -> str:
-        """What the encoder reads: the title, where there is one, and the text."""
+        """The text that the encoder reads: the title, if there is one, a space, and the text."""
         return f"{self.title} {self.text}" if self.title else self.text
 
 
@@ -67,11 +67,7 @@ class Query(NamedTuple):
 
 
 class ScoredPassage(NamedTuple):
-    """A passage and its score for one query; higher is better."""
+    """A passage id and its score for one query; higher is better."""
 
     passage_id: str
     score: float
-
-
-PAIR = ("query", "passage")
-"""The sides of a dataset of pairs."""

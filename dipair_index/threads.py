@@ -1,4 +1,4 @@
-"""How many threads this process may compute with."""
+"""Limits on the threads that libraries compute with."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ if TYPE_CHECKING:
     from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]
 
 VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS")
-"""What torch and FAISS, numpy and the tokenizers read when they are imported.
+"""The variables that torch and FAISS, numpy, and the tokenizers read when they are imported.
 
-MKL goes by OMP_NUM_THREADS. A number of its own would outdo `limit_openmp`.
+MKL reads OMP_NUM_THREADS. MKL_NUM_THREADS would override `limit_openmp`.
 """
 FEW_CORES_MOST = 64
 """Threads that are allowed on a machine of few cores."""
@@ -38,17 +38,17 @@ _bound_variables()
 
 
 def limit_threads(count: int) -> None:
-    """Bounds the threads of whatever is imported from now on."""
+    """Limits the threads of all libraries that are imported afterwards."""
     for variable in VARIABLES:
         os.environ[variable] = str(count)
     os.environ.pop("MKL_NUM_THREADS", None)
 
 
 def limit_openmp(count: int) -> None:
-    """Bounds the threads that the calling thread computes with, in libraries already loaded.
+    """Limits the OpenMP threads of the calling thread, in libraries that are loaded already.
 
-    `torch.set_num_threads` holds for all threads, and gives MKL a number of its own, which then
-    shares even the products of threads that are to compute alone: a fifth slower at two threads.
+    `torch.set_num_threads` would limit all threads, and sets MKL's own number, by which MKL splits
+    even the products of threads that should compute alone: a fifth slower at two threads.
     """
     _openmp().limit(limits=count)
 
@@ -62,9 +62,9 @@ def _openmp() -> ThreadpoolController:
 
 @cache
 def answer_after_fork() -> None:
-    """Lets forked children of this process compute in torch and FAISS, with one thread.
+    """Sets torch and FAISS to one thread in forked children of this process.
 
-    OpenMP's threads end with the fork, but GNU's library goes on to wait for them: the first
+    OpenMP's threads do not survive a fork, but GNU's library would wait for them: the first
     computation that it shares among threads would never end.
     """
     os.register_at_fork(after_in_child=_compute_alone)
@@ -72,7 +72,7 @@ def answer_after_fork() -> None:
 
 def _compute_alone() -> None:
     for library, setter in (("torch", "set_num_threads"), ("faiss", "omp_set_num_threads")):
-        # perhaps half imported, by a thread that the child has not
+        # the import may be unfinished, by a thread that does not exist in the child
         if limit := getattr(sys.modules.get(library), setter, None):
             limit(1)
 

@@ -18,13 +18,13 @@ def counted(count: int, one: str, many: str | None = None) -> str:
 
 
 def listed(names: Iterable[str], most: int = 5) -> str:
-    """Returns the first `most` names, comma-separated, and the number of the others."""
+    """Returns the first `most` names, comma-separated, and how many more there are."""
     known = list(names)
     others = f" and {len(known) - most:,} more" if len(known) > most else ""
     return ", ".join(known[:most]) + others
 
 
 def reason(error: BaseException) -> str:
-    """Returns what a library says of its error, in one line of 200 characters at most."""
-    said = " ".join(str(error).split()) or type(error).__name__
-    return said if len(said) <= 200 else f"{said[:199]}…"
+    """Returns the message of a library's error on one line, cut to 200 characters."""
+    message = " ".join(str(error).split()) or type(error).__name__
+    return message if len(message) <= 200 else f"{message[:199]}…"
