@@ -48,10 +48,10 @@ from dipair_index.models.dipair import DiPairModel
 from dipair_index.models.systems import RESIDUALS
 from dipair_index.training.calibration import fit_similarity
 from dipair_index.training.data import quality
+from dipair_index.training.hidden_states import HiddenStateCache
 from dipair_index.training.losses import binary
 from dipair_index.training.provenance import library_versions
 from dipair_index.training.stages import SAMPLE, initialise_projections
-from dipair_index.training.state_cache import StateCache
 from dipair_index.training.trainer import Schedule, run_training
 
 RUN = ("seed", "encoder", "layers", "pooling", "passage_length", "judged", "held_out", "epochs",
@@ -123,12 +123,12 @@ class Benchmark:
             **{"similarity_residual": given.residual, **recipe.settings},
         )  # fmt: skip
 
-    def _states(self, recipe: Recipe, data: Data) -> StateCache:
+    def _states(self, recipe: Recipe, data: Data) -> HiddenStateCache:
         given, layers = self.options, recipe.layers or self.options.layers
         folder = self.out / "states" / f"{recipe.task}-{layers}"
         return encoded(data, given.encoder, layers, given.passage_length, given.pooling, folder)
 
-    def _begin(self, recipe: Recipe, data: Data) -> tuple[DiPairModel, StateCache, list[Any]]:
+    def _begin(self, recipe: Recipe, data: Data) -> tuple[DiPairModel, HiddenStateCache, list[Any]]:
         """The model, the cached hidden states of its frozen encoder, and its training items."""
         model, everything = self._model(recipe), self._states(recipe, data)
         config = model.config

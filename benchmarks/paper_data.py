@@ -16,7 +16,7 @@ from dipair_index.data.dataset import Dataset
 from dipair_index.models.dipair import DiPairModel
 from dipair_index.models.pretrained import load_tokenizer
 from dipair_index.models.sources import encoder_source
-from dipair_index.training.state_cache import StateCache
+from dipair_index.training.hidden_states import HiddenStateCache
 
 Scores = Mapping[str, np.ndarray]
 KEPT = 16
@@ -94,17 +94,19 @@ def tokenizer_of(encoder: str) -> Any:
 
 def encoded(
     data: Data, encoder: str, layers: int, passage_length: int, pooling: str, folder: Path
-) -> StateCache:
+) -> HiddenStateCache:
     """The first hidden states of all texts after `layers` layers; computed once."""
     sizes = {"max_query_tokens": KEPT, "max_passage_tokens": KEPT, "pooling": pooling}
     model = new_model(encoder, layers, passage_length, **sizes)
-    return StateCache.fill(model, tokenizer_of(encoder), data.texts, folder, progress, half=True)
+    return HiddenStateCache.compute(
+        model, tokenizer_of(encoder), data.texts, folder, progress, bf16=True
+    )
 
 
-def first_tokens(cache: StateCache, query: int, passage: int) -> StateCache:
+def first_tokens(cache: HiddenStateCache, query: int, passage: int) -> HiddenStateCache:
     """The cache cut to fewer tokens."""
     kept = {"query": query, "passage": passage}
-    return StateCache({side: rows[:, : kept[side]] for side, rows in cache.states.items()})
+    return HiddenStateCache({side: rows[:, : kept[side]] for side, rows in cache.states.items()})
 
 
 def held_out_scores(

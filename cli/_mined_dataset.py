@@ -158,7 +158,7 @@ class FaissFolder:
             self._taken_from = taken_from / "ann" if (taken_from / "ann").is_dir() else taken_from
             self.kind = AnnInfo.read(self._taken_from).kind
 
-    def take_over(self, key: Key) -> bool:
+    def reuse(self, key: Key) -> bool:
         """Links an index of these passages and this embedder into the folder, if there is one.
 
         Raises `DirectoryError` if the index of --ann-from is another.

@@ -1,4 +1,4 @@
-"""The tuples of a file, collected: texts by id, labels by tuple, and the split of each query."""
+"""Collects the tuples of a file: texts by id, labels by tuple, and the split of each query."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from dipair_index.digests import short_digest
 from dipair_index.errors import FormatError, SettingsError
 from dipair_index.formats.tuples import Columns, TupleRow
 from dipair_index.records import HELD_OUT, SPLITS
+from dipair_index.words import counted
 
 Ids: TypeAlias = tuple[str, ...]
-"""The items of a tuple, one a side."""
+"""The ids of a tuple's texts, one per side."""
 Texts: TypeAlias = dict[str, dict[str, str]]
 """Texts by side, then id."""
 
@@ -24,7 +25,10 @@ ALSO_CALLED = {"dev": "valid", "val": "valid", "validation": "valid"}
 
 @dataclass(frozen=True)
 class SplitSettings:
-    """How tuples are read and split: shares are of the labelled queries."""
+    """How tuples are read and split; the shares are of the labelled queries.
+
+    Raises `SettingsError` if a share, `max_label` or `duplicates` is out of range.
+    """
 
     valid_share: float = 0.1
     test_share: float = 0.1
@@ -46,7 +50,7 @@ class SplitSettings:
 
 @dataclass
 class Judgement:
-    """The label of a tuple of texts, or the mean of its labels."""
+    """The label of a tuple of texts: the mean over the `rows` that repeat it."""
 
     label: float
     rows: int
@@ -54,7 +58,7 @@ class Judgement:
 
 
 class CollectedTuples:
-    """What was read: texts by id, labels by tuple, in the order of their first rows."""
+    """Texts by id and labels by tuple, in the order of their first rows."""
 
     def __init__(self, columns: Columns, duplicates: str) -> None:
         self._columns = columns
@@ -69,7 +73,11 @@ class CollectedTuples:
         self.rows = self.repeated = self.held_out = 0
 
     def add(self, row: TupleRow, name: str) -> None:
-        """Takes in one row of the file `name`."""
+        """Adds one row of the file `name`.
+
+        Raises `FormatError` if it contradicts an earlier row: an id with another text, a tuple
+        with another label, or a query with another split.
+        """
         self.rows += 1
         ids = tuple(
             self._id(side, text, given, f"line {row.line} of {name}")
@@ -103,27 +111,35 @@ class CollectedTuples:
             )
 
     def query_of(self, ids: Ids) -> str:
-        """What splits go by: queries that differ in case and spaces only are one."""
+        """Returns the query of a tuple in lower case, by which splits are assigned.
+
+        Queries that differ in case and spacing only are thereby in the same split.
+        """
         return plain_text(self.texts["query"][ids[0]])
 
     def split_of_query(self, settings: SplitSettings) -> dict[str, str]:
-        """Draws the queries of valid and test."""
+        """Returns the split of each query; those of valid and test are drawn at random.
+
+        Raises `FormatError` if there are fewer than three labelled queries.
+        """
         queries = list(dict.fromkeys(map(self.query_of, self.labels)))
         if len(queries) < len(SPLITS):
+            too_few = counted(
+                len(queries), "labelled query is too few", "labelled queries are too few"
+            )
             raise FormatError(
-                f"{len(queries)} labelled queries are too few to split: expected {len(SPLITS)}, "
-                "since no query may be in two splits"
+                f"{too_few} to split: expected {len(SPLITS)}, since no query may be in two splits"
             )
         order = np.random.default_rng(settings.seed).permutation(len(queries))
         valid = max(1, int(len(queries) * settings.valid_share))
         test = max(1, int(len(queries) * settings.test_share))
         splits = dict.fromkeys(queries, "train")
-        splits |= {queries[place]: "valid" for place in order[:valid]}
-        splits |= {queries[place]: "test" for place in order[valid : valid + test]}
+        splits |= {queries[index]: "valid" for index in order[:valid]}
+        splits |= {queries[index]: "test" for index in order[valid : valid + test]}
         return splits
 
     def texts_of(self, tuples: Sequence[Ids]) -> Texts:
-        """The texts that some tuples consist of, by side and id, in the order of reading."""
+        """Returns the texts of some tuples by side and id, in the order in which they were read."""
         used = [set(of_side) for of_side in zip(*tuples, strict=True)]
         return {
             side: {name: text for name, text in self.texts[side].items() if name in names}
@@ -162,5 +178,5 @@ class CollectedTuples:
 
 
 def _texts_key(texts: Sequence[str]) -> str:
-    """Returns what is equal for equal texts; how words are spaced makes no difference."""
+    """Returns a digest of the texts' words: equal for texts that differ in spacing only."""
     return short_digest("\t".join(" ".join(text.split()) for text in texts).encode())

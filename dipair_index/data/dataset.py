@@ -1,4 +1,4 @@
-"""A dataset, opened once: its record, its texts and its tuples."""
+"""An opened dataset: its record, its texts and its tuples."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from dipair_index.formats.tables import read_table
 from dipair_index.records import HELD_OUT, PAIR
 
 MINER = "miner"
-"""The system whose scores chose the negatives."""
+"""The name, in evaluations, of the retriever whose scores chose the negatives."""
 MAKE_AGAIN = "run `dipair-index make-dataset` again"
 
 
@@ -28,8 +28,8 @@ MAKE_AGAIN = "run `dipair-index make-dataset` again"
 class JudgedTuples:
     """The judged pairs or tuples of a split.
 
-    `ids` and `texts` are by side, "query" first, each (tuples,), as `labels` are;
-    `miner_scores` are None where no miner chose the tuples.
+    `ids` and `texts` are lists by side, "query" first; they, `labels` and `miner_scores` have one
+    entry per tuple. `miner_scores` is None if the tuples were not mined.
     """
 
     ids: Mapping[str, list[str]]
@@ -38,9 +38,9 @@ class JudgedTuples:
     miner_scores: Values | None
 
     def as_pairs(self) -> JudgedPairs:
-        """Returns them for an evaluation, with the scores of the `MINER` where there are such.
+        """Returns the tuples for an evaluation, with the scores of the `MINER` if there are any.
 
-        The ids of a tuple's sides beyond the query, joined by tabs, are its `passage_ids`.
+        The ids of a tuple's other sides, joined by tabs, become its `passage_ids`.
         """
         queries, *others = self.ids.values()
         return JudgedPairs(
@@ -52,19 +52,19 @@ class JudgedTuples:
 
 
 class Dataset:
-    """A dataset directory that was opened to be read.
+    """A dataset directory, opened for reading.
 
-    The texts of a side are read when they are first asked for, and kept; tables are read anew
-    each time, since they may be large.
+    The texts of a side are read at first use and cached; tables are read again at each call, since
+    they may be large.
 
     Attributes
     ----------
     layout : DatasetLayout
-        The paths of its files.
+        The paths of the dataset's files.
     record : mapping
         The contents of `dataset.json`: parameters, counts and digests.
     sides : tuple of str
-        The sides of its tuples: "query", "passage" and what else it has.
+        The sides of its tuples: "query", "passage" and any further ones.
     """
 
     def __init__(self, layout: DatasetLayout, record: Mapping[str, Any]) -> None:
@@ -100,7 +100,7 @@ class Dataset:
 
     @property
     def fingerprint(self) -> str:
-        """16 hex digits that change when the dataset does; empty if none were noted."""
+        """16 hex digits that change with the dataset's contents; empty in the oldest datasets."""
         if "fingerprint" in self.record:
             return str(self.record["fingerprint"])
         # datasets made before they had one
@@ -108,12 +108,12 @@ class Dataset:
 
     @property
     def id_columns(self) -> list[str]:
-        """The columns that name the items of a tuple, one a side."""
+        """The names of the id columns, one per side."""
         return id_columns(self.sides)
 
     @cached_property
     def held_out_queries(self) -> frozenset[str]:
-        """The ids of the queries of valid and test, which no label may be of."""
+        """The ids of the queries of valid and test, for which no label may be used in training."""
         queries = read_table(self.layout.queries)
         if "split" not in queries.column_names:
             return frozenset()
@@ -136,7 +136,8 @@ class Dataset:
     def texts_of(self, side: str, ids: Sequence[str], named_by: Path) -> list[str]:
         """Returns the texts of some ids of a side.
 
-        Raises `FormatError` if one has none; `named_by` is the file with the ids.
+        Raises `FormatError` if an id has no text; the message names the file `named_by`, in which
+        the ids are.
         """
         texts = self.texts(side)
         missing = next((name for name in ids if name not in texts), None)
@@ -148,7 +149,7 @@ class Dataset:
         return [texts[name] for name in ids]
 
     def pairs(self, split: str, columns: Sequence[str] | None = None) -> pa.Table:
-        """Returns the tuples of "train", "valid" or "test": ids, `label` and more."""
+        """Returns the table of "train", "valid" or "test": ids, `label` and further columns."""
         return read_table(self.layout.pairs(split), columns)
 
     def judged(self, split: str) -> JudgedTuples:
@@ -163,9 +164,9 @@ class Dataset:
         return self._with_texts(table, self.layout.pairs(split))
 
     def held_out(self) -> dict[str, JudgedTuples]:
-        """Returns the tuples of valid and of test, without a split that is missing or empty.
+        """Returns the tuples of valid and test by split, without missing or empty splits.
 
-        Raises as `judged` does.
+        Raises `FormatError` as `judged` does.
         """
         return {
             split: self._with_texts(table, self.layout.pairs(split))
@@ -191,5 +192,5 @@ class Dataset:
 
 
 def id_columns(sides: Sequence[str]) -> list[str]:
-    """Returns the columns that name the items of a tuple of these sides."""
+    """Returns the names of the id columns of these sides, such as "query_id"."""
     return [f"{side}_id" for side in sides]

@@ -1,4 +1,4 @@
-"""How a new dataset is begun beside its place, and moved there when it is whole."""
+"""Writes a new dataset into a temporary folder, and moves it to its path when it is complete."""
 
 from __future__ import annotations
 
@@ -23,27 +23,31 @@ NAMES = {
     "query_vectors.json", "neighbours.npy", "neighbours.json", "positive_scores.npy",
     "positive_scores.json", "passage_vectors.npy", "passage_vectors.json",
 }  # fmt: skip
-KEPT = ("query_vectors", "neighbours", "positive_scores")
-"""What another run over the same texts takes over."""
+REUSED = ("query_vectors", "neighbours", "positive_scores")
+"""The cached arrays that a later run over the same texts reuses."""
 
 
 def write_record(layout: DatasetLayout, record: Mapping[str, Any]) -> dict[str, Any]:
-    """Writes `dataset.json`, and returns what it says: `record` and its fingerprint.
+    """Writes `dataset.json`, and returns its contents: `record` and the fingerprint of the dataset.
 
-    The record is to hold digests of all that went into the dataset.
+    The fingerprint is a digest of the record, so the record must contain digests of all inputs.
     """
-    said = json.dumps(record, sort_keys=True).encode()
-    whole = {**record, "fingerprint": short_digest(said)}
+    payload = json.dumps(record, sort_keys=True).encode()
+    whole = {**record, "fingerprint": short_digest(payload)}
     with writing(layout.record) as target:
         target.write(json.dumps(whole, indent=2, sort_keys=True) + "\n")
     return whole
 
 
 def check_target(out: Path, *, overwrite: bool) -> None:
-    """Raises `DirectoryError` where something is in the way of a new dataset at `out`."""
+    """Checks that a dataset can be written to `out`.
+
+    Raises `DirectoryError` if `out` exists and `overwrite` is false, if it is not a dataset, or if
+    the temporary folder beside it contains files that are not a dataset's.
+    """
     old = sibling(out, REPLACED)
     if not out.exists() and (old / "dataset.json").is_file():
-        os.replace(old, out)  # a run was stopped just before it put the new one there
+        os.replace(old, out)  # an earlier run was stopped just before it moved the new dataset here
     if out.exists() or out.is_symlink():
         if not overwrite:
             raise DirectoryError(f"{out} exists: pass --overwrite to replace it, or another --out")
@@ -52,19 +56,20 @@ def check_target(out: Path, *, overwrite: bool) -> None:
     if building.exists():
         inside = {path.name for path in building.iterdir()} if building.is_dir() else {"a file"}
         foreign = {name.removesuffix(".tmp") for name in inside} - NAMES
-        if "queries.parquet" in inside:  # the sides of tuples go by names of their own
+        if "queries.parquet" in inside:  # further sides have tables by their own names
             foreign = {name for name in foreign if not name.endswith(".parquet")}
         if foreign:
             raise DirectoryError(
-                f"{building} holds {min(foreign)}, which is no part of a dataset: move it away"
+                f"{building} holds {min(foreign)}, which does not belong to a dataset: move it away"
             )
 
 
 def begin(out: Path, *, overwrite: bool, anew: bool = False) -> DatasetLayout:
-    """Returns the folder beside `out` in which to build, with what can be taken over from `out`.
+    """Makes the temporary folder beside `out`, with the cached arrays of the dataset at `out`.
 
-    What an interrupted run has left there stays, save for tables, and save for all of it where
-    `anew` says that nothing is to be taken over. Raises as `check_target` does.
+    Arrays that an interrupted run left there are kept, its tables are not. With `anew`, nothing is
+    reused. Raises `DirectoryError` as `check_target` does, and `WriteError` if the folder cannot
+    be written.
     """
     check_target(out, overwrite=overwrite)
     building = DatasetLayout(sibling(out, ".building"))
@@ -74,8 +79,8 @@ def begin(out: Path, *, overwrite: bool, anew: bool = False) -> DatasetLayout:
         building.folder.mkdir(parents=True, exist_ok=True)
         for table in building.folder.glob("*.parquet"):
             table.unlink()
-        for name in KEPT if out.exists() and not anew else ():
-            if not building.kept(name).exists():
+        for name in REUSED if out.exists() and not anew else ():
+            if not building.cached(name).exists():
                 for suffix in (".npy", ".json"):
                     link(out / f"{name}{suffix}", building.folder / f"{name}{suffix}")
     except OSError as error:
@@ -84,17 +89,17 @@ def begin(out: Path, *, overwrite: bool, anew: bool = False) -> DatasetLayout:
 
 
 def finish(building: DatasetLayout, out: Path) -> None:
-    """Moves a whole dataset to `out`, with the labels of the one that was there.
+    """Moves a complete dataset to `out`, along with the labels of the dataset that it replaces.
 
-    Raises `DirectoryError` when those labels are of other pairs or of other texts; nothing is
-    moved then.
+    Raises `DirectoryError`, and moves nothing, if those labels belong to other pairs or texts.
     """
     previous = DatasetLayout(out)
     if previous.labels.exists() and not building.labels.exists():
         if not _same_pairs_to_label(previous, building):
             raise DirectoryError(
                 f"{previous.labels} holds a teacher's labels of other pairs or texts than the new "
-                "ones: move or delete that folder, then run this again (nothing is computed twice)"
+                "dataset has: move or delete that folder, then run this again (nothing is computed "
+                "twice)"
             )
         shutil.copytree(previous.labels, building.labels, copy_function=link)
         _rename_dataset(building)
@@ -122,7 +127,7 @@ def _same_pairs_to_label(old: DatasetLayout, new: DatasetLayout) -> bool:
 
 
 def _rename_dataset(building: DatasetLayout) -> None:
-    """Has labels that were taken over name the new dataset as theirs."""
+    """Writes the new dataset's fingerprint into the labels that are reused."""
     file = building.labels / "labels.json"
     note = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     if "dataset" in note:

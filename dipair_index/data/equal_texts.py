@@ -1,4 +1,4 @@
-"""Texts that read the same, whatever their ids: found by digests, so that memory stays flat."""
+"""Finds texts with the same words under different ids, by digests, to save memory."""
 
 from __future__ import annotations
 
@@ -13,21 +13,22 @@ Rows = npt.NDArray[np.int64]
 
 
 def plain_text(text: str) -> str:
-    """Returns the words of a text in lower case: texts with the same ones read the same."""
+    """Returns the words of a text in lower case, separated by single spaces."""
     return " ".join(text.casefold().split())
 
 
 def text_key(text: str) -> int:
-    """Returns 64 bits of the digest of a text's words, equal for texts that read the same.
+    """Returns a 64-bit digest of `plain_text`, equal for texts with the same words.
 
-    Two of ten million other texts share a key in about one collection of 400,000.
+    In a collection of ten million texts, two different ones share a key with a probability of
+    about 1 in 400,000.
     """
     digest = hashlib.blake2b(plain_text(text).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little", signed=True)
 
 
 def first_rows(keys: array[int] | Rows) -> Rows:
-    """Returns, for each key, the row of the first that equals it, (rows,)."""
+    """Returns for each key the row of the first equal key, (rows,)."""
     _, first, inverse = np.unique(
         np.asarray(keys, np.int64), return_index=True, return_inverse=True
     )
@@ -35,7 +36,7 @@ def first_rows(keys: array[int] | Rows) -> Rows:
 
 
 def first_of_each(rows: Rows) -> npt.NDArray[np.bool_]:
-    """Returns where a value stands for the first time in its line; `rows` is (lines, values)."""
+    """Returns a mask of the first occurrence of each value in its line, (lines, values)."""
     order = np.argsort(rows, axis=1, kind="stable")
     in_order = np.take_along_axis(rows, order, 1)
     again = np.zeros(rows.shape, bool)
@@ -46,7 +47,7 @@ def first_of_each(rows: Rows) -> npt.NDArray[np.bool_]:
 
 
 class EqualTexts(NamedTuple):
-    """For each query and passage the row of the first that reads the same."""
+    """For each query and passage the row of the first one with the same words."""
 
     queries: Rows  # (queries,)
     passages: Rows  # (passages,)

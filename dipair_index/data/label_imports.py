@@ -1,8 +1,8 @@
-"""Labels that no teacher here has given: scores computed elsewhere, and the judgements themselves.
+"""Imports labels: scores that were computed elsewhere, or the dataset's own judgements.
 
-Both become the same shards as a teacher's logits. A probability p becomes log(p / (1 - p)); one
-below `CLIP` or above 1 - `CLIP` is moved to it first, since 0 and 1 have no logit. Where there is
-one a class, they become log(p), and those below `CLIP` are moved to it.
+Both are written as the same shards as a teacher's logits. A probability p becomes the logit
+log(p / (1 - p)), after it is clipped to [`CLIP`, 1 - `CLIP`], since 0 and 1 have no finite logit.
+The probabilities of several classes become log(p), after they are clipped to `CLIP` from below.
 """
 
 from __future__ import annotations
@@ -27,30 +27,31 @@ from dipair_index.formats.tuples import SCORE, iter_rows
 from dipair_index.records import FloatArray
 
 CLIP = 1e-4
-"""A logit of 9.2, about as far as cross-encoders go."""
+"""The logit of this probability is -9.2, about the lowest that cross-encoders give."""
 SCALES = ("logit", "probability")
 JUDGED = "judged"
-"""The teacher's name where the labels are the dataset's own."""
+"""The teacher's name if the labels are the dataset's own judgements."""
 
 
 class Imported(NamedTuple):
-    """What became of the scores."""
+    """Counts of the imported scores."""
 
     labels: int
-    held_out: int  # left out, since their queries are in valid or test
-    clipped: int  # probabilities that had no logit, or hardly one
+    held_out: int  # left out, since the query is in valid or test
+    clipped: int  # probabilities beyond `CLIP`
 
 
 def import_scores(
     dataset: Dataset, target: Path, source: str | Path, *, scale: str, shard_size: int
 ) -> Imported:
-    """Takes a file of scores as labels: TSV with a header line, JSONL or a TREC run.
+    """Imports a file of scores as labels: TSV with a header line, JSONL or a TREC run.
 
-    It has the columns `query_id`, `passage_id`, `NAME_id` of each further side, and `score`, or
-    `score_0`, `score_1` and on of a teacher with several outputs; a TREC run is for pairs alone.
-    Scores are of items of the dataset; those of held-out queries are left out. Raises
-    `FormatError` that names the line of what cannot be a label, and `DirectoryError` when
-    `target` holds other labels.
+    Its columns are `query_id`, `passage_id`, `NAME_id` of each further side, and `score`, or
+    `score_0`, `score_1` and so on for several classes; a TREC run holds pairs only. `scale` is one
+    of `SCALES`. Scores of held-out queries are left out. Raises `FormatError`, which names the
+    line, if an id is not in the dataset, if a score is not a finite number or, as a probability,
+    not in [0, 1], or if a tuple is repeated; `DirectoryError` if `target` holds other labels;
+    `SettingsError` if `scale` is unknown.
     """
     if scale not in SCALES:
         raise SettingsError(f"scores are {' or '.join(SCALES)}, got {scale}")
@@ -68,15 +69,17 @@ def import_scores(
         outside = [score for score in outputs if not 0 <= score <= 1]
         if scale == "probability" and outside:
             raise FormatError(
-                f"{where}: expected a probability from 0 to 1, got {outside[0]:g}: say "
-                "--scores-are logit where it is none"
+                f"{where}: expected a probability from 0 to 1, got {outside[0]:g}: pass "
+                "--scores-are logit if the scores are logits"
             )
         if ids in rows:
             raise FormatError(f"{where}: {', '.join(ids)} was scored before: keep one line")
         rows[ids] = outputs
     kept = {ids: s for ids, s in rows.items() if ids[0] not in dataset.held_out_queries}
     if not kept:
-        raise FormatError(f"{name} scores no query to train on: all are held out")
+        raise FormatError(
+            f"{name} has scores of held-out queries only: add scores of training queries"
+        )
     scores = np.array(list(kept.values()), np.float64)  # (labels, outputs)
     if scores.shape[1] == 1:
         scores = scores[:, 0]
@@ -89,7 +92,11 @@ def import_scores(
 
 
 def import_judgements(dataset: Dataset, target: Path, *, shard_size: int) -> Imported:
-    """Takes the labels of the train tuples, from 0 to 1, as their teacher's probabilities."""
+    """Imports the labels of the train tuples, from 0 to 1, as a teacher's probabilities.
+
+    Raises `FormatError` if they are missing or all equal, and `DirectoryError` if `target` holds
+    other labels.
+    """
     train = dataset.pairs("train", [*dataset.id_columns, "label"])
     labels = train["label"].to_numpy().astype(np.float64)
     if not len(labels) or labels.min() == labels.max():
@@ -109,18 +116,18 @@ def _write(
     scores: npt.NDArray[np.float64],
     scale: str,
 ) -> int:
-    """Writes the shards; returns how many scores were clipped."""
+    """Writes the shards; returns the number of clipped scores."""
     clipped = 0
     if scale == "probability":
-        one = scores.ndim == 1
-        inside = np.clip(scores, CLIP, 1 - CLIP if one else 1)
+        is_single = scores.ndim == 1
+        inside = np.clip(scores, CLIP, 1 - CLIP if is_single else 1)
         clipped = int((inside != scores).sum())
-        scores = np.log(inside) - np.log1p(-inside) if one else np.log(inside)
+        scores = np.log(inside) - np.log1p(-inside) if is_single else np.log(inside)
     logits = scores.astype(np.float32)
     claim(target, settings)
 
-    def logits_of(part: pa.Table, start: int) -> FloatArray:
-        return logits[start : start + part.num_rows]
+    def logits_of(shard: pa.Table, start: int) -> FloatArray:
+        return logits[start : start + shard.num_rows]
 
     for _ in write_shards(target, settings, pairs, len(logits), logits_of):
         pass
@@ -130,7 +137,7 @@ def _write(
 def _scores(
     source: str | Path, columns: list[str]
 ) -> Iterator[tuple[str, tuple[str, ...], tuple[float, ...]]]:
-    """Yields where the scores of a tuple stand, the ids they are of, and them, one an output."""
+    """Yields the line of each tuple (for messages), its ids, and its scores, one per class."""
     lines = iter_lines(source)
     first = list(islice(lines, 2))  # a header line and a row
     names = [SCORE]
@@ -155,11 +162,11 @@ def _scores(
 
 
 def _score_columns(fields: Iterable[str]) -> list[str]:
-    """The columns that hold a tuple's scores: as `dipair-index score` writes them."""
+    """Returns the names of the score columns, as `dipair-index score` writes them."""
     several = [name for name in fields if re.fullmatch(rf"{SCORE}_\d+", name)]
     if SCORE in fields or not several:
         return [SCORE]
-    return [f"{SCORE}_{place}" for place in range(len(several))]
+    return [f"{SCORE}_{index}" for index in range(len(several))]
 
 
 def _number(value: Any, column: str, where: str) -> float:
@@ -173,7 +180,7 @@ def _number(value: Any, column: str, where: str) -> float:
 
 
 def _run_row(line: str) -> dict[str, Any]:
-    """The fields of a line of a TREC run; none where it is no such line."""
+    """Returns the fields of a line of a TREC run; empty if it is not such a line."""
     fields = line.split()
     if len(fields) != 6 or fields[1] != "Q0":
         return {}

@@ -1,4 +1,4 @@
-"""Soft labels: a teacher's logits for the transfer set, in shards that survive an interruption."""
+"""Soft labels: a teacher's logits for the transfer set, in shards, so that labelling can resume."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class LabelSettings:
-    """Which pairs are labelled, and by whom: one label folder holds one such set."""
+    """Which pairs are labelled, and by which teacher; all labels of a folder share one."""
 
     teacher: str
     teacher_fingerprint: str
@@ -31,15 +31,16 @@ class LabelSettings:
     shard_size: int
     seed: int
     dataset: str
-    """Its fingerprint."""
+    """The fingerprint of the dataset."""
 
 
 def pairs_to_label(dataset: Dataset, *, per_query: int | None, seed: int) -> pa.Table:
-    """Returns the ids (`query_id, passage_id`, further sides) of all that is worth a label.
+    """Returns the ids (`query_id, passage_id`, further sides) of the tuples to label.
 
-    The queries of the transfer set come in a random order, each with its judged positives and
-    `per_query` of its other tuples there (all with None), so that any prefix is a fair sample of
-    whole groups.
+    The queries of the transfer set are in random order, each with its judged positives and
+    `per_query` of its other tuples (None is all of them), so any prefix is a random sample of
+    whole groups. Raises `SettingsError` if `per_query` is below 1, and `FormatError` if the
+    transfer set is empty.
     """
     if per_query is not None and per_query < 1:
         raise SettingsError(f"--per-query must be 1 or more, got {per_query}")
@@ -55,7 +56,9 @@ def pairs_to_label(dataset: Dataset, *, per_query: int | None, seed: int) -> pa.
     for ids in zip(*(transfer[name].to_pylist() for name in columns), strict=True):
         retrieved.setdefault(ids[0], []).append(ids)
     if not retrieved:
-        raise FormatError(f"{dataset.layout.transfer} holds no pairs: run make-dataset again")
+        raise FormatError(
+            f"{dataset.layout.transfer} holds no pairs: run `dipair-index make-dataset` again"
+        )
     random = np.random.default_rng(seed)
     chosen: list[tuple[str, ...]] = []
     names = sorted(retrieved)
@@ -63,8 +66,8 @@ def pairs_to_label(dataset: Dataset, *, per_query: int | None, seed: int) -> pa.
         name = names[position]
         known = positives.get(name, {})
         others = [ids for ids in retrieved[name] if ids not in known]
-        places = random.permutation(len(others))[:per_query]
-        chosen += [*known, *(others[place] for place in places)]
+        drawn = random.permutation(len(others))[:per_query]
+        chosen += [*known, *(others[index] for index in drawn)]
     return pa.table(dict(zip(columns, map(list, zip(*chosen, strict=True)), strict=True)))
 
 
@@ -81,10 +84,10 @@ def label_pairs(
 ) -> Iterator[tuple[int, int]]:
     """Writes `part-NNNNN.parquet` shards of ids and `logit` into `target`.
 
-    Yields (pairs done, pairs asked for) after each shard. Shards that are there already are
-    kept, so that a second call goes on where the first was interrupted, and a larger `limit`
-    adds to what is there. `sides` is the order in which the teacher reads them, with None the
-    dataset's. Raises `DirectoryError` when `target` holds other labels.
+    Yields (pairs done, pairs in all) after each shard. Shards that exist are kept, so a second
+    call resumes an interrupted one, and a larger `limit` adds shards. `sides` is the order in
+    which the teacher reads the sides, by default that of the dataset. Raises `DirectoryError` if
+    `target` holds other labels, and `FormatError` if a logit is not finite.
     """
     settings = LabelSettings(
         Path(teacher.name).name,
@@ -97,10 +100,10 @@ def label_pairs(
     claim(target, settings)
     pairs = pairs_to_label(dataset, per_query=per_query, seed=seed)
 
-    def logits_of(part: pa.Table, start: int) -> FloatArray:
+    def logits_of(shard: pa.Table, start: int) -> FloatArray:
         return teacher.logits(
             *(
-                dataset.texts_of(side, part[f"{side}_id"].to_pylist(), dataset.layout.transfer)
+                dataset.texts_of(side, shard[f"{side}_id"].to_pylist(), dataset.layout.transfer)
                 for side in sides or dataset.sides
             )
         )
@@ -110,7 +113,10 @@ def label_pairs(
 
 
 def claim(target: Path, settings: LabelSettings) -> None:
-    """Notes in `target` whose labels it holds; `DirectoryError` where it holds others."""
+    """Writes the settings of the labels into the folder `target`.
+
+    Raises `DirectoryError` if it holds labels with other settings.
+    """
     target.mkdir(parents=True, exist_ok=True)
     note = target / "labels.json"
     # a run that ended before its first shard has labelled nothing
@@ -120,7 +126,7 @@ def claim(target: Path, settings: LabelSettings) -> None:
         if {"dataset": settings.dataset, **there} != asdict(settings):
             raise DirectoryError(
                 f"{target} holds labels made with other settings or of another dataset ({there}): "
-                "pass the same ones to go on, or another --labels folder to begin anew"
+                "pass the same settings to resume, or another --labels folder to start over"
             )
     write_whole(note, f"{json.dumps(asdict(settings), indent=2)}\n".encode())
 
@@ -132,27 +138,28 @@ def write_shards(
     total: int,
     logits_of: Callable[[pa.Table, int], FloatArray],
 ) -> Iterator[tuple[int, int]]:
-    """Writes the first `total` pairs with their logits, as `label_pairs` says.
+    """Writes the first `total` pairs with their logits, as `label_pairs` does.
 
-    `logits_of` gives (rows,) or (rows, outputs) for a part of the pairs and the place of its first.
+    `logits_of` takes a shard's pairs and the index of the first, and returns logits (rows,) or
+    (rows, outputs).
     """
     for number, start in enumerate(range(0, total, settings.shard_size)):
-        shard = target / f"part-{number:05d}.parquet"
-        # a shard is whole, whatever the limit, so that a larger limit can go on
-        part = pairs.slice(start, settings.shard_size)
-        if not shard.is_file():
-            logits = logits_of(part, start)
+        file = target / f"part-{number:05d}.parquet"
+        # a shard is always complete, so that a call with a larger limit can resume
+        shard = pairs.slice(start, settings.shard_size)
+        if not file.is_file():
+            logits = logits_of(shard, start)
             if not np.isfinite(logits).all():
-                raise FormatError(f"{settings.teacher} gave a logit that is not a number: {shard}")
-            write_table(part.append_column("logit", _column(logits)), shard)
-        yield min(start + part.num_rows, total), total
+                raise FormatError(f"{settings.teacher} gave a logit that is not a number: {file}")
+            write_table(shard.append_column("logit", _column(logits)), file)
+        yield min(start + shard.num_rows, total), total
 
 
 def read_labels(folder: Path) -> pa.Table:
-    """Returns the ids and `logit` of all shards, in their order.
+    """Returns the ids and `logit` of all shards, in order.
 
-    A logit is a float32, or a list of them where the teacher has several outputs. Raises
-    `FormatError` when there are none, or one fails its checksum.
+    A logit is a float32, or a list of float32 if the teacher has several outputs. Raises
+    `FormatError` if there are no shards, or if one is damaged.
     """
     shards = sorted(folder.glob("part-*.parquet"))
     if not shards:

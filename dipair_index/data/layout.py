@@ -14,7 +14,7 @@ class DatasetLayout:
 
     @property
     def record(self) -> Path:
-        """Parameters, counts and digests; written last, so a folder with it is whole."""
+        """Parameters, counts and digests; written last, so a folder with it is complete."""
         return self.folder / "dataset.json"
 
     @property
@@ -28,14 +28,14 @@ class DatasetLayout:
         return self.folder / "passages.parquet"
 
     def texts(self, side: str) -> Path:
-        """`<side>_id, text`, and the split of a query; sides beyond the two go by their names."""
+        """`<side>_id, text`, and `split` for queries; the file of a further side has its name."""
         return {"query": self.queries, "passage": self.passages}.get(
             side, self.folder / f"{side}.parquet"
         )
 
     @property
     def transfer(self) -> Path:
-        """`query_id, passage_id, rank, score`, and `<side>_id` of each side beyond the two."""
+        """`query_id, passage_id, rank, score`, and `<side>_id` of each further side."""
         return self.folder / "transfer.parquet"
 
     @property
@@ -49,9 +49,9 @@ class DatasetLayout:
         return self.folder / "ann"
 
     def pairs(self, split: str) -> Path:
-        """`query_id, passage_id, label, score` of "train", "valid" or "test", and further ids."""
+        """`query_id, passage_id, label, score` of a split, and `<side>_id` of each further side."""
         return self.folder / f"{split}.parquet"
 
-    def kept(self, name: str) -> Path:
-        """An array that was computed once."""
+    def cached(self, name: str) -> Path:
+        """The file of a cached array."""
         return self.folder / f"{name}.npy"

@@ -27,7 +27,7 @@ from dipair_index.data.equal_texts import (
 from dipair_index.data.layout import DatasetLayout
 from dipair_index.data.mined_tables import CollectedPassages, PairWriter
 from dipair_index.data.mining import DatasetSettings, Pairs
-from dipair_index.data.neighbours import KeptIndex, KeptVectors
+from dipair_index.data.neighbours import CachedIndex, CachedVectors
 from dipair_index.data.splits import SplitQueries, split_queries
 from dipair_index.digests import short_digest
 from dipair_index.encoders.sentence_embedders import SentenceEmbedder
@@ -42,17 +42,18 @@ def build_dataset(
     files: JudgedFiles,
     layout: DatasetLayout,
     embedder: SentenceEmbedder,
-    index: KeptIndex,
+    index: CachedIndex,
     settings: DatasetSettings,
     *,
     progress: Progress,
     unlabelled: Sequence[Path] = (),
 ) -> dict[str, Any]:
-    """Fills the directory and returns what its `dataset.json` says.
+    """Writes a mined dataset into `layout`, and returns the contents of its `dataset.json`.
 
-    The same input, settings and seed give the same bytes in every file. What an interrupted or
-    an earlier run has left in the directory is taken over where it was made from the same texts
-    by the same embedder. Raises `FormatError` for files that do not fit together.
+    The same input, settings and seed give the same bytes in every file. Arrays that an earlier or
+    interrupted run left in the directory are reused if they were computed from the same texts by
+    the same embedder. `unlabelled` are files of further queries for the transfer set. Raises
+    `FormatError` if the files contradict each other, or if there are too few judged queries.
     """
     with progress("reading passages", "passages") as report:
         passages = CollectedPassages(files.iter_passages(), layout, report)
@@ -63,7 +64,9 @@ def build_dataset(
     known = _known_positives(queries, by_split, qrels, passages.rows)
     equal = EqualTexts(_first_queries(queries.texts), first_rows(passages.text_keys))
     if "train" not in {queries.splits[row] for row in positives.queries}:
-        raise FormatError(f"{files.train_qrels} judges nothing 1 or more: there is no positive")
+        raise FormatError(
+            f"{files.train_qrels} has no positive: expected a relevance of 1 or more for some pair"
+        )
     columns = {"query_id": queries.ids, "text": queries.texts, "split": queries.splits}
     write_table(pa.table(columns), layout.queries)
     key = {
@@ -71,15 +74,15 @@ def build_dataset(
         "embedder_fingerprint": embedder.fingerprint,
         "passages_digest": passages.digest,
     }
-    kept = KeptVectors(layout, embedder, key, progress)
-    if not index.take_over(key):
-        vectors = kept.of_passages(len(passages.ids))
+    cached = CachedVectors(layout, embedder, key, progress)
+    if not index.reuse(key):
+        vectors = cached.passage_vectors(len(passages.ids))
         with progress("building the index", "passages"):
             index.build(passages.ids, vectors, key)
-    query_vectors = kept.of_queries(queries.texts, queries.digest)
+    query_vectors = cached.query_vectors(queries.texts, queries.digest)
     top_k = min(max(settings.top_k_negatives, settings.transfer_top_k), len(passages.ids))
-    neighbours = kept.neighbours(query_vectors, queries.digest, index, passages.rows, top_k)
-    scores = kept.scores(query_vectors, positives, judgements)
+    neighbours = cached.neighbours(query_vectors, queries.digest, index, passages.rows, top_k)
+    scores = cached.pair_scores(query_vectors, positives, judgements)
     pairs = PairWriter(layout, queries, passages, neighbours, equal)
     positives = positives._replace(scores=scores)
     record = pairs.write_splits(positives, known, embedder.name, settings)
@@ -98,17 +101,17 @@ def build_dataset(
             "unlabelled queries that are held out": queries.unlabelled_held_out,
         },
     }
-    if queries.read_like_held_out:  # else the record is what it was before these were looked for
+    if queries.read_like_held_out:  # otherwise the record, and its fingerprint, stay as before
         record["left_out"]["queries that read like a held-out one"] = queries.read_like_held_out
-    for suffix in (".npy", ".json"):  # the index holds the vectors, in its own way
-        layout.kept("passage_vectors").with_suffix(suffix).unlink(missing_ok=True)
+    for suffix in (".npy", ".json"):  # the index holds the vectors
+        layout.cached("passage_vectors").with_suffix(suffix).unlink(missing_ok=True)
     return write_record(layout, record)
 
 
 def _judged_positives(
     queries: SplitQueries, qrels: Qrels, rows: dict[str, int]
 ) -> tuple[Pairs, str]:
-    """Judged pairs of relevance 1 or more, by query and then row, and a digest of them."""
+    """Returns the pairs of relevance 1 or more, sorted by query and passage row, and a digest."""
     found = [
         (query_row, rows[passage_id])
         for query_row, query_id in enumerate(queries.ids)
@@ -123,7 +126,10 @@ def _judged_positives(
 def _known_positives(
     queries: SplitQueries, by_split: dict[str, list[Query]], qrels: Qrels, rows: dict[str, int]
 ) -> Pairs:
-    """The positives of all queries that were read, each under a kept query with the same words."""
+    """Returns the positives of all queries in the files, by the row of a query with its words.
+
+    They include those of queries that were left out of the dataset.
+    """
     row_of = {plain_text(text): row for row, text in enumerate(queries.texts)}
     found = [
         (row_of[plain_text(query.text)], rows[passage_id])

@@ -30,7 +30,7 @@ QUERIES_PER_GROUP = 1024
 
 
 class CollectedPassages:
-    """The collection, copied to `passages.parquet`; a row is a place in that table."""
+    """The collection, copied to `passages.parquet`; `rows` maps an id to its row in that table."""
 
     def __init__(
         self, passages: Iterator[Passage], layout: DatasetLayout, report: Callable[[int], None]
@@ -59,7 +59,7 @@ class CollectedPassages:
 
 
 class PairWriter:
-    """Writes the tables of pairs, and counts them in the shape of DiPair's table 1."""
+    """Writes the tables of pairs, and counts them as DiPair's table 1 does."""
 
     def __init__(
         self,
@@ -83,7 +83,7 @@ class PairWriter:
     ) -> dict[str, Any]:
         """Writes train, valid and test; returns their counts, the threshold and the AUC.
 
-        `known` are the positives that no negative may read like.
+        `known` are the positives whose words no negative of their query may have.
         """
         judged = {split: self._of_split(positives, split) for split in SPLITS}
         candidates = {
@@ -100,14 +100,14 @@ class PairWriter:
         max_score, percentile = threshold(candidates["train"].scores, embedder, settings)
         table = {}
         for number, split in enumerate(SPLITS):
-            near = candidates[split]
-            below = near.select(near.scores < max_score)
+            nearest = candidates[split]
+            below = nearest.select(nearest.scores < max_score)
             random = np.random.default_rng([settings.seed, number])
             negatives = sample_negatives(below, judged[split], random)
             table[split] = self._write_split(split, judged[split], negatives)
-            table[split]["candidates"] = len(near.scores)
+            table[split]["candidates"] = len(nearest.scores)
             table[split]["share_below_threshold"] = (
-                round(len(below.scores) / len(near.scores), 4) if near.scores.size else None
+                round(len(below.scores) / len(nearest.scores), 4) if nearest.scores.size else None
             )
         return {
             "table": table,
@@ -121,7 +121,10 @@ class PairWriter:
         }
 
     def write_transfer(self, top_k: int) -> dict[str, Any]:
-        """Writes the nearest passages of every query that is not held out."""
+        """Writes the `top_k` nearest passages of every query that is not held out; returns counts.
+
+        Of passages with the same words, a query has the nearest one only.
+        """
         rows = np.flatnonzero(np.isin(self._splits, ("train", "unlabelled")))
         schema = pa.schema(
             [

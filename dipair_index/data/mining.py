@@ -1,4 +1,4 @@
-"""Negatives after DiPair's appendix B: near by the miner's score, but not too near."""
+"""Mines negatives as DiPair's appendix B does: near passages that score below a threshold."""
 
 from __future__ import annotations
 
@@ -13,19 +13,22 @@ from dipair_index.errors import SettingsError
 from dipair_index.records import FloatArray
 
 NEIGHBOUR = np.dtype([("passage", "<i4"), ("score", "<f4")])
-"""A retrieved passage by its row, -1 where there was none, and its inner product."""
+"""A retrieved passage: its row, -1 if none was found, and its inner product with the query."""
 
 
 MAX_SCORE_OF_USE = 0.53
-"""Appendix B's threshold, which belongs to the scores of the Universal Sentence Encoder."""
-LIKE_PERCENTILE = 92.0
-"""For embedders of another scale: the percent of USE's candidates that score below 0.53, measured
-with the 12 K train queries and 51 K passages of an MS MARCO subset (91.9)."""
+"""Appendix B's threshold, which fits the scores of the Universal Sentence Encoder."""
+DEFAULT_PERCENTILE = 92.0
+"""The threshold for other embedders: the percentage of USE's candidates that score below 0.53,
+measured with the 12 K train queries and 51 K passages of an MS MARCO subset (91.9)."""
 
 
 @dataclass(frozen=True)
 class DatasetSettings:
-    """How negatives and transfer pairs are chosen; with no threshold, the embedder's default."""
+    """How negatives and transfer pairs are chosen; without a threshold, by the embedder's default.
+
+    Raises `SettingsError` if a setting is out of range.
+    """
 
     max_score: float | None = None
     max_score_percentile: float | None = None
@@ -55,7 +58,7 @@ class Pairs(NamedTuple):
     scores: FloatArray
 
     def select(self, chosen: npt.NDArray[Any]) -> Pairs:
-        """Returns some of the pairs, by a mask or by rows."""
+        """Returns the pairs that a mask or an array of rows selects."""
         return Pairs(self.queries[chosen], self.passages[chosen], self.scores[chosen])
 
 
@@ -66,16 +69,17 @@ def candidates_of(
     equal: EqualTexts,
     top_k: int,
 ) -> Pairs:
-    """Returns those of the `top_k` nearest passages of each query that may be its negatives.
+    """Returns the passages among the `top_k` nearest of each query that may be its negatives.
 
-    None reads like a judged positive of the query, or of another query with the same words; of
-    passages that read the same, the nearest alone is returned. `neighbours` is (all queries,
-    retrieved) of `NEIGHBOUR`, best first.
+    Passages with the words of a judged positive are left out, whether the query or another one
+    with its words has that positive. Of passages with the same words, the nearest is returned.
+    `queries` are rows (queries,); `neighbours` is (all queries, retrieved) of `NEIGHBOUR`, best
+    first.
     """
     nearest = neighbours[queries, :top_k]  # (queries, top_k)
     passages = nearest["passage"].astype(np.int64)
     rows = np.broadcast_to(queries[:, None], passages.shape)
-    # one number a pair of texts, so that pairs can be looked up
+    # a pair of texts as one number, so that pairs can be compared as sets
     factor = len(equal.passages)
     texts = equal.passages[passages]
     pairs = equal.queries[rows] * factor + texts
@@ -86,10 +90,10 @@ def candidates_of(
 
 
 def sample_negatives(candidates: Pairs, positives: Pairs, random: np.random.Generator) -> Pairs:
-    """Draws as many candidates as there are positives, or all when there are fewer.
+    """Draws as many candidates as there are positives, or all if there are fewer.
 
-    Each query gets as many as it has positives; where its candidates do not suffice, other
-    queries give more.
+    Each query gets as many negatives as it has positives; if its candidates do not suffice, more
+    are drawn for other queries.
     """
     wanted = np.bincount(positives.queries, minlength=int(candidates.queries.max(initial=0)) + 1)
     draws = random.random(len(candidates.queries))
@@ -107,13 +111,16 @@ def sample_negatives(candidates: Pairs, positives: Pairs, random: np.random.Gene
 def threshold(
     scores: FloatArray, embedder: str, settings: DatasetSettings
 ) -> tuple[float, float | None]:
-    """The score below which a candidate may be a negative, and the percentile it comes from."""
+    """Returns the score below which a candidate may be a negative, and its percentile.
+
+    The percentile is None if the score was given, or is that of the Universal Sentence Encoder.
+    """
     percentile = settings.max_score_percentile
     if settings.max_score is not None:
         return settings.max_score, None
     if percentile is None and embedder == "use":
         return MAX_SCORE_OF_USE, None
-    percentile = LIKE_PERCENTILE if percentile is None else percentile
+    percentile = DEFAULT_PERCENTILE if percentile is None else percentile
     if percentile == 100 or not len(scores):
         return float("inf"), percentile
     return float(np.percentile(scores, percentile)), percentile

@@ -1,4 +1,4 @@
-"""Vectors and nearest passages of a dataset: slow to compute, so kept for the next run."""
+"""The vectors and nearest passages of a dataset, cached in its directory for later runs."""
 
 from __future__ import annotations
 
@@ -20,37 +20,52 @@ TEXTS_PER_CHUNK = 4096
 QUERIES_PER_SEARCH = 1024
 
 Key = Mapping[str, str]
-"""What vectors are made of: embedder, its fingerprint, digests of the texts."""
+"""The inputs that vectors depend on: the embedder, its fingerprint, and digests of the texts."""
 
 
 class Retriever(Protocol):
-    """Finds the nearest passages of vectors."""
+    """A vector search over the passages of a dataset."""
 
     def search(self, vectors: FloatArray, top_k: int) -> tuple[list[list[str]], FloatArray]:
-        """Returns passage ids best first (ties by id), and inner products, (queries, top_k)."""
+        """Returns the nearest passages of `vectors`, (queries, dim).
+
+        They are passage ids, best first and ties by id, and inner products (queries, top_k).
+        """
         ...
 
 
-class KeptIndex(Protocol):
-    """Where the index over a dataset's passages comes from and where it stays."""
+class CachedIndex(Protocol):
+    """The vector index over a dataset's passages, built once and reused by later runs."""
 
     kind: str
 
-    def take_over(self, key: Key) -> bool:
-        """Puts an index made of `key` into place, if there is one."""
+    def reuse(self, key: Key) -> bool:
+        """Reuses an index that was built under `key`; returns whether there is one."""
         ...
 
     def build(self, ids: Sequence[str], vectors: FloatArray, key: Key) -> None:
-        """Makes the index from vectors, (passages, dim)."""
+        """Builds the index from vectors, (passages, dim)."""
         ...
 
     def open(self) -> Retriever:
-        """Opens what was put into place."""
+        """Opens the index that was built or reused."""
         ...
 
 
-class KeptVectors:
-    """Computes what a dataset needs of one embedder, or takes it over from its directory."""
+class CachedVectors:
+    """Computes the vectors, neighbours and scores of one embedder, or reads those of earlier runs.
+
+    Parameters
+    ----------
+    layout : DatasetLayout
+        The paths of the cached arrays.
+    embedder : SentenceEmbedder
+        Computes the vectors.
+    key : mapping
+        An array is recomputed if this, or anything else that it depends on, has changed.
+    progress : Progress
+        Shows the progress.
+    """
 
     def __init__(
         self, layout: DatasetLayout, embedder: SentenceEmbedder, key: Key, progress: Progress
@@ -60,8 +75,8 @@ class KeptVectors:
         self._key = key
         self._progress = progress
 
-    def of_passages(self, count: int) -> FloatArray:
-        """Vectors of `passages.parquet`, (passages, dim)."""
+    def passage_vectors(self, count: int) -> FloatArray:
+        """Returns the vectors of the `count` texts of `passages.parquet`, (passages, dim)."""
 
         def chunks() -> Iterator[list[str]]:
             for table in iter_tables(self._layout.passages, ["text"]):
@@ -70,7 +85,7 @@ class KeptVectors:
 
         with self._progress("embedding passages", "passages") as report:
             return fill_rows(
-                self._layout.kept("passage_vectors"),
+                self._layout.cached("passage_vectors"),
                 (count, self._embedder.dim),
                 np.float32,
                 key=self._key,
@@ -79,11 +94,11 @@ class KeptVectors:
                 report=report,
             )
 
-    def of_queries(self, texts: Sequence[str], digest: str) -> FloatArray:
-        """Vectors of the queries, (queries, dim)."""
+    def query_vectors(self, texts: Sequence[str], digest: str) -> FloatArray:
+        """Returns the vectors of the queries, (queries, dim); `digest` identifies their texts."""
         with self._progress("embedding queries", "queries") as report:
             return fill_rows(
-                self._layout.kept("query_vectors"),
+                self._layout.cached("query_vectors"),
                 (len(texts), self._embedder.dim),
                 np.float32,
                 key={**self._key, "queries_digest": digest},
@@ -96,15 +111,18 @@ class KeptVectors:
         self,
         query_vectors: FloatArray,
         digest: str,
-        index: KeptIndex,
+        index: CachedIndex,
         rows: Mapping[str, int],
         top_k: int,
     ) -> npt.NDArray[np.void]:
-        """The nearest passages of each query as `NEIGHBOUR`, (queries, top_k), best first."""
+        """Returns the nearest passages of each query as `NEIGHBOUR`, (queries, top_k), best first.
+
+        `digest` identifies the queries, and `rows` maps passage ids to rows.
+        """
         opened: list[Retriever] = []
 
         def nearest(vectors: FloatArray) -> npt.NDArray[np.void]:
-            if not opened:  # an index may be large, and nothing to search for
+            if not opened:  # only if there is a query left, since an index may be large
                 opened.append(index.open())
             found, scores = opened[0].search(vectors, top_k)
             block = np.zeros((len(vectors), top_k), NEIGHBOUR)
@@ -116,7 +134,7 @@ class KeptVectors:
 
         with self._progress("searching", "queries") as report:
             return fill_rows(
-                self._layout.kept("neighbours"),
+                self._layout.cached("neighbours"),
                 (len(query_vectors), top_k),
                 NEIGHBOUR,
                 key={**self._key, "queries_digest": digest, "ann": index.kind},
@@ -125,25 +143,28 @@ class KeptVectors:
                 report=report,
             )
 
-    def scores(self, query_vectors: FloatArray, pairs: Pairs, digest: str) -> FloatArray:
-        """Inner products of judged pairs, (pairs,); `digest` names queries and judgements."""
-        path = self._layout.kept("passage_vectors")
-        at_hand = np.load(path, mmap_mode="r") if path.exists() else None
-        texts = {} if at_hand is not None else self._texts(set(pairs.passages.tolist()))
+    def pair_scores(self, query_vectors: FloatArray, pairs: Pairs, digest: str) -> FloatArray:
+        """Returns the inner products of judged pairs, (pairs,).
 
-        def score(places: npt.NDArray[np.int64]) -> FloatArray:
-            passages = pairs.passages[places]
+        `digest` identifies the queries and the judgements.
+        """
+        path = self._layout.cached("passage_vectors")
+        stored = np.load(path, mmap_mode="r") if path.exists() else None
+        texts = {} if stored is not None else self._texts(set(pairs.passages.tolist()))
+
+        def score(indexes: npt.NDArray[np.int64]) -> FloatArray:
+            passages = pairs.passages[indexes]
             vectors = (
-                at_hand[passages]
-                if at_hand is not None
+                stored[passages]
+                if stored is not None
                 else self._embedder.embed_passages([texts[row] for row in passages.tolist()])
             )
-            products: FloatArray = (query_vectors[pairs.queries[places]] * vectors).sum(1)
+            products: FloatArray = (query_vectors[pairs.queries[indexes]] * vectors).sum(1)
             return products
 
         with self._progress("scoring judged pairs", "pairs") as report:
             return fill_rows(
-                self._layout.kept("positive_scores"),
+                self._layout.cached("positive_scores"),
                 (len(pairs.queries),),
                 np.float32,
                 key={**self._key, "judgements_digest": digest},
@@ -153,7 +174,7 @@ class KeptVectors:
             )
 
     def _texts(self, wanted: set[int]) -> dict[int, str]:
-        """Texts of passages by row."""
+        """Returns the texts of the passages in the rows `wanted`, by row."""
         found: dict[int, str] = {}
         start = 0
         for table in iter_tables(self._layout.passages, ["text"]):

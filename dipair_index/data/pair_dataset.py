@@ -1,7 +1,7 @@
 """A dataset of labelled pairs or n-ary tuples, such as P2T-REL (DiPair, sections 3.8 and 4.1).
 
 Nothing is mined: train, valid and test hold the labelled tuples, split by query, and the transfer
-set holds those of train and all that have no label.
+set holds the tuples of train and the unlabelled ones.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from dipair_index.formats.tables import write_table
 from dipair_index.formats.tuples import Columns, read_tuples
 from dipair_index.progress import Progress
 from dipair_index.records import HELD_OUT, SPLITS
+from dipair_index.words import counted
 
 
 def build_pair_dataset(
@@ -37,11 +38,12 @@ def build_pair_dataset(
     progress: Progress,
     transfer: str | Path | None = None,
 ) -> dict[str, Any]:
-    """Fills the directory from a file of tuples, and returns what its `dataset.json` says.
+    """Writes a dataset from a file of tuples, and returns the contents of its `dataset.json`.
 
-    The rows of the file `transfer` have no say in labels. The same input, settings and seed give
-    the same bytes in every file. Raises `FormatError` as `read_tuples` does, and for tuples that
-    cannot be trained on or measured, and `SettingsError` for sides that no model can have.
+    `transfer` is a file of unlabelled tuples; labels in it are ignored. The same input, settings
+    and seed give the same bytes in every file. Raises `FormatError` as `read_tuples` does, and if
+    a split would be empty or have one label only; `SettingsError` if `columns` names no label, or
+    a side that no model can have.
     """
     if columns.label is None:
         raise SettingsError("--columns names no label: add label=COLUMN")
@@ -107,7 +109,7 @@ def build_pair_dataset(
 def _write_texts(
     layout: DatasetLayout, texts: Texts, split_of: Mapping[str, str]
 ) -> dict[str, str]:
-    """Writes the table of every side, and returns a digest of each."""
+    """Writes the table of every side; returns a digest of each."""
     for side, of_side in texts.items():
         columns = {f"{side}_id": list(of_side), "text": list(of_side.values())}
         if side == "query":
@@ -121,7 +123,7 @@ def _write_texts(
 def _write_rows(
     layout: DatasetLayout, split: str, rows: Sequence[Ids], tuples: CollectedTuples
 ) -> str:
-    """Writes the tuples of a split or of the transfer set, and returns a digest of them."""
+    """Writes the tuples of a split or of the transfer set; returns their digest."""
     columns: dict[str, Any] = dict(
         zip(id_columns(list(tuples.texts)), map(list, zip(*rows, strict=True)), strict=True)
     )
@@ -138,7 +140,7 @@ def _write_rows(
 
 
 def _check_splits(rows: dict[str, list[Ids]], tuples: CollectedTuples, name: str) -> None:
-    """Raises where a split is empty or holds one label only."""
+    """Raises `FormatError` if a split is empty or has one label only."""
     for split, of_split in rows.items():
         if not of_split:
             raise FormatError(
@@ -148,14 +150,15 @@ def _check_splits(rows: dict[str, list[Ids]], tuples: CollectedTuples, name: str
         labels = {tuples.labels[ids].label for ids in of_split}
         if len(labels) == 1:
             raise FormatError(
-                f"all {len(of_split):,} labels of {split} are {labels.pop():g}, so there is "
-                "nothing to tell apart: add tuples with other labels, raise its share, or draw "
-                "with another --seed"
+                f"{split} has {counted(len(of_split), 'label')}, "
+                f"{'all' if len(of_split) > 1 else 'which is'} {labels.pop():g}, and two different "
+                "labels are needed: add tuples with other labels, raise the share of "
+                f"{split}, or pass another --seed"
             )
 
 
 def _counts(rows: Sequence[Ids], texts: Texts, labels: Mapping[Ids, Judgement]) -> dict[str, Any]:
-    """Counts tuples and queries; means of the labels there are, and of different texts' words."""
+    """Counts the tuples and queries, and averages the labels and the words of distinct texts."""
     known = [labels[ids].label for ids in rows if ids in labels]
     counts: dict[str, Any] = {
         "pairs": len(rows),
@@ -163,8 +166,8 @@ def _counts(rows: Sequence[Ids], texts: Texts, labels: Mapping[Ids, Judgement]) 
         "labelled": len(known),
         "mean_label": round(float(np.mean(known)), 4),
     }
-    for place, (side, of_side) in enumerate(texts.items()):
-        words = [len(of_side[name].split()) for name in {ids[place] for ids in rows}]
+    for index, (side, of_side) in enumerate(texts.items()):
+        words = [len(of_side[name].split()) for name in {ids[index] for ids in rows}]
         counts[f"mean_{side}_words"] = round(float(np.mean(words)), 2)
     return counts
 

@@ -1,4 +1,4 @@
-"""Which query belongs to which split: never one in two, and never a held-out one in training."""
+"""Assigns each query to one split, so that no held-out query is trained on."""
 
 from __future__ import annotations
 
@@ -13,13 +13,17 @@ from dipair_index.digests import TextsDigest
 from dipair_index.errors import FormatError
 from dipair_index.formats.collections import read_queries
 from dipair_index.records import Qrels, Query
+from dipair_index.words import counted
 
 HELD_OUT_SHARE = 0.05
-"""Of the judged train queries, for valid and again for test, where there are no dev files."""
+"""The share of the judged train queries that valid and test get each, if there are no dev files."""
 
 
 class SplitQueries(NamedTuple):
-    """All queries in the order of their files, with the split of each."""
+    """All queries in the order of their files, with their splits, and counts of omitted queries.
+
+    `read_like_held_out` are judged queries with the words of a held-out one.
+    """
 
     ids: list[str]
     texts: list[str]
@@ -27,7 +31,6 @@ class SplitQueries(NamedTuple):
     digest: str
     dev_without_positive: int
     read_like_held_out: int
-    """Judged queries that were left out: a held-out one has the same words."""
     unlabelled_already_there: int
     unlabelled_held_out: int
 
@@ -42,13 +45,13 @@ class HeldOutQueries(NamedTuple):
 def split_queries(
     queries: Mapping[str, Sequence[Query]], qrels: Qrels, unlabelled: Sequence[Path], seed: int
 ) -> SplitQueries:
-    """Splits dev by halves into valid and test, or 5 % each off train where there is no dev.
+    """Splits dev in half, into valid and test; without dev, valid and test get 5 % of train each.
 
-    Where there are test queries, they are the test and all of dev is valid. Dev and test queries
-    without a positive are left out, and so are queries that read like one of test, or like one of
-    valid if they are of train. An unlabelled query that is known already, or reads like a held-out
-    one, is counted and left out. Raises `FormatError` for too few queries to split, and for an
-    unlabelled query with the id of another.
+    If there are test queries, they become test and all of dev becomes valid. Left out are: dev
+    and test queries without a positive; queries with the words of a test query, and train queries
+    with the words of a valid one; unlabelled queries that are known already, or have the words of
+    a held-out one. Raises `FormatError` if there are too few judged queries to split, or if an
+    unlabelled query has the id of another.
     """
     train, dev, test = (
         [query for query in queries.get(split, []) if _has_positive(qrels, query)]
@@ -101,7 +104,7 @@ def split_queries(
 def _held_out(
     train: list[Query], dev: list[Query], test: list[Query], random: np.random.Generator
 ) -> HeldOutQueries:
-    """Chooses among the judged queries, by which files there are."""
+    """Chooses valid and test among the judged queries, depending on which files there are."""
     if dev and test:
         return HeldOutQueries(dev, test)
     if dev:
@@ -116,11 +119,10 @@ def _held_out(
 
 
 def _drawn(queries: list[Query], at_least: int, random: np.random.Generator) -> list[Query]:
-    """Returns the queries in a random order."""
+    """Returns the queries in random order; raises `FormatError` if there are too few."""
     if len(queries) < at_least:
-        raise FormatError(
-            f"{len(queries)} judged queries are too few to split: expected 2 in dev, or 3 in train"
-        )
+        too_few = counted(len(queries), "judged query is too few", "judged queries are too few")
+        raise FormatError(f"{too_few} to split: expected 2 in dev, or 3 in train")
     return [queries[row] for row in random.permutation(len(queries))]
 
 

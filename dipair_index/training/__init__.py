@@ -1,1 +1,1 @@
-"""Distillation in two stages, teachers, and what a training leaves behind."""
+"""Distillation in two stages, the training of teachers, and the records of a training run."""

@@ -1,4 +1,4 @@
-"""Where a similarity begins: the scale and the bias that fit the teacher's labels best."""
+"""Fits the initial scale and bias of a similarity to the teacher's labels."""
 
 from __future__ import annotations
 
@@ -19,11 +19,12 @@ STEPS = 100
 def fit_similarity(
     model: DiPairModel, batches: Sequence[Mapping[str, Any]], loss: Loss, temperature: float
 ) -> None:
-    """Sets the scale and the bias of a head's similarity to what the labels of `batches` ask for.
+    """Sets the scale a and the bias b of a head's similarity s to minimise loss(a * s + b, labels).
 
-    A teacher's logits are spread much wider than an encoder's cosines: a head that has to learn
-    so by small steps learns little else for long. Nothing happens to heads without a similarity,
-    and to those of several classes. The batches are those of `StateCache.collate`.
+    A teacher's logits are spread much wider than an encoder's cosines, and a head that has to
+    learn the scale by gradient steps learns little else meanwhile. Heads without a similarity, and
+    heads of several classes, are left unchanged. The batches are those of
+    `HiddenStateCache.collate`.
     """
     head = model.head
     if isinstance(head, SimilarityHead):
@@ -50,7 +51,7 @@ def fit_similarity(
         return value
 
     optimizer.step(closure)
-    # a similarity that the labels contradict stays as it was
+    # if the labels contradict the similarity (a <= 0), it is left unchanged
     if torch.isfinite(fitted).all() and fitted[0] > 0:
         with torch.no_grad():
             scale.fill_(fitted[0].item())

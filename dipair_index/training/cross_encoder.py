@@ -1,4 +1,4 @@
-"""Training of cross-encoders, which read all texts of a tuple together: teachers and students."""
+"""Trains cross-encoders, which read all texts of a tuple together: teachers and students."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from dipair_index.training.trainer import Schedule, run_training
 
 
 def random_bert_tiny(tokenizer: Any, *, layers: int | None, outputs: int) -> Any:
-    """A BERT-Tiny (2 layers, 128 wide, 2 attention heads) with random weights."""
+    """Returns a BERT-Tiny (2 layers, hidden size 128, 2 attention heads) with random weights."""
     config = BertConfig(
         vocab_size=len(tokenizer),
         pad_token_id=tokenizer.pad_token_id,
@@ -40,9 +40,10 @@ def fit(
     *,
     group: int,
 ) -> None:
-    """Trains `model` in place on `group` tuples of each item, with the texts by side and id.
+    """Trains `model` in place on `group` tuples of each item; `texts` are by side and id.
 
-    `compute_loss` takes logits and labels, both (items, group) or (items, group, classes).
+    `compute_loss` takes logits and labels, both (items, group) or (items, group, classes). Raises
+    `TrainingError` if the loss diverges.
     """
     texts_of = {side: [texts[side][name] for name in names] for side, names in groups.ids.items()}
     queries = texts_of.pop("query")
@@ -50,7 +51,7 @@ def fit(
 
     def collate(items: list[dict[str, Any]]) -> dict[str, Any]:
         second = [
-            [side_texts[place] for item in items for place in item[side]]
+            [side_texts[row] for item in items for row in item[side]]
             for side, side_texts in texts_of.items()
         ]
         first = [queries[item["query"]] for item in items for _ in range(group)]
@@ -76,7 +77,7 @@ def fit(
 
 
 def saver(model: Any, tokenizer: Any) -> Callable[[Path], None]:
-    """What writes a cross-encoder's folder as transformers reads it."""
+    """Returns a function that writes a cross-encoder to a folder in transformers' format."""
 
     def save(folder: Path) -> None:
         model.save_pretrained(folder)

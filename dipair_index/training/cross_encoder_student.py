@@ -43,11 +43,11 @@ def distil_cross_encoder(
 ) -> dict[str, Any]:
     """Trains a cross-encoder on `labels` and saves it as transformers' sequence classifier.
 
-    It starts from the first `layers` layers of `encoder`, or with `random_start` from random
-    weights of BERT-Tiny's size and the tokenizer of `encoder`. It reads as many tokens of a tuple
-    as a query and the other sides have together, each of the latter `passage_length`. There is one
-    stage, with the epochs and the learning rate of stage two. Returns and raises what
-    `dipair_index.training.distil.distil` does.
+    It starts from the first `layers` layers of `encoder`, or, with `random_start`, from random
+    weights of BERT-Tiny's size with the tokenizer of `encoder`. A tuple is truncated to
+    `query_length` tokens plus `passage_length` for each further side. There is one stage, with the
+    epochs and the learning rate of stage two. Returns and raises the same as
+    `dipair_index.training.distil.distil`.
     """
     data = TrainingData.read(dataset, labels, settings)
     set_seed(settings.seed)
@@ -68,7 +68,7 @@ def distil_cross_encoder(
             "random_start": random_start,
             "training": asdict(settings),
             **data.record,
-            # saved with the model, so that it is scored on what it was trained on
+            # saved with the model, so that it truncates texts as in training
             "max_tokens": set_longest_input(model, tokenizer, length),
         }
     )

@@ -1,4 +1,4 @@
-"""What a student is trained and measured on, read and checked before hours are spent."""
+"""The data that a student is trained and evaluated on, checked before the training starts."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Quality = dict[str, dict[str, float | None]]
 
 @dataclass(frozen=True)
 class TrainingData:
-    """A dataset and a teacher's labels of it; `record` is what `training.json` says of them."""
+    """A dataset with a teacher's labels; `record` is the part of `training.json` about them."""
 
     sides: tuple[str, ...]
     texts: Mapping[str, Mapping[str, str]]
@@ -36,10 +36,10 @@ class TrainingData:
 
     @classmethod
     def read(cls, dataset: Dataset, labels: Path, settings: TrainingSettings) -> TrainingData:
-        """Reads both, and the valid and test splits that there are.
+        """Reads the texts, the labels in the folder `labels`, and the valid and test splits.
 
-        Raises `FormatError` where they do not fit together or teach nothing, and `SettingsError`
-        where the settings do not fit them.
+        Raises `FormatError` if the labels are not of this dataset or are all equal, and
+        `SettingsError` if `settings` do not fit the labels.
         """
         table = read_labels(labels)
         groups = LabelledGroups.from_table(table, dataset.sides)
@@ -64,17 +64,17 @@ class TrainingData:
 
 
 def measure(held_out: Mapping[str, JudgedTuples], score: Scorer) -> Quality:
-    """Returns the quality of a model's scores on each split."""
+    """Returns the quality on each split; `score` gives a model's scores of texts by side."""
     return {
         split: quality(judged.labels, score(judged.texts)) for split, judged in held_out.items()
     }
 
 
 def quality(labels: Values, scores: FloatArray) -> dict[str, float | None]:
-    """Returns the AUC where there are two labels, else Pearson's correlation; None where undefined.
+    """Returns the AUC if there are two labels, otherwise Pearson's correlation; None if undefined.
 
-    `scores` are (tuples,), or (tuples, classes): then the share of labels that are the highest
-    class too, where labels are classes, which a dataset scales to [0, 1].
+    `labels` are (tuples,) in [0, 1]. `scores` are (tuples,), or (tuples, classes): then the
+    accuracy is returned as well, if the labels are classes that were scaled to [0, 1].
     """
     found: dict[str, float | None] = {}
     if scores.ndim > 1:

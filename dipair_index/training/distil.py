@@ -1,4 +1,4 @@
-"""From a labelled dataset to a saved DiPair model: what `dipair-index train` does."""
+"""Distils a DiPair model from a labelled dataset, as `dipair-index train` does."""
 
 from __future__ import annotations
 
@@ -32,15 +32,42 @@ def distil(
     model_settings: Mapping[str, Any],
     settings: TrainingSettings,
 ) -> dict[str, Any]:
-    """Trains a DiPair model on `labels`, and saves it with its tokenizer as `run` does.
+    """Trains a DiPair model on a teacher's labels, and saves it with its tokenizer.
 
-    `model_settings` are those of `DiPairConfig`; classes come from the labels, and sides beyond
-    query and passage from the dataset, with the passage's lengths where `extra_sides` names none.
-    Returns the contents of `training.json`, with the quality on the dataset's valid and test
-    tuples. Raises what `TrainingData.read` and `TrainingRun.begin` raise.
+    Parameters
+    ----------
+    dataset : Dataset
+        The texts, and the valid and test tuples.
+    labels : Path
+        The folder of the teacher's labels.
+    run : TrainingRun
+        Keeps the checkpoints, and saves the model.
+    encoder : str
+        The pretrained encoder that the model starts from, by folder or hub name.
+    layers : int or None
+        The number of the encoder's layers to use; None is all.
+    model_settings : mapping
+        Settings of `DiPairConfig`. Classes come from the labels, and further sides from the
+        dataset, with the passage's lengths for those that `extra_sides` does not name.
+    settings : TrainingSettings
+        Settings of the training.
+
+    Returns
+    -------
+    dict
+        The contents of `training.json`, with the quality on the valid and test tuples.
+
+    Raises
+    ------
+    FormatError, SettingsError
+        As `TrainingData.read` does.
+    SettingsError, DirectoryError
+        As `TrainingRun.begin` does.
+    TrainingError
+        If the loss diverges.
     """
     data = TrainingData.read(dataset, labels, settings)
-    model_settings = settle(model_settings, data.sides, data.groups.classes)
+    model_settings = complete_settings(model_settings, data.sides, data.groups.classes)
     set_seed(settings.seed)
     model = DiPairModel.from_encoder(encoder, layers=layers, **model_settings)
     tokenizer = load_tokenizer(encoder, model.encoder)
@@ -70,15 +97,17 @@ def distil(
         save_weights(model, folder, codec=settings.weights)
         tokenizer.save_pretrained(folder)
 
-    round_weights(model, settings.weights)  # what is measured is what will be loaded
+    round_weights(model, settings.weights)  # the weights that will be loaded are evaluated
     student = DualEncoder(model, tokenizer, name=str(run.out), device=settings.device)
     return run.finish(measure(data.held_out, lambda texts: score_tuples(student, texts)), save)
 
 
-def settle(model_settings: Mapping[str, Any], sides: Sequence[str], classes: int) -> dict[str, Any]:
-    """Returns the settings of a model for these sides and classes.
+def complete_settings(
+    model_settings: Mapping[str, Any], sides: Sequence[str], classes: int
+) -> dict[str, Any]:
+    """Returns `model_settings` with the classes and the extra sides of a dataset.
 
-    Raises `SettingsError` where `extra_sides` names one that the dataset does not have.
+    Raises `SettingsError` if `extra_sides` names a side that the dataset does not have.
     """
     asked = dict(model_settings.get("extra_sides") or {})
     extra = sides[2:]
@@ -87,6 +116,5 @@ def settle(model_settings: Mapping[str, Any], sides: Sequence[str], classes: int
         has = f"{', '.join(extra)} beside query and passage" if extra else "query and passage only"
         raise SettingsError(f"the dataset has no side {unknown[0]}: it has {has}")
     usual = [model_settings.get("max_passage_tokens", 8), model_settings.get("passage_length", 128)]
-    settled = {**model_settings, "classes": classes}
-    settled["extra_sides"] = {side: list(asked.get(side, usual)) for side in extra}
-    return settled
+    extra_sides = {side: list(asked.get(side, usual)) for side in extra}
+    return {**model_settings, "classes": classes, "extra_sides": extra_sides}

@@ -1,4 +1,4 @@
-"""A teacher's labels as training reads them: some labelled tuples of each query a step."""
+"""A teacher's labels in groups: the labelled tuples of one query that a training step compares."""
 
 from __future__ import annotations
 
@@ -18,10 +18,11 @@ from dipair_index.records import PAIR, FloatArray
 
 @dataclass(frozen=True)
 class LabelledGroups:
-    """Each query's labelled tuples: item i is query i, `rows[side][i]` (tuples,) the other sides.
+    """The labelled tuples of each query.
 
-    Rows are places in the `ids` of their side; `logits[i]` are the labels, (tuples,) or
-    (tuples, classes). An item has one query, and several may share it.
+    Item i consists of query i and, for each other side, `rows[side][i]`, (tuples,): indexes into
+    `ids[side]`. `logits[i]` are its labels, (tuples,) or (tuples, classes). Several items may have
+    the same query.
     """
 
     ids: Mapping[str, Sequence[str]]
@@ -30,17 +31,17 @@ class LabelledGroups:
 
     @property
     def classes(self) -> int:
-        """The outputs of the teacher."""
+        """The number of the teacher's outputs."""
         return 1 if self.logits[0].ndim == 1 else self.logits[0].shape[1]
 
     @classmethod
     def from_table(
         cls, labels: pa.Table, sides: Sequence[str] = PAIR, *, each_alone: bool = False
     ) -> LabelledGroups:
-        """Groups a table of `<side>_id` columns and `logit` by its queries, or each row alone.
+        """Groups a table of `<side>_id` columns and `logit` by query.
 
-        Raises `FormatError` where the labels are of other sides, or nothing can be learnt from
-        them.
+        With `each_alone`, each row is an item of its own. Raises `FormatError` if the labels are of
+        other sides, if one is missing or not finite, or if all are equal.
         """
         labelled = [name[:-3] for name in labels.column_names if name.endswith("_id")]
         if set(labelled) != set(sides):
@@ -50,52 +51,52 @@ class LabelledGroups:
             )
         values = _logits(labels["logit"])
         ids: dict[str, Sequence[str]] = {}
-        places: dict[str, npt.NDArray[np.int64]] = {}
+        indexes: dict[str, npt.NDArray[np.int64]] = {}
         for side in sides:
             column = labels[f"{side}_id"].to_numpy()
-            names, places[side] = np.unique(column, return_inverse=True)
+            names, indexes[side] = np.unique(column, return_inverse=True)
             ids[side] = [str(name) for name in names]
-        queries = places.pop("query")
+        queries = indexes.pop("query")
         if each_alone:
-            ids["query"] = [ids["query"][place] for place in queries]
+            ids["query"] = [ids["query"][index] for index in queries]
             queries = np.arange(len(queries))
         order = np.argsort(queries, kind="stable")
         cuts = np.flatnonzero(np.diff(queries[order])) + 1
-        rows = {side: np.split(column[order], cuts) for side, column in places.items()}
+        rows = {side: np.split(column[order], cuts) for side, column in indexes.items()}
         return cls(ids, rows, np.split(values[order], cuts))
 
     def check_ids(self, texts: Mapping[str, Mapping[str, str]], dataset: str) -> None:
-        """Raises `FormatError` that names the first labelled id without a text."""
+        """Raises `FormatError`, which names the first such id, if a labelled id has no text."""
         for side, names in self.ids.items():
             missing = [name for name in names if name not in texts[side]]
             if missing:
                 raise FormatError(
                     f"the labels name {side} {missing[0]}, and {dataset} has no such {side}"
-                    f" ({len(missing):,} of {len(names):,} are missing): label this dataset with "
+                    f" (missing: {len(missing):,} of {len(names):,}): label this dataset with "
                     "`dipair-index label`"
                 )
 
     def check_splits(self, held_out: Container[str], dataset: str) -> None:
-        """Raises `FormatError` that names the first labelled query of a held-out split."""
+        """Raises `FormatError`, which names the first such query, if a labelled one is held out."""
         found = [name for name in self.ids["query"] if name in held_out]
         if found:
             raise FormatError(
                 f"the labels are of query {found[0]}, and {dataset} holds it out for valid or test"
-                f" ({len(found):,} of {len(self.ids['query']):,} are held out): label this dataset "
+                f" (held out: {len(found):,} of {len(self.ids['query']):,}): label this dataset "
                 "with `dipair-index label`"
             )
 
     def check_group(self, loss: str) -> None:
-        """Raises `FormatError` where no query has two labels to compare."""
+        """Raises `FormatError` if no query has two labels to compare."""
         if max(map(len, self.logits)) < 2:
             raise FormatError(
-                f"each of the {len(self.logits):,} queries has one label only, and a {loss} loss "
-                "compares those of one query: label more a query, or pass --loss binary"
+                f"no query has two labels, and a {loss} loss compares the labels of one query: "
+                "label more passages per query, or pass --loss binary"
             )
 
 
 class GroupDataset(torch.utils.data.Dataset[dict[str, Any]]):
-    """One item a query: `group` of its labelled tuples, drawn anew in every epoch."""
+    """One item per query: `group` of its labelled tuples, drawn again in every epoch."""
 
     def __init__(self, groups: LabelledGroups, group: int, seed: int) -> None:
         self._groups = groups
@@ -104,34 +105,38 @@ class GroupDataset(torch.utils.data.Dataset[dict[str, Any]]):
         self._epoch = 0
 
     def begin_epoch(self, epoch: int) -> None:
-        """Draws as this epoch does, from 0, from now on."""
+        """Sets the epoch, counted from 0, whose tuples are drawn from now on."""
         self._epoch = epoch
 
     def __len__(self) -> int:
         return len(self._groups.logits)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """Returns "query", the query's place, "labels", and the places of each other side."""
-        # seeded by epoch and query, so that a resumed run draws what an undisturbed one would
+        """Returns "query", "labels" and each other side.
+
+        "query" is an index, "labels" are (group,) or (group, classes), and the other sides are
+        indexes (group,), all of them into the `ids` of `LabelledGroups`. A label of NaN is padding.
+        """
+        # seeded by epoch and query, so that a resumed run draws the same tuples
         random = np.random.default_rng((self._seed, self._epoch, index))
         logits = self._groups.logits[index]
         chosen = random.permutation(len(logits))[: self._group]
         missing = self._group - len(chosen)
-        # a query with too few labels is filled with one that has no say
+        # a query with too few labels is padded with its first tuple, whose label is NaN there
         filled = np.concatenate([chosen, np.zeros(missing, np.int64)])
         labels = logits[filled]
         labels[len(chosen) :] = np.nan
-        places = {side: rows[index][filled] for side, rows in self._groups.rows.items()}
-        return {"query": index, "labels": labels, **places}
+        others = {side: rows[index][filled] for side, rows in self._groups.rows.items()}
+        return {"query": index, "labels": labels, **others}
 
 
 def stacked_labels(items: Sequence[Mapping[str, Any]]) -> Tensor:
-    """The labels of a batch of items, (items, group) or (items, group, classes)."""
+    """Returns the labels of a batch of items, (items, group) or (items, group, classes)."""
     return torch.from_numpy(np.stack([item["labels"] for item in items]))
 
 
 def _logits(column: pa.ChunkedArray) -> FloatArray:
-    """(labels,) or (labels, classes); `FormatError` where they teach nothing."""
+    """Returns the labels, (labels,) or (labels, classes); raises `FormatError` if all are equal."""
     kind = column.type
     if pa.types.is_fixed_size_list(kind):
         chunks = [np.asarray(chunk.flatten(), np.float32) for chunk in column.chunks]

@@ -1,4 +1,4 @@
-"""Cached encoder outputs: with a frozen encoder, each text is encoded once, not once a pair."""
+"""Cached hidden states: while the encoder is frozen, each text is encoded once, not per pair."""
 
 from __future__ import annotations
 
@@ -19,18 +19,21 @@ from dipair_index.models.weights import fingerprint
 from dipair_index.progress import Progress
 from dipair_index.training.groups import stacked_labels
 
-CHUNK = 4096
-"""Texts encoded between two notes of the progress."""
+TEXTS_PER_CHUNK = 4096
+"""The texts that are encoded between two reports of the progress."""
 
 
-class StateCache:
-    """Kept encoder outputs of all texts by side, (texts, kept, vector_dim), as memory maps."""
+class HiddenStateCache:
+    """The encoder's hidden states of all texts, after truncation or token pooling.
+
+    `states` are by side, float16 (texts, tokens, vector_dim), as memory maps.
+    """
 
     def __init__(self, states: Mapping[Side, npt.NDArray[np.float16]]) -> None:
         self.states = states
 
     @classmethod
-    def fill(
+    def compute(
         cls,
         model: DiPairModel,
         tokenizer: Any,
@@ -39,24 +42,26 @@ class StateCache:
         progress: Progress,
         *,
         bf16: bool = False,
-    ) -> StateCache:
-        """Encodes every side into `folder`, going on where an earlier call was interrupted.
+    ) -> HiddenStateCache:
+        """Encodes the texts of every side into `folder`, or resumes an interrupted call.
 
-        With `bf16`, products are in bfloat16.
+        With `bf16`, the encoder computes in bfloat16.
         """
         folder.mkdir(parents=True, exist_ok=True)
         model.eval()
         return cls(
             {
-                side: _fill_side(model, tokenizer, side, texts[side], folder, progress, bf16)
+                side: _compute_side(model, tokenizer, side, texts[side], folder, progress, bf16)
                 for side in model.config.sides
             }
         )
 
     def collate(self, items: list[dict[str, Any]]) -> dict[str, Any]:
-        """Makes a stage-one batch of items that hold labels and their texts' places by side.
+        """Makes a batch for stage one from items of `GroupDataset`.
 
-        That is one place for the query, and G for each other side.
+        An item has labels, the index of its query, and G indexes of texts for each other side. The
+        batch has "labels" and "states", float32 (items, tokens, vector_dim) for the query and
+        (items, G, tokens, vector_dim) for the other sides.
         """
         states = {
             side: rows[np.stack([item[side] for item in items])]
@@ -70,7 +75,7 @@ class StateCache:
         }
 
 
-def _fill_side(
+def _compute_side(
     model: DiPairModel,
     tokenizer: Any,
     side: Side,
@@ -85,12 +90,12 @@ def _fill_side(
 
     def states(chunk: Sequence[str]) -> npt.NDArray[np.float16]:
         rows = np.empty((len(chunk), *shape), np.float16)
-        for places, batch in TokenisedBatches(tokenizer, chunk, max_length=max_length):
+        for rows_of_batch, batch in TokenisedBatches(tokenizer, chunk, max_length=max_length):
             batch = batch.to(model.device)
             precision = torch.autocast(model.device.type, torch.bfloat16, enabled=bf16)
             with torch.inference_mode(), precision:
                 output = model.states(side, batch["input_ids"], batch["attention_mask"])
-            rows[places] = output.half().cpu().numpy()
+            rows[rows_of_batch] = output.half().cpu().numpy()
         return rows
 
     digest = TextsDigest()
@@ -105,7 +110,10 @@ def _fill_side(
                 "kept": [max_length, config.keep, config.pooling, bf16],
                 "texts": digest.hexdigest(),
             },
-            chunks=(texts[start : start + CHUNK] for start in range(0, len(texts), CHUNK)),
+            chunks=(
+                texts[start : start + TEXTS_PER_CHUNK]
+                for start in range(0, len(texts), TEXTS_PER_CHUNK)
+            ),
             compute=states,
             report=report,
         )

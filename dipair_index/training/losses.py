@@ -1,7 +1,8 @@
-"""What the student minimises against its teacher's logits; a NaN is a pair without a label.
+"""The losses of a student against its teacher's logits.
 
-Every loss takes the student's and the teacher's logits of B queries with G passages (or tuples)
-each, (B, G), or (B, G, classes) for `multi_class`, and a temperature T that divides the teacher's.
+Every loss takes the logits of the student and of the teacher for B queries with G passages (or
+tuples) each, (B, G), or (B, G, classes) for `multi_class`, and a temperature T by which the
+teacher's logits z are divided. A teacher's logit of NaN marks a pair without a label.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ def binary(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor
 
 
 def regression(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
-    """Squared error against z / T, which is how DSE distils its teacher's logits."""
+    """Squared error against z / T, as in DSE (Barkan et al., AAAI 2020)."""
     known = ~teacher.isnan()
     error = student[known] - teacher[known] / temperature
     return error.square().sum() / known.sum().clamp(min=1)
@@ -41,19 +42,21 @@ def multi_class(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> T
 
 
 def margin_mse(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
-    """Squared error of the margins between passages of one query (Hofstaetter et al., 2020).
+    """Squared error of the margins between passages of one query, for ranking.
 
-    The mean over all pairs of labelled passages that share a query, for users who rank.
+    The mean over all pairs of labelled passages of the same query (Hofstaetter et al., 2020,
+    "Improving Efficient Neural Ranking Models with Cross-Architecture Knowledge Distillation",
+    arXiv 2010.02666).
     """
     known = ~teacher.isnan()
     error = (student - teacher / temperature).masked_fill(~known, 0)
-    margins = (error.unsqueeze(2) - error.unsqueeze(1)).square()  # (B, G, G), nought to itself
+    margins = (error.unsqueeze(2) - error.unsqueeze(1)).square()  # (B, G, G), zero diagonal
     pairs = (known.unsqueeze(2) & known.unsqueeze(1)).triu(1)
     return (margins * pairs).sum() / pairs.sum().clamp(min=1)
 
 
 def listwise(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
-    """KL divergence between the distributions over each query's passages, for users who rank."""
+    """KL divergence between the distributions over each query's passages, for ranking."""
     known = ~teacher.isnan()
     lowest = torch.finfo(student.dtype).min
     log_student = student.masked_fill(~known, lowest).log_softmax(-1)
@@ -82,11 +85,12 @@ LOSSES: Mapping[str, Loss] = MappingProxyType(
 def vector_loss(
     queries: Tensor, passages: Tensor, teacher: Tensor, *, scale: float = 20.0
 ) -> Tensor:
-    """Keeps the pooled vectors good for retrieval: (B, dim) against (B, G, dim).
+    """Cross-entropy of the pooled vectors, so that they stay useful for retrieval.
 
-    The target of each query is its teacher's distribution over its own passages; the passages of
-    the other queries in the batch share none of it. The mean over the queries with two labels or
-    more: whatever a single label says, the distribution over it alone is 1.
+    `queries` are (B, dim) and `passages` (B, G, dim). The target of each query is the teacher's
+    distribution over its own passages, and zero for the passages of the other queries in the
+    batch. The loss is the mean over queries with two labels or more, since the distribution over
+    a single label carries no information.
     """
     count, group = teacher.shape
     cosines = scale * queries @ passages.flatten(0, 1).T  # (B, B * G)

@@ -1,4 +1,4 @@
-"""The card beside a trained model: what it is, how good, and how to make it again."""
+"""The model card of a trained model: its origin, its quality, and how to reproduce it."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from typing import Any
 from dipair_index.data.label_imports import JUDGED
 
 OWN_SETTINGS = ("sides", "random_start", "max_tokens")
-"""Settings of a cross-encoder that stand in its record itself."""
+"""Settings of a cross-encoder at the top level of its record."""
 
 
 def model_card(name: str, record: Mapping[str, Any]) -> str:
-    """Returns Markdown that says what `record`, which is that of `training.json`, holds."""
+    """Returns the card of the model `name` in Markdown; `record` is that of `training.json`."""
     model = record.get("model")
     start, all_layers = record["encoder"], "all"
     if record.get("random_start"):
         start, all_layers = f"random weights, with the tokenizer of {start}", "those of BERT-Tiny"
     what = (
         f"A DiPair model ({model.get('system', 'tsf')})" if model else "A cross-encoder"
-    ) + f" that `dipair-index` has trained from {start}."
+    ) + f" that `dipair-index` trained from {start}."
     labels = record.get("labels", {})
     if labels:
         teacher = labels.get("teacher", JUDGED)
@@ -75,7 +75,7 @@ def _rows(settings: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def _shown(value: Any) -> str:
-    """As in `training.json`; nothing for a setting that was not given."""
+    """Returns a value as JSON, a str as it is, and None as an empty str."""
     if value is None:
         return ""
     return value if isinstance(value, str) else json.dumps(value)

@@ -1,4 +1,4 @@
-"""Where a model comes from: what is needed to make the same one again."""
+"""The provenance of a model: versions, commit and digests, to reproduce it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LIBRARIES = ("dipair-index", "torch", "transformers", "tokenizers", "numpy")
 
 
 def library_versions() -> dict[str, str]:
-    """Returns the versions of what training runs on, by name."""
+    """Returns the versions of Python and of the libraries that training uses, by name."""
     versions = {"python": platform.python_version()}
     for name in LIBRARIES:
         try:
@@ -28,13 +28,13 @@ def library_versions() -> dict[str, str]:
 
 
 def source_commit() -> str | None:
-    """Returns the git commit of this package's source, with "-dirty" where files differ from it.
+    """Returns the git commit of this package's source, with "-dirty" if files differ from it.
 
-    None where it is not run from a git checkout.
+    Returns None if the package is not run from a git checkout.
     """
     here = Path(__file__)
     if _git("ls-files", "--error-unmatch", here.name) is None:
-        return None  # installed, perhaps below some other project's checkout
+        return None  # installed, perhaps inside another project's checkout
     return _git("describe", "--always", "--abbrev=40", "--exclude=*", "--dirty")
 
 
@@ -54,7 +54,7 @@ def _git(*arguments: str) -> str | None:
 
 
 def texts_digest(texts: Mapping[str, Mapping[str, str]]) -> str:
-    """Returns 16 hex digits for the ids and texts of all sides of a dataset."""
+    """Returns a digest of the ids and texts of all sides of a dataset, 16 hex digits."""
     digest = TextsDigest()
     for side, of_side in texts.items():
         digest.update([side], [str(len(of_side))])
@@ -63,7 +63,7 @@ def texts_digest(texts: Mapping[str, Mapping[str, str]]) -> str:
 
 
 def labels_digest(labels: pa.Table, column: str = "logit") -> str:
-    """Returns 16 hex digits for the ids and the numbers of a table of labels."""
+    """Returns a digest of the ids and logits of a table of labels, 16 hex digits."""
 
     def pieces() -> Iterator[bytes]:
         for name in sorted(name for name in labels.column_names if name.endswith("_id")):

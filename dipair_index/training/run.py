@@ -1,4 +1,4 @@
-"""One training run: its checkpoints until the model is whole, then the model in its place."""
+"""A training run: keeps its checkpoints until the model is complete, then saves the model."""
 
 from __future__ import annotations
 
@@ -35,7 +35,10 @@ class TrainingRun:
     command : str, optional
         The command line, noted in `training.json`.
 
-    Raises `DirectoryError` if a model or anything else is in the way.
+    Raises
+    ------
+    DirectoryError
+        If `out` exists and `overwrite` is false, or if it is not a trained model.
     """
 
     def __init__(
@@ -53,23 +56,23 @@ class TrainingRun:
         self.resume = resume
         self._overwrite = overwrite
         self.command = command
-        self._commit = source_commit()  # now: the source may be another at the end of the run
+        self._commit = source_commit()  # at the start, since the source may change meanwhile
         self._record: dict[str, Any] = {}
 
     @property
     def working(self) -> Path:
-        """The folder of an unfinished run."""
+        """The folder of the unfinished run, beside `out`."""
         return self.out.with_name(f"{self.out.name}.training")
 
     @property
     def checkpoints(self) -> Path:
-        """The folder of the checkpoints, if the run has one stage."""
+        """The folder of the checkpoints of a run with one stage."""
         return self.working / "checkpoints"
 
     def begin(self, settings: Mapping[str, Any]) -> None:
-        """Makes the working folder, or finds that of an interrupted run with these settings.
+        """Makes the working folder, or resumes an interrupted run with the same settings.
 
-        Raises `SettingsError` if that run has other settings or ran on other versions, and
+        Raises `SettingsError` if the interrupted run has other settings or library versions, and
         `DirectoryError` if there is one and neither `resume` nor `overwrite` was passed.
         """
         self._record = {**settings, "versions": library_versions()}
@@ -82,13 +85,13 @@ class TrainingRun:
             if differing:
                 raise SettingsError(
                     f"{self.working} was begun with other settings ({', '.join(differing)}): pass "
-                    "the same ones, or delete it to begin anew"
+                    "the same settings, or delete it to start over"
                 )
             return
         if note.is_file() and not self._overwrite:
             raise DirectoryError(
-                f"{self.working} holds an interrupted run: pass --resume to go on with it, or "
-                "--overwrite to begin anew"
+                f"{self.working} holds an interrupted run: pass --resume to continue it, or "
+                "--overwrite to start over"
             )
         if self.working.exists():
             if not note.is_file():
@@ -100,8 +103,9 @@ class TrainingRun:
     def finish(self, quality: Mapping[str, Any], save: Callable[[Path], None]) -> dict[str, Any]:
         """Saves the model with `training.json` and a card, and moves it to `out`.
 
-        `save` writes the model into a folder. Removes the checkpoints, and returns the contents of
-        `training.json`: settings, data, versions, quality, commit and command.
+        `save` writes the model into the folder that it is given. The checkpoints are removed.
+        Returns the contents of `training.json`: settings, data, versions, quality, commit and
+        command.
         """
         record = {
             **self._record,
@@ -123,7 +127,11 @@ class TrainingRun:
 
 
 def check_out(out: Path, *, overwrite: bool) -> None:
-    """Raises `DirectoryError` if a model is in the way, or anything but a model."""
+    """Checks that a model can be written to `out`.
+
+    Raises `DirectoryError` if `out` exists and `overwrite` is false, or if it is not a trained
+    model.
+    """
     if not out.exists():
         return
     if not overwrite:
@@ -131,6 +139,6 @@ def check_out(out: Path, *, overwrite: bool) -> None:
     inside = {path.name for path in out.iterdir()} if out.is_dir() else {"a file"}
     if inside and not inside >= MODEL_FILES:
         raise DirectoryError(
-            f"{out} holds no model that `dipair-index` has trained, and --overwrite would delete "
+            f"{out} is not a model that `dipair-index` has trained, and --overwrite would delete "
             "it: pass another --out"
         )

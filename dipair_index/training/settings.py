@@ -1,4 +1,4 @@
-"""What training can be told: settings without torch, so that the command's help costs nothing."""
+"""The settings of training; imports no torch, so that `dipair-index train --help` is fast."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dipair_index.models.systems import WeightCodec
 LOSS_NAMES = ("binary", "regression", "multi-class", "margin-mse", "listwise", "both")
 """The names of `dipair_index.training.losses.LOSSES`."""
 GROUP_LOSSES = ("margin-mse", "listwise", "both")
-"""Those that compare the passages of one query."""
+"""The losses that compare the passages of one query."""
 
 BERT_TINY = "bert-tiny"
 """The name of the cross-encoder student; all others are `dipair_index.models.systems.SYSTEMS`."""
@@ -20,10 +20,10 @@ BERT_TINY = "bert-tiny"
 class TrainingSettings:
     """How a student trains: a step is `batch_queries` queries with `group` labelled tuples each.
 
-    Stage one trains the new parameters on cached encoder outputs, stage two everything, or the
-    encoder's top `stage_two_layers` layers and what is above them. With `stages` "one" everything
-    trains from the start, by the settings of stage two. `projection_start` "principal" begins the
-    projections at the leading directions of the encoder's vectors, "random" as the papers do.
+    Stage one trains the new parameters on cached hidden states; stage two trains all parameters,
+    or the encoder's top `stage_two_layers` layers with the projections and the head. With `stages`
+    "one", there is stage two only. `projection_start` "principal" initialises the projections with
+    the leading directions of the encoder's vectors, "random" with random weights, as the papers do.
     """
 
     loss: str = "both"
@@ -48,18 +48,18 @@ class TrainingSettings:
     bf16: bool = False
 
     def check(self, classes: int) -> None:
-        """Raises `SettingsError` where these cannot work with labels of so many classes."""
+        """Raises `SettingsError` if the settings are invalid for labels of `classes` classes."""
         if self.loss not in LOSS_NAMES:
             raise SettingsError(f"there is no loss {self.loss}: choose {', '.join(LOSS_NAMES)}")
         if classes > 1 and self.loss != "multi-class":
             raise SettingsError(
-                f"the labels hold {classes} outputs a pair, and a {self.loss} loss learns one: "
+                f"the labels have {classes} outputs per pair, and a {self.loss} loss learns one: "
                 "pass --loss multi-class, or label with a teacher that has one output"
             )
         if classes == 1 and self.loss == "multi-class":
             raise SettingsError(
-                "a multi-class loss needs a teacher with several outputs, and the labels hold one "
-                f"a pair: choose {', '.join(name for name in LOSS_NAMES if name != self.loss)}"
+                "a multi-class loss needs a teacher with several outputs, and the labels have one "
+                f"per pair: choose {', '.join(name for name in LOSS_NAMES if name != self.loss)}"
             )
         if self.group < 2 and self.loss in GROUP_LOSSES:
             raise SettingsError(f"a {self.loss} loss needs --group 2 or more, got {self.group}")
@@ -67,6 +67,6 @@ class TrainingSettings:
             raise SettingsError(f"--temperature must be above 0, got {self.temperature:g}")
         if self.train_embeddings and self.stage_two_layers is not None:
             raise SettingsError(
-                "--stage-two-layers freezes what is below the top layers, and --train-embeddings "
-                "trains what is below them all: drop one"
+                "--stage-two-layers freezes all below the top layers, and --train-embeddings "
+                "trains the token embeddings below them: drop one of the two"
             )

@@ -20,18 +20,18 @@ from dipair_index.models.dipair import DiPairModel
 from dipair_index.progress import Progress
 from dipair_index.training.calibration import fit_similarity
 from dipair_index.training.groups import GroupDataset, LabelledGroups, stacked_labels
+from dipair_index.training.hidden_states import HiddenStateCache
 from dipair_index.training.losses import LOSSES, vector_loss
 from dipair_index.training.settings import TrainingSettings
-from dipair_index.training.state_cache import StateCache
 from dipair_index.training.trainer import Schedule, run_training
 
 Collate: TypeAlias = Callable[[list[dict[str, Any]]], dict[str, Any]]
-"""Makes a batch of items of `GroupDataset`."""
+"""A function that makes a batch of items of `GroupDataset`."""
 
-SAMPLE = 20_000
-"""Vectors that are enough to know their leading directions by."""
-FITTED = 2_000
-"""Queries that are enough to know the scale of a similarity by."""
+DIRECTION_SAMPLE = 20_000
+"""The number of vectors that the leading directions are computed from."""
+SCALE_SAMPLE = 2_000
+"""The number of queries that the scale of a similarity is fitted to."""
 
 
 def train(
@@ -45,13 +45,14 @@ def train(
     progress: Progress,
     resume: bool = False,
 ) -> None:
-    """Trains `model` in place; checkpoints and cached encoder outputs stay in `folder`.
+    """Trains `model` in place; checkpoints and cached hidden states are written to `folder`.
 
-    `texts` are by side and id. With `resume`, each stage goes on from its last checkpoint. Raises
-    `SettingsError` for settings that cannot work, `DiPairError` when the loss diverges.
+    `texts` are by side and id. With `resume`, each stage continues from its last checkpoint. Raises
+    `SettingsError` if `settings` are invalid for this model, and `TrainingError` if the loss
+    diverges.
     """
     settings.check(groups.classes)
-    top_layers(model, settings.stage_two_layers)  # says now what would be wrong in stage two
+    top_layers(model, settings.stage_two_layers)  # to fail now, not in stage two
     set_seed(settings.seed)
     texts_of = {
         side: model.config.as_read(side, [texts[side][name] for name in names])
@@ -62,14 +63,14 @@ def train(
     if resume and done.is_file():
         model.load_state_dict(torch.load(done, weights_only=True))
     elif settings.stages == "two" and settings.stage_one_epochs:
-        cache = StateCache.fill(
+        cache = HiddenStateCache.compute(
             model, tokenizer, texts_of, folder / "states", progress, bf16=settings.bf16
         )
         if settings.projection_start == "principal":
-            initialise_projections(model, cache.states["passage"][:SAMPLE, 0])
-        sample = GroupDataset(groups, settings.group, settings.seed)
-        places = range(0, len(sample), max(1, len(sample) // FITTED))
-        batches = [cache.collate([sample[place]]) for place in places]
+            initialise_projections(model, cache.states["passage"][:DIRECTION_SAMPLE, 0])
+        items = GroupDataset(groups, settings.group, settings.seed)
+        every = max(1, len(items) // SCALE_SAMPLE)
+        batches = [cache.collate([items[index]]) for index in range(0, len(items), every)]
         fit_similarity(model, batches, LOSSES[settings.loss], settings.temperature)
         for encoder in encoders(model):
             encoder.requires_grad_(False)
@@ -77,7 +78,8 @@ def train(
         with replacing(done) as unfinished:
             torch.save(model.state_dict(), unfinished)
     elif model.projections and settings.projection_start == "principal":
-        sample_ids = groups.ids["passage"][:: max(1, len(groups.ids["passage"]) // SAMPLE)]
+        ids = groups.ids["passage"]
+        sample_ids = ids[:: max(1, len(ids) // DIRECTION_SAMPLE)]
         passages = [texts["passage"][name] for name in sample_ids]
         student = DualEncoder(model, tokenizer, name="", device=settings.device)
         initialise_projections(model, student.encode("passage", passages).vectors)
@@ -88,7 +90,7 @@ def train(
             "texts": {
                 side: _inputs(
                     tokenizer,
-                    [texts_of[side][place] for item in items for place in np.ravel(item[side])],
+                    [texts_of[side][row] for item in items for row in np.ravel(item[side])],
                     model.config.text_length(side),
                 )
                 for side in model.config.sides
@@ -100,7 +102,10 @@ def train(
 
 
 def initialise_projections(model: DiPairModel, vectors: npt.NDArray[np.floating[Any]]) -> None:
-    """Sets all projections to the leading directions of `vectors`: cosines survive them."""
+    """Sets all projections to the leading directions of `vectors`, (vectors, vector_dim).
+
+    They preserve cosines best among projections to so few dimensions.
+    """
     sample = np.asarray(vectors, np.float32)
     directions = np.linalg.eigh(sample.T @ sample)[1][:, ::-1].T  # rows, largest first
     with torch.no_grad():
@@ -110,11 +115,11 @@ def initialise_projections(model: DiPairModel, vectors: npt.NDArray[np.floating[
 
 
 def unfreeze(model: DiPairModel, settings: TrainingSettings) -> None:
-    """Lets train what stage two trains; the gradient goes no deeper than that."""
+    """Unfreezes the layers that stage two trains."""
     layers = top_layers(model, settings.stage_two_layers)
     for encoder in encoders(model):
         encoder.requires_grad_(settings.stage_two_layers is None)
-        # not all families call theirs so
+        # not all model families have an attribute of this name
         embeddings = getattr(encoder, "embeddings", None) or encoder.get_input_embeddings()
         embeddings.requires_grad_(settings.train_embeddings)
     for layer in layers:
@@ -122,14 +127,14 @@ def unfreeze(model: DiPairModel, settings: TrainingSettings) -> None:
 
 
 def encoders(model: DiPairModel) -> list[Any]:
-    """The encoders of a model, one where its sides share it."""
+    """Returns the encoders of a model; a single one if the sides share it."""
     return [model.encoder, *model.other_encoders.values()]
 
 
 def top_layers(model: DiPairModel, count: int | None) -> list[nn.Module]:
-    """The topmost layers of each encoder, none with None.
+    """Returns the top `count` layers of each encoder; none if `count` is None.
 
-    Raises `SettingsError` for more than it has, and for layers that are not a list of their own.
+    Raises `SettingsError` if an encoder has fewer layers, or if its layers are not a `ModuleList`.
     """
     if count is None:
         return []
@@ -140,17 +145,17 @@ def top_layers(model: DiPairModel, count: int | None) -> list[nn.Module]:
         if count > depth:
             raise SettingsError(f"--stage-two-layers {count} is more than the encoder's {depth}")
         layers = list(next((stack for stack in stacks if len(stack) == depth), ()))
-        if not layers:  # those of ALBERT have the same weights, for one
+        if not layers:  # as in ALBERT, whose layers share their weights
             raise SettingsError(
                 f"the layers of the encoder ({encoder.config.model_type}) cannot be trained one "
-                "by one: leave --stage-two-layers away"
+                "by one: omit --stage-two-layers"
             )
         chosen += layers[depth - count :]
     return chosen
 
 
 def group_schedule(settings: TrainingSettings, *, epochs: float, learning_rate: float) -> Schedule:
-    """The schedule of one stage."""
+    """Returns the schedule of one stage."""
     return Schedule(
         epochs=epochs,
         learning_rate=learning_rate,
@@ -177,7 +182,7 @@ def _run_stage(
     epochs = settings.stage_one_epochs if stage == 1 else settings.stage_two_epochs
     if epochs == 0:
         return
-    # in stage one the encoder is frozen and its vectors with it; classes have no order to keep
+    # in stage one the encoder and thus its vectors are frozen; classes give no order of passages
     vectors = stage == 2 and settings.vector_weight > 0 and groups.classes == 1
 
     def compute_loss(output: Any, labels: Tensor) -> Tensor:

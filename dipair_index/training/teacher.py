@@ -1,4 +1,4 @@
-"""A cross-encoder teacher of one's own, fine-tuned on judged pairs (DiPair, section 4.3)."""
+"""Fine-tunes a cross-encoder teacher on judged pairs (DiPair, section 4.3)."""
 
 from __future__ import annotations
 
@@ -38,10 +38,11 @@ def train_teacher(
 ) -> dict[str, Any]:
     """Fine-tunes `encoder` as a cross-encoder on the dataset's train tuples, saved by `run`.
 
-    It minimises the cross-entropy of the sigmoid of its logit against the labels, which are in
-    [0, 1]. Returns the contents of `training.json`, with the quality on the valid and test
-    tuples. Raises `FormatError` for other labels and where all are the same, and what
-    `TrainingRun.begin` raises.
+    The loss is the cross-entropy of sigmoid(logit) against the labels, which are in [0, 1];
+    `layers` is the number of the encoder's layers to use, None is all. Returns the contents of
+    `training.json`, with the quality on the valid and test tuples. Raises `FormatError` if a label
+    is outside [0, 1] or if all are equal, and `SettingsError` or `DirectoryError` as
+    `TrainingRun.begin` does.
     """
     table = judged_table(dataset)
     groups = LabelledGroups.from_table(table, dataset.sides, each_alone=True)
@@ -74,7 +75,7 @@ def train_teacher(
 def judged_table(dataset: Dataset) -> pa.Table:
     """Returns the ids and labels of the train tuples, the labels as `logit`.
 
-    Raises `FormatError` for labels outside [0, 1], and where all are the same.
+    Raises `FormatError` if a label is outside [0, 1], or if all are equal.
     """
     file = dataset.layout.pairs("train")
     table = dataset.pairs("train", [*dataset.id_columns, "label"])
@@ -95,5 +96,5 @@ def judged_table(dataset: Dataset) -> pa.Table:
 
 
 def against_labels(logits: Tensor, labels: Tensor) -> Tensor:
-    """Cross-entropy of sigmoids (section 4.3)."""
+    """Returns the cross-entropy of sigmoid(logits) against labels in [0, 1] (section 4.3)."""
     return functional.binary_cross_entropy_with_logits(logits, labels)

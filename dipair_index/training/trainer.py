@@ -1,4 +1,4 @@
-"""transformers' Trainer as all our training uses it: the paper's optimiser, resumable, quiet."""
+"""Runs transformers' Trainer with the paper's optimiser, checkpoints, and a watch on the loss."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from dipair_index.errors import TrainingError
 
 STEPS_BETWEEN_LOGS = 20
 DIVERGED = 10.0
-"""A loss this many times its start..."""
+"""The loss has diverged if it is more than this many times its initial value..."""
 LOGS_TO_DIVERGE = 5
-"""...in so many logs behind each other (100 steps) ends the run."""
+"""...in so many consecutive logs (100 steps)."""
 
 
 @dataclass(frozen=True)
@@ -51,15 +51,16 @@ def run_training(
     report: Callable[[int], None] = lambda step: None,
     on_epoch: Callable[[int], None] = lambda epoch: None,
 ) -> None:
-    """Trains `model` in place with checkpoints in `folder`; `resume` goes on from the last.
+    """Trains `model` in place with checkpoints in `folder`; `resume` continues from the last one.
 
-    `compute_loss` takes the model's output and the batch's "labels". Raises `TrainingError` when
-    the loss is no longer a number, or stays far above its start.
+    `compute_loss` takes the model's output and the batch's "labels". `report` is called with the
+    number of steps so far, and `on_epoch` with the number of each epoch as it begins. Raises
+    `TrainingError` if the loss is not finite, or stays far above its initial value.
     """
 
     def checked_loss(output: Any, labels: Tensor, **_: Any) -> Tensor:
         loss = compute_loss(output, labels)
-        # at once, so that no checkpoint is written of what cannot be gone on with
+        # checked at each step, so that no checkpoint is written of a model that has diverged
         if not torch.isfinite(loss):
             raise TrainingError(
                 f"the loss is no longer a number at step {trainer.state.global_step + 1}: train "
@@ -97,15 +98,15 @@ def run_training(
         compute_loss_func=checked_loss,
         callbacks=[_Watch(report, on_epoch)],
     )
-    trainer.remove_callback(PrinterCallback)  # stdout is for data
+    trainer.remove_callback(PrinterCallback)  # it prints to stdout, which is for data
     trainer.train(resume_from_checkpoint=last_checkpoint(folder) if resume else None)
 
 
 def last_checkpoint(folder: Path) -> str | None:
-    """The newest checkpoint that is whole; a run that was killed may have left one that is not."""
-    # Trainer writes its state last
-    whole = [state.parent for state in folder.glob("checkpoint-*/trainer_state.json")]
-    return max(map(str, whole), key=lambda name: int(name.rsplit("-", 1)[1]), default=None)
+    """Returns the newest complete checkpoint; a killed run may have left an incomplete one."""
+    # Trainer writes trainer_state.json last
+    complete = [state.parent for state in folder.glob("checkpoint-*/trainer_state.json")]
+    return max(map(str, complete), key=lambda name: int(name.rsplit("-", 1)[1]), default=None)
 
 
 class _Watch(TrainerCallback):
@@ -122,7 +123,7 @@ class _Watch(TrainerCallback):
         self._report(state.global_step)
 
     def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        # a checkpoint keeps the history, so a resumed run knows its start
+        # a checkpoint contains the history, so a resumed run knows the initial loss
         losses = [float(entry["loss"]) for entry in state.log_history if "loss" in entry]
         latest = losses[1:][-LOGS_TO_DIVERGE:]
         if len(latest) == LOGS_TO_DIVERGE and min(latest) > DIVERGED * losses[0]:

@@ -153,7 +153,7 @@ def test_a_run_with_a_broken_line_and_a_file_of_held_out_queries_are_refused(
 ) -> None:
     with pytest.raises(FormatError, match=r"line 2 of .*: expected 6 fields \(query-id Q0"):
         taken(pairs, "a Q0 p0 1 2.5 x\na p1 2\n", "s.run")
-    with pytest.raises(FormatError, match="scores no query to train on: all are held out"):
+    with pytest.raises(FormatError, match="has scores of held-out queries only"):
         taken(pairs, f"{HEADER}\nt\tp0\t1\n")
     with pytest.raises(SettingsError, match="scores are logit or probability, got percent"):
         taken(pairs, f"{HEADER}\na\tp0\t1\n", scale="percent")

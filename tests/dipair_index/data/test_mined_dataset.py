@@ -61,7 +61,7 @@ class NumpyIndex:
         self.folder = folder
         self.searched = 0
 
-    def take_over(self, key: Any) -> bool:
+    def reuse(self, key: Any) -> bool:
         note = self.folder / "key.json"
         return note.is_file() and json.loads(note.read_text()) == key
 
@@ -504,5 +504,5 @@ def test_settings_that_cannot_work_are_refused(settings: dict[str, Any], message
 
 def test_qrels_without_a_positive_are_refused(folder: Path, tmp_path: Path) -> None:
     (folder / "qrels.train.tsv").write_text("tea?hot 0 tea-hot 0\n")
-    with pytest.raises(FormatError, match=r"qrels.train.tsv judges nothing 1 or more"):
+    with pytest.raises(FormatError, match=r"qrels.train.tsv has no positive"):
         make(folder, tmp_path / "out")

@@ -20,7 +20,7 @@ from dipair_index.errors import DiPairError, FormatError, SettingsError
 from dipair_index.formats.tables import write_table
 from dipair_index.training.cross_encoder_student import distil_cross_encoder
 from dipair_index.training.data import TrainingData, quality
-from dipair_index.training.distil import distil, settle
+from dipair_index.training.distil import complete_settings, distil
 from dipair_index.training.run import TrainingRun
 from dipair_index.training.settings import TrainingSettings
 from dipair_index.training.teacher import train_teacher
@@ -85,7 +85,7 @@ def several(logits: list[list[float]]) -> pa.Array:
         (
             {**PAIRS, "logit": several([[1, 2], [0, 2], [1, 2]])},
             {},
-            "the labels hold 2 outputs a pair, and a both loss learns one: pass --loss multi-class",
+            "the labels have 2 outputs per pair, and a both loss learns one: pass",
         ),
         (
             {**PAIRS, "logit": [1.0, 2.0, 3.0]},
@@ -95,7 +95,7 @@ def several(logits: list[list[float]]) -> pa.Array:
         (
             {"query": ["bees", "lava"], "passage": ["tea", "tea"], "logit": [1.0, 2.0]},
             {"loss": "margin-mse"},
-            "each of the 2 queries has one label only, and a margin-mse loss compares",
+            "no query has two labels, and a margin-mse loss compares",
         ),
         ({**PAIRS, "logit": [1.0, 2.0, 3.0]}, {"group": 1}, "both loss needs --group 2 or more"),
         ({**PAIRS, "logit": [1.0, 2.0, 3.0]}, {"loss": "hinge"}, "no loss hinge: choose binary"),
@@ -189,11 +189,11 @@ def test_digests_follow_texts_and_labels_and_nothing_else(tmp_path: Path) -> Non
 
 def test_sides_and_classes_come_from_the_data() -> None:
     asked = {"max_passage_tokens": 6, "passage_length": 64, "extra_sides": {"title": [2, 16]}}
-    settled = settle(asked, ("query", "passage", "title", "brand"), 3)
-    assert settled["extra_sides"] == {"title": [2, 16], "brand": [6, 64]}
-    assert settled["classes"] == 3
+    completed = complete_settings(asked, ("query", "passage", "title", "brand"), 3)
+    assert completed["extra_sides"] == {"title": [2, 16], "brand": [6, 64]}
+    assert completed["classes"] == 3
     with pytest.raises(SettingsError, match="has no side title: it has query and passage only"):
-        settle(asked, ("query", "passage"), 1)
+        complete_settings(asked, ("query", "passage"), 1)
 
 
 def test_quality_is_auc_of_two_labels_and_pearson_of_grades() -> None:

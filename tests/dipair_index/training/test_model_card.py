@@ -49,7 +49,7 @@ def test_a_card_holds_all_that_is_needed_to_make_the_model_again() -> None:
 def test_a_card_of_a_cross_encoder_that_was_not_measured_says_so() -> None:
     record = {key: value for key, value in RECORD.items() if key not in ("model", "quality")}
     card = model_card("tiny", {**record, "commit": None})
-    assert "A cross-encoder that `dipair-index` has trained from some-bert." in card
+    assert "A cross-encoder that `dipair-index` trained from some-bert." in card
     assert "It was not measured." in card
     assert "Commit of the source: unknown (installed from a package)." in card
 
