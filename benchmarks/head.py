@@ -39,7 +39,7 @@ from dipair_index.records import FloatArray
 from dipair_index.rerank.fast_head import Product, ProductForm, has_onednn
 from dipair_index.rerank.head import HeadScorer, compute_alone
 from dipair_index.rerank.scorer import MICRO_BATCH
-from dipair_index.stores.codecs import Codec, Rows, open_codec
+from dipair_index.stores.codecs import Codec, EncodedRows, open_codec
 from dipair_index.threads import limit_openmp
 
 SIZES = [(4, 8, 256), (4, 12, 128), (8, 16, 256)]
@@ -58,7 +58,7 @@ class Contender(NamedTuple):
 class Inputs(NamedTuple):
     model: DiPairModel
     queries: FloatArray  # (QUERIES, N, dim)
-    rows: Rows
+    rows: EncodedRows
     codec: Codec
 
 

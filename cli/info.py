@@ -78,7 +78,7 @@ def info(
         remark(f"there is no index at {index_dir}")
     from dipair_index.stores.estimate import Basis
 
-    basis = Basis.of_index(index_dir) if is_there else Basis()
+    basis = Basis.from_index(index_dir) if is_there else Basis()
     estimated = basis.estimate(passages, **chosen)
     remark(f"estimate for {counted(passages, 'passage')}, based on {basis.source}")
     _show(estimated, as_json=as_json)

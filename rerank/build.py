@@ -97,7 +97,7 @@ def build_index(
         part, summary = building.run(
             given, "build", lambda ids: None, resume=resume, overwrite=overwrite, report=report
         )
-        writer.replaced_by(replace(manifest, parts=(part,)))
+        writer.replace_manifest(replace(manifest, parts=(part,)))
     return summary
 
 
@@ -125,7 +125,7 @@ def add_passages(
         with Snapshot.open(index_dir) as now:
 
             def refuse(ids: Sequence[str]) -> None:
-                held = [] if update else np.flatnonzero(now.holding(ids)).tolist()
+                held = [] if update else np.flatnonzero(now.contains(ids)).tolist()
                 if held:
                     raise DirectoryError(
                         f"{counted(len(held), 'of these passages is', 'of these passages are')} in "
@@ -138,9 +138,9 @@ def add_passages(
             part, summary = building.run(
                 given, "add", refuse, resume=resume, overwrite=overwrite, report=report
             )
-            parts = writer.without(now.parts, building.ids)
+            parts = writer.mark_deleted(now.parts, building.ids)
             replaced = len(now) - sum(each.live for each in parts)
-            writer.replaced_by(replace(writer.current, parts=(*parts, part)))
+            writer.replace_manifest(replace(writer.current, parts=(*parts, part)))
     return summary._replace(replaced=replaced)
 
 

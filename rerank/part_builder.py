@@ -30,7 +30,7 @@ from dipair_index.records import FloatArray, Passage
 from dipair_index.rerank.unfinished import UnfinishedPart
 from dipair_index.stores.ann import AnnInfo, FaissIndex, VectorSource
 from dipair_index.stores.backends import open_token_store
-from dipair_index.stores.index_writer import IndexWriter, ann_of
+from dipair_index.stores.index_writer import IndexWriter, build_ann
 from dipair_index.stores.manifest import Manifest, PartInfo
 from dipair_index.stores.packed_ids import PackedIds
 from dipair_index.stores.passages import PassageStore
@@ -139,7 +139,9 @@ class PartBuilder:
                     unfinished.discard()
             raise
         done = unfinished.progress
-        part = self._writer.place(unfinished.part, done.passages, done.truncated, done.digest)
+        part = self._writer.install_part(
+            unfinished.part, done.passages, done.truncated, done.digest
+        )
         seconds = time.monotonic() - started
         encoded = done.passages - before
         return part, BuildSummary(done.passages, encoded, seconds, size, done.truncated)
@@ -208,7 +210,7 @@ class PartBuilder:
         )
         shutil.rmtree(folder, ignore_errors=True)
         if self._taken is None:
-            ann_of(
+            build_ann(
                 self.ids,
                 unfinished.vectors(),
                 manifest,
@@ -223,7 +225,7 @@ class PartBuilder:
             shutil.copytree(self._taken, folder, copy_function=link)
         else:
             index = FaissIndex.load(self._taken)
-            ann_of(self.ids, index.vectors(), manifest, source, strict=True).save(folder)
+            build_ann(self.ids, index.vectors(), manifest, source, strict=True).save(folder)
 
 
 def _chunk(passages: Iterator[Passage]) -> tuple[list[Passage], BaseException | None]:
@@ -267,7 +269,7 @@ def _refuse_repeated(ids: list[str], texts: PassageStore) -> None:
     """Says which id stands twice in a chunk, or in a chunk and in those stored before it."""
     passage_id, times = Counter(ids).most_common(1)[0]
     if times == 1:
-        known = np.flatnonzero(texts.holding(ids))
+        known = np.flatnonzero(texts.contains(ids))
         passage_id, times = (ids[known[0]], 2) if len(known) else ("", 1)
     if times > 1:
         raise FormatError(f"the passage id {passage_id!r} is given twice: ids must be unique")

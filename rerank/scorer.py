@@ -10,7 +10,7 @@ from threading import Lock
 
 from dipair_index.errors import SettingsError
 from dipair_index.records import FloatArray
-from dipair_index.stores.codecs import Codec, Rows
+from dipair_index.stores.codecs import Codec, EncodedRows
 
 MICRO_BATCH = 50
 """Pairs that go through the head at once: 100 and 1,000 candidates leave no row empty."""
@@ -44,7 +44,9 @@ class Scorer(ABC):
         shape, read = passage_tokens.shape[1:], passage_tokens.__getitem__
         return self._logits(query_tokens, Passages(shape, len(passage_tokens), read))
 
-    def encoded_logits(self, query_tokens: FloatArray, rows: Rows, codec: Codec) -> FloatArray:
+    def encoded_logits(
+        self, query_tokens: FloatArray, rows: EncodedRows, codec: Codec
+    ) -> FloatArray:
         """As `logits`, from passages as `codec` encoded them: (passages, bytes_per_passage).
 
         They are decoded a micro-batch at a time: all of them never are in memory as float32.

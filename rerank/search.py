@@ -22,7 +22,7 @@ from dipair_index.rerank.ranking import Ranking, Rankings, Stopwatch
 from dipair_index.rerank.results import best_candidates, described
 from dipair_index.rerank.scorer import Scorer
 from dipair_index.rerank.text_cache import TextCache
-from dipair_index.stores.codecs import Rows
+from dipair_index.stores.codecs import EncodedRows
 from dipair_index.stores.snapshot import Snapshot
 
 
@@ -283,7 +283,7 @@ class Searcher:
         with watch.part("score"):
             return self._scorer.encoded_logits(query_tokens, rows, snapshot.codec)
 
-    def _rows(self, candidates: Sequence[Candidate], snapshot: Snapshot) -> Rows:
+    def _rows(self, candidates: Sequence[Candidate], snapshot: Snapshot) -> EncodedRows:
         """Returns encoded tokens: from the index by id or by text, from the cache, or made now."""
         texts = [each.passage.full_text for each in candidates if each.passage is not None]
         if not texts:

@@ -12,7 +12,7 @@ import numpy as np
 from dipair_index.encoders.base import TextEncoder
 from dipair_index.locks import ForkSafeLock
 from dipair_index.rerank.arguments import checked_count
-from dipair_index.stores.codecs import Codec, Rows
+from dipair_index.stores.codecs import Codec, EncodedRows
 
 DEFAULT_CACHE_BYTES = 256 * 2**20
 """Some 110,000 texts of the default model in int8."""
@@ -54,12 +54,12 @@ class TextCache:
 
     def __init__(self, max_bytes: int = DEFAULT_CACHE_BYTES) -> None:
         self.max_bytes = checked_count("max_bytes", max_bytes, least=0)
-        self._rows: OrderedDict[TextKey, Rows] = OrderedDict()
+        self._rows: OrderedDict[TextKey, EncodedRows] = OrderedDict()
         self._bytes = 0
         self._lock = ForkSafeLock()
         self._encoding = ForkSafeLock()
 
-    def rows(self, texts: Sequence[str], encoder: TextEncoder, codec: Codec) -> Rows:
+    def rows(self, texts: Sequence[str], encoder: TextEncoder, codec: Codec) -> EncodedRows:
         """Returns texts as passages are stored, uint8 (len(texts), codec.bytes_per_passage).
 
         Equal texts are encoded once, and those in the cache not at all, whichever thread put them
@@ -101,7 +101,7 @@ class TextCache:
     def __len__(self) -> int:
         return len(self._rows)
 
-    def _held(self, keys: Sequence[TextKey]) -> dict[TextKey, Rows]:
+    def _held(self, keys: Sequence[TextKey]) -> dict[TextKey, EncodedRows]:
         found = {}
         with self._lock:
             for key in keys:
@@ -110,7 +110,7 @@ class TextCache:
                     found[key] = row
         return found
 
-    def _put(self, encoded: Mapping[TextKey, Rows]) -> None:
+    def _put(self, encoded: Mapping[TextKey, EncodedRows]) -> None:
         with self._lock:
             for key, row in encoded.items():
                 if key not in self._rows:

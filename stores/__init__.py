@@ -1,7 +1,7 @@
-"""What is on disk: token embeddings by passage id, passages, the ANN index, the index directory.
+"""The files of an index: token embeddings by passage id, passages, and the ANN index.
 
-`TokenStore`, `DictTokenStore` and `open_token_store` can be imported from here; the module that
-has one is imported when it is first used.
+`TokenStore`, `DictTokenStore` and `open_token_store` can be imported from here; their modules are
+imported at first use.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The first stage: nearest passages by inner product of unit vectors, with FAISS."""
+"""The first stage: a FAISS index that finds the nearest passages by inner product."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dipair_index.errors import DirectoryError, SettingsError, StoreError
+from dipair_index.errors import DirectoryError, FormatError, SettingsError, StoreError
 from dipair_index.files import utf8_path, write_whole
 from dipair_index.records import FloatArray
 from dipair_index.stores.faiss_kinds import new_index, reason
@@ -30,17 +30,18 @@ from dipair_index.stores.faiss_search import (
 from dipair_index.stores.packed_ids import PackedIds
 from dipair_index.stores.token_store import validated_keys
 from dipair_index.threads import answer_after_fork
+from dipair_index.words import counted
 
 ANN_FORMAT_VERSION = 1
 _ORIGINALS = "vectors.npy"
 _ROWS_AT_ONCE = 65_536
 _SPARE = 32
-"""Candidates asked of FAISS beyond those that are returned: ties seldom go on for longer."""
+"""Candidates requested from FAISS beyond those that are returned; longer ties are rare."""
 
 
 @dataclass(frozen=True)
 class VectorSource:
-    """What the vectors were made of: by whom, from which passages (see `dipair_index.digests`)."""
+    """The embedder of the vectors and the digest of their passages (see `dipair_index.digests`)."""
 
     embedder: str = ""
     embedder_fingerprint: str = ""
@@ -49,7 +50,7 @@ class VectorSource:
 
 @dataclass(frozen=True)
 class AnnInfo:
-    """What `ann.json` says of the folder it is in."""
+    """The contents of `ann.json`, which describes the index in the same folder."""
 
     kind: str
     count: int
@@ -60,7 +61,7 @@ class AnnInfo:
 
     @classmethod
     def read(cls, folder: str | Path) -> AnnInfo:
-        """Reads it; raises `DirectoryError` if it is absent, damaged or of a newer format."""
+        """Reads `ann.json`; raises `DirectoryError` if it is absent, damaged or too new."""
         file = Path(folder) / "ann.json"
         try:
             values = json.loads(file.read_text("utf-8"))
@@ -78,7 +79,7 @@ class AnnInfo:
 
 
 class FaissIndex:
-    """Passage ids by vector. Approximate kinds may miss some; scores are inner products."""
+    """Finds passage ids by vector; scores are inner products. Approximate kinds may miss some."""
 
     def __init__(
         self,
@@ -98,7 +99,7 @@ class FaissIndex:
 
     @property
     def dim(self) -> int:
-        """Numbers in a vector."""
+        """The dimensions of a vector."""
         return int(self._index.d)
 
     def __len__(self) -> int:
@@ -114,10 +115,11 @@ class FaissIndex:
         seed: int = 0,
         source: VectorSource | None = None,
     ) -> FaissIndex:
-        """An index of vectors (ids, dim): `flat` (exact), `hnsw`, `ivf` or a FAISS factory string.
+        """Builds an index of `vectors`, (ids, dim).
 
-        SettingsError for a repeated id, a kind that FAISS does not know or that cannot search by
-        inner product, and for too few vectors to train it.
+        `kind` is `flat` (exact), `hnsw`, `ivf` or a FAISS factory string. Raises `FormatError` if
+        an id is repeated, and `SettingsError` if FAISS does not know the kind or cannot search it
+        by inner product, or if there are too few vectors to train it.
         """
         for start in range(0, len(ids), _ROWS_AT_ONCE):
             validated_keys(ids[start : start + _ROWS_AT_ONCE])
@@ -128,9 +130,7 @@ class FaissIndex:
         if len(np.unique(np.fromiter(map(hash, ids), np.int64, len(ids)))) < len(ids):
             repeated, times = Counter(ids).most_common(1)[0]
             if times > 1:
-                raise SettingsError(
-                    f"the passage id {repeated!r} is given twice: ids must be unique"
-                )
+                raise FormatError(f"the passage id {repeated!r} is given twice: ids must be unique")
         index = new_index(kind, *vectors.shape, seed=seed)
         try:
             if not index.is_trained:
@@ -138,7 +138,8 @@ class FaissIndex:
             index.add(vectors)
         except (RuntimeError, MemoryError) as error:
             raise SettingsError(
-                f"FAISS cannot build {kind!r} from {len(ids)} vectors ({reason(error)}): "
+                f"FAISS cannot build {kind!r} from {counted(len(ids), 'vector')} "
+                f"({reason(error)}): "
                 "use flat or hnsw, or give more passages"
             ) from error
         built = cls(index, PackedIds.from_ids(ids), kind, source or VectorSource())
@@ -147,7 +148,7 @@ class FaissIndex:
         return built
 
     def _gives_back(self, vectors: FloatArray) -> bool:
-        """Whether FAISS keeps all vectors as they are."""
+        """Returns whether FAISS stores all vectors without loss."""
         try:
             return all(
                 np.array_equal(
@@ -162,12 +163,13 @@ class FaissIndex:
     def search(
         self, vectors: FloatArray, top_k: int, *, deleted: Collection[str] = frozenset()
     ) -> tuple[list[list[str]], FloatArray]:
-        """Ids of the largest inner products for each of vectors (queries, dim), and these.
+        """Returns the ids and the scores of the nearest passages of each vector, (queries, dim).
 
-        Best first, ties by id, none of the `deleted` ones, all of which are in the index. Scores
-        are (queries, min(top_k, count)); where an approximate kind finds fewer, the query's list
-        is shorter and its last scores are -inf. Equal vectors have equal scores, whatever kind
-        finds them, and a query has the same results alone as in a batch.
+        Results are best first, ties by id, without the ids in `deleted`, all of which must be in
+        the index. Scores are (queries, k) with k = min(top_k, number of live passages); if an
+        approximate kind finds fewer, the query's list of ids is shorter and its last scores are
+        -inf. Equal vectors have equal scores for every kind, and a query has the same results alone
+        as in a batch. Raises `SettingsError` if `top_k` or the shape of `vectors` is wrong.
         """
         vectors = validated_query_vectors(vectors, dim=self.dim, top_k=top_k)
         kept = min(top_k, len(self) - len(deleted))
@@ -197,9 +199,10 @@ class FaissIndex:
         deleted: Collection[str],
         candidates: Candidates | None = None,
     ) -> tuple[list[str], FloatArray]:
-        """The `kept` best ids for one query and their scores, from `count` candidates or more.
+        """Returns the `kept` best ids for one query and their scores.
 
-        More are asked for until the last one is clearly worse than the last one kept.
+        FAISS is asked for `count` candidates, and for more until the last candidate is worse than
+        the last kept one by more than the rounding margin.
         """
         while True:
             if candidates is None:
@@ -226,17 +229,17 @@ class FaissIndex:
     def _first(
         self, rows: npt.NDArray[np.int64], scores: FloatArray, kept: int
     ) -> tuple[list[str], FloatArray]:
-        """The ids of the `kept` highest scores and these, best first, ties by id."""
+        """Returns the ids of the `kept` highest scores and these, best first, ties by id."""
         order = np.argsort(-scores, kind="stable")
         order = order[scores[order] >= scores[order[:kept][-1:]].min(initial=np.inf)]
         ids, scores = self.ids.at(rows[order]), scores[order]
         if (scores[1:] == scores[:-1]).any():
-            # sorting keeps equal scores in place
+            # sorting permutes ids among equal scores only, so `scores` stay in order
             ids = [each for _, each in sorted(zip((-scores).tolist(), ids, strict=True))]
         return ids[:kept], scores[:kept]
 
     def vectors(self) -> FloatArray:
-        """The vectors (count, dim) in the order of `ids`, exactly as they were given."""
+        """Returns the vectors (count, dim) in the order of `ids`, exactly as they were given."""
         return self._reconstructed(0, len(self)) if self._originals is None else self._originals
 
     def _reconstructed(self, start: int, count: int) -> FloatArray:
@@ -249,21 +252,24 @@ class FaissIndex:
         return vectors
 
     def save(self, folder: str | Path) -> None:
-        """Writes the folder's files; `ann.json` comes last and makes them valid."""
+        """Writes the index into `folder`; `ann.json` comes last and makes it valid.
+
+        Raises `StoreError` if a file cannot be written.
+        """
         faiss: Any = import_module("faiss")
 
         folder = Path(folder)
         try:
             folder.mkdir(parents=True, exist_ok=True)
             for name in ("ann.json", "index.faiss", _ORIGINALS):
-                # never into an old file: it may be mapped, or a link to another index's
+                # never into an old file, which may be mapped, or hard-linked to another index's
                 (folder / name).unlink(missing_ok=True)
             with (folder / "index.faiss").open("wb") as target:
-                # FAISS itself says nothing where the last bytes find no room on the disk
+                # FAISS itself reports no error if the disk is full when it writes the last bytes
                 faiss.write_index(self._index, faiss.PyCallbackIOWriter(target.write))
             PackedIds.from_ids(self.ids).save(folder)
             if self._originals is not None:
-                # FAISS compresses them, and a merge with other vectors must not do so twice
+                # FAISS stores them with loss, and a merge must not lose precision twice
                 np.save(folder / _ORIGINALS, self._originals)
             size = (folder / "index.faiss").stat().st_size
             info = AnnInfo(self.kind, len(self), self.dim, self.source, size)
@@ -271,34 +277,38 @@ class FaissIndex:
         except (OSError, RuntimeError) as error:
             raise StoreError(
                 f"cannot write the ANN index to {folder}: {reason(error)}. Make room on the disk "
-                "or choose another place"
+                "or choose another folder"
             ) from error
 
     @classmethod
     def load(cls, folder: str | Path) -> FaissIndex:
-        """Reads what `save` wrote; raises `DirectoryError` if absent, `StoreError` if damaged."""
+        """Reads an index from `folder`.
+
+        Raises `DirectoryError` if there is none, and `StoreError` if it is damaged.
+        """
         import faiss
 
         info = AnnInfo.read(folder)
         file = Path(folder) / "index.faiss"
         if not file.is_file() or file.stat().st_size != info.index_bytes:
-            raise StoreError(f"{file} is cut short or not the one of ann.json: build it again")
+            raise StoreError(f"{file} does not have the size that ann.json gives: build it again")
         try:
-            # what is read of it is read through the memory map
+            # vectors are read through a memory map
             index = faiss.read_index(utf8_path(file), faiss.IO_FLAG_MMAP_IFC)
         except RuntimeError as error:
             raise StoreError(f"{file} is damaged ({reason(error)}): build it again") from error
         ids = PackedIds.load(Path(folder))
         if (len(ids), int(index.ntotal), int(index.d)) != (info.count, info.count, info.dim):
             raise StoreError(
-                f"{folder} is damaged: {len(ids)} ids and {index.ntotal} vectors of {index.d}, "
-                f"but ann.json says {info.count} of {info.dim}; build it again"
+                f"{folder} is damaged: it holds {counted(len(ids), 'id')} and "
+                f"{counted(index.ntotal, 'vector')} of {index.d} dimensions, but ann.json says "
+                f"{info.count:,} of {info.dim}: build it again"
             )
         return cls(index, ids, info.kind, info.source, _originals(Path(folder), info))
 
 
 def _originals(folder: Path, info: AnnInfo) -> FloatArray | None:
-    """The vectors as they were given, where FAISS has compressed them."""
+    """Returns the original vectors if FAISS stores them with loss, otherwise None."""
     file = folder / _ORIGINALS
     if not file.is_file():
         return None
@@ -312,23 +322,31 @@ def _originals(folder: Path, info: AnnInfo) -> FloatArray | None:
 
 
 def validated_vectors(vectors: FloatArray, *, count: int) -> FloatArray:
-    """Vectors (count, dim) as contiguous float32; SettingsError for other shapes, NaN, infinity."""
+    """Returns vectors (count, dim) as contiguous float32.
+
+    Raises `SettingsError` if the shape is wrong, or if a number is NaN or infinite.
+    """
     if np.ndim(vectors) != 2 or len(vectors) != count:
-        raise SettingsError(f"vectors must be (ids, dim) for {count} ids, got {np.shape(vectors)}")
+        raise SettingsError(
+            f"vectors must be (ids, dim) for {counted(count, 'id')}, got {np.shape(vectors)}"
+        )
     vectors = np.ascontiguousarray(vectors, dtype=np.float32)
-    parts = range(0, count, _ROWS_AT_ONCE)
-    if not all(np.isfinite(vectors[start : start + _ROWS_AT_ONCE]).all() for start in parts):
+    starts = range(0, count, _ROWS_AT_ONCE)
+    if not all(np.isfinite(vectors[start : start + _ROWS_AT_ONCE]).all() for start in starts):
         raise SettingsError("vectors must be finite, got NaN or infinity")
     return vectors
 
 
 def validated_query_vectors(vectors: FloatArray, *, dim: int, top_k: int) -> FloatArray:
-    """Query vectors (queries, dim), and a top_k of 1 or more."""
+    """Returns query vectors (queries, dim) as contiguous float32.
+
+    Raises `SettingsError` as `validated_vectors` does, or if `top_k` is below 1.
+    """
     if top_k < 1:
         raise SettingsError(f"top_k must be 1 or more, got {top_k}")
     vectors = validated_vectors(vectors, count=len(vectors))
     if vectors.shape[1] != dim:
         raise SettingsError(
-            f"query vectors must have the index's {dim} numbers, got {vectors.shape[1]}"
+            f"query vectors must have the index's {dim} dimensions, got {vectors.shape[1]}"
         )
     return vectors

@@ -1,4 +1,4 @@
-"""Token stores by name: the only module that knows all backends."""
+"""Opens token stores by the name of their backend."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ def open_token_store(
     codec: str,
     readonly: bool = False,
 ) -> TokenStore:
-    """Opens the store at `location`, and creates it where it is absent, unless `readonly`.
+    """Opens the store at `location`, and creates it if it is absent, unless `readonly`.
 
-    `location` is a folder; for tensorstore also any URL that it knows. Raises `SettingsError` if
-    the `kind` or the codec is unknown, and `StoreError` if there is nothing to read, or if the
-    store has other settings.
+    `kind` is "lmdb" or "tensorstore"; `location` is a folder or, for tensorstore, a URL. Raises
+    `SettingsError` if the `kind` or the codec is unknown, and `StoreError` if a store to be read is
+    absent, or if it has other settings.
 
     Examples
     --------
@@ -47,7 +47,7 @@ def open_token_store(
 
 
 def remove_token_store(kind: str, location: str | Path) -> None:
-    """Deletes all data of the store at `location`, if there is one. Nobody may have it open.
+    """Deletes the store at `location`, if there is one; no process may have it open.
 
     Raises `StoreError` if the data cannot be deleted.
     """

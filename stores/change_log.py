@@ -1,4 +1,4 @@
-"""The log of changes of a store, a small object each, and the state that it leads to."""
+"""The change log of a TensorStore token store: one small object per change."""
 
 from __future__ import annotations
 
@@ -46,14 +46,14 @@ class Change:
     def encode(self) -> bytes:
         """Serialises header, hashes, deleted rows, the keys' lengths and text, and the CRC-32."""
         text = self.keys.text
-        parts = [
+        pieces = [
             _HEADER.pack(_MAGIC, self.first_row, len(self.hashes), len(self.deleted), len(text)),
             self.hashes.astype("<u8").tobytes(),
             self.deleted.astype("<i8").tobytes(),
             self.keys.lengths.astype("<u2").tobytes(),
             text.tobytes(),
         ]
-        body = b"".join(parts)
+        body = b"".join(pieces)
         return body + _CHECKSUM.pack(zlib.crc32(body))
 
     @classmethod
@@ -62,8 +62,8 @@ class Change:
         body, checksum = memoryview(data)[: -_CHECKSUM.size], data[-_CHECKSUM.size :]
         if not data.startswith(_MAGIC) or checksum != _CHECKSUM.pack(zlib.crc32(body)):
             raise StoreError(
-                f"{name} is damaged, which says where passages are: restore it, or build the "
-                "store again"
+                f"{name}, which records the positions of passages, is damaged: restore it, or "
+                "build the store again"
             )
         _, first_row, count, deleted_count, _ = _HEADER.unpack_from(body)
         at = _HEADER.size
@@ -76,9 +76,10 @@ class Change:
 
 
 class ChangeLog:
-    """All changes at a location, in their order; used from any thread.
+    """All changes at a location, in order. Threads may share it.
 
-    `ids` says which row each id has, `written` how many rows each shard has that holds a passage.
+    `ids` maps each id to its row, and `written` each shard with a live passage to its number of
+    rows.
     """
 
     def __init__(self, location: Location, shard_rows: int) -> None:
@@ -103,8 +104,8 @@ class ChangeLog:
                 data = change.encode()
                 name = _name(self._count)
                 written = self._location.store.write(name, data, if_equal=absent).result()
-                # no generation where the object was there: another writer's, or this very one, if
-                # an answer was lost and TensorStore tried again
+                # no generation if the object existed: written by another writer, or by this one if
+                # the response was lost and TensorStore tried again
                 if written.generation or self._location.read(name) == data:
                     return self._apply([(change, len(data))])
 
@@ -133,14 +134,14 @@ class ChangeLog:
     def _read(self, numbers: Iterable[int]) -> Iterator[tuple[Change, int]]:
         names = [_name(number) for number in numbers]
         for start in range(0, len(names), _READ_AHEAD):
-            part = names[start : start + _READ_AHEAD]
-            futures = [self._location.store.read(name) for name in part]
-            for name, future in zip(part, futures, strict=True):
+            batch = names[start : start + _READ_AHEAD]
+            futures = [self._location.store.read(name) for name in batch]
+            for name, future in zip(batch, futures, strict=True):
                 found = future.result()
                 if found.state == "missing":
                     raise StoreError(
-                        f"{self._location.name_of(name)} is missing, which says where passages "
-                        "are: restore it, or build the store again"
+                        f"{self._location.name_of(name)}, which records the positions of passages, "
+                        "is missing: restore it, or build the store again"
                     )
                 change = Change.decode(found.value, self._location.name_of(name))
                 yield change, len(found.value)
@@ -172,5 +173,5 @@ class ChangeLog:
 
 
 def _name(number: int) -> str:
-    # of one length, so that a listing shows them in their order
+    # padded, so that a listing shows the names in order
     return f"{CHANGES}{number:016}"

@@ -13,13 +13,13 @@ from dipair_index.errors import SettingsError, StoreError
 from dipair_index.records import FloatArray
 from dipair_index.stores.names import CODEC_NAMES
 
-Rows = npt.NDArray[np.uint8]
+EncodedRows = npt.NDArray[np.uint8]
 """(passages, bytes_per_passage)"""
 
 _LARGEST_SCALE = np.nextafter(np.finfo(np.float32).max / np.float32(127), np.float32(0))
 _LARGEST_OF_INT4 = 2.0**126
 _STEP_SHIFT = np.uint32(19)
-"""The bits of a float32's mantissa that int4's steps do without; without a sign, 12 remain."""
+"""The low bits of a float32 that int4's steps omit; without the sign bit, 12 bits remain."""
 
 
 class Codec(ABC):
@@ -41,11 +41,11 @@ class Codec(ABC):
     def _bytes_per_passage(self) -> int: ...
 
     @abstractmethod
-    def encode(self, tokens: FloatArray) -> Rows:
+    def encode(self, tokens: FloatArray) -> EncodedRows:
         """Encodes finite float32 tokens; raises `StoreError` if a value does not fit."""
 
     @abstractmethod
-    def decode(self, rows: Rows) -> FloatArray:
+    def decode(self, rows: EncodedRows) -> FloatArray:
         """Decodes contiguous `rows` into a new float32 array."""
 
 
@@ -57,12 +57,12 @@ class Float32Codec(Codec):
     def _bytes_per_passage(self) -> int:
         return self.tokens_per_passage * self.dim * 4
 
-    def encode(self, tokens: FloatArray) -> Rows:
+    def encode(self, tokens: FloatArray) -> EncodedRows:
         """The bytes of the numbers, little-endian."""
         return _as_rows(tokens.astype("<f4"), self.bytes_per_passage)
 
-    def decode(self, rows: Rows) -> FloatArray:
-        """Exactly what was encoded."""
+    def decode(self, rows: EncodedRows) -> FloatArray:
+        """Returns exactly the numbers that were encoded."""
         shape = (len(rows), self.tokens_per_passage, self.dim)
         return rows.view("<f4").reshape(shape).astype(np.float32)
 
@@ -75,7 +75,7 @@ class Float16Codec(Codec):
     def _bytes_per_passage(self) -> int:
         return self.tokens_per_passage * self.dim * 2
 
-    def encode(self, tokens: FloatArray) -> Rows:
+    def encode(self, tokens: FloatArray) -> EncodedRows:
         """Rounds to float16; raises `StoreError` if a number is too large."""
         with np.errstate(over="ignore"):
             halves = tokens.astype("<f2")
@@ -87,7 +87,7 @@ class Float16Codec(Codec):
             )
         return _as_rows(halves, self.bytes_per_passage)
 
-    def decode(self, rows: Rows) -> FloatArray:
+    def decode(self, rows: EncodedRows) -> FloatArray:
         """The float16 numbers as float32."""
         shape = (len(rows), self.tokens_per_passage, self.dim)
         return rows.view("<f2").reshape(shape).astype(np.float32)
@@ -105,7 +105,7 @@ class Int8Codec(Codec):
     def _bytes_per_passage(self) -> int:
         return self.tokens_per_passage * (self.dim + 4)
 
-    def encode(self, tokens: FloatArray) -> Rows:
+    def encode(self, tokens: FloatArray) -> EncodedRows:
         """Each token scaled to -127..127 and rounded."""
         count = len(tokens)
         scales = np.abs(tokens).max(axis=2, initial=0.0) / np.float32(127)
@@ -123,7 +123,7 @@ class Int8Codec(Codec):
         rows[:, split:] = _as_rows(scales.astype("<f4"), self.bytes_per_passage - split)
         return rows
 
-    def decode(self, rows: Rows) -> FloatArray:
+    def decode(self, rows: EncodedRows) -> FloatArray:
         """Numbers times their token's scale."""
         split = self.tokens_per_passage * self.dim
         numbers = rows[:, :split].view(np.int8)
@@ -161,14 +161,14 @@ class Int4Codec(Codec):
         return self._half + 2 * self._groups
 
     def _grouped(self, numbers: npt.NDArray[Any]) -> Iterator[tuple[slice, npt.NDArray[Any]]]:
-        """Which groups, and views (passages, groups, size) of their numbers."""
+        """Yields a slice of the groups and a view (passages, groups, size) of their numbers."""
         done = 0
         for start, count, size in self._parts:
-            part = numbers[:, start : start + count].reshape(len(numbers), count // size, size)
-            yield slice(done, done + count // size), part
+            values = numbers[:, start : start + count].reshape(len(numbers), count // size, size)
+            yield slice(done, done + count // size), values
             done += count // size
 
-    def encode(self, tokens: FloatArray) -> Rows:
+    def encode(self, tokens: FloatArray) -> EncodedRows:
         """Rounds to the nearest level; raises `StoreError` beyond 2**126 (8.5e37)."""
         if np.abs(tokens).max(initial=0.0) > _LARGEST_OF_INT4:
             raise StoreError(
@@ -179,18 +179,18 @@ class Int4Codec(Codec):
         numbers = tokens.reshape(count, self.tokens_per_passage * self.dim)
         levels = np.zeros((count, 2 * self._half), np.uint8)
         groups = np.empty((count, self._groups), "<u2")
-        for (which, part), (_, nearest) in zip(
+        for (which, values), (_, nearest) in zip(
             self._grouped(numbers), self._grouped(levels), strict=True
         ):
-            lowest = np.minimum(part.min(axis=2), 0)
-            steps = (np.maximum(part.max(axis=2), 0) - lowest) / np.float32(15)
+            lowest = np.minimum(values.min(axis=2), 0)
+            steps = (np.maximum(values.max(axis=2), 0) - lowest) / np.float32(15)
             # rounded up, so that 16 levels still span the numbers
             bits = (steps.view(np.uint32) + np.uint32(2**_STEP_SHIFT - 1)) >> _STEP_SHIFT
             steps = _steps(bits)
             divisors = np.where(steps == 0, np.float32(1), steps)
             zeros = np.rint(lowest / -divisors)
             groups[:, which] = bits << 4 | zeros.astype(np.uint32)
-            scaled = part / divisors[:, :, None]
+            scaled = values / divisors[:, :, None]
             np.rint(scaled, out=scaled)
             scaled += zeros[:, :, None]
             # halves on both sides of zero round to 16 steps
@@ -201,17 +201,17 @@ class Int4Codec(Codec):
         rows[:, self._half :] = _as_rows(groups, 2 * self._groups)
         return rows
 
-    def decode(self, rows: Rows) -> FloatArray:
+    def decode(self, rows: EncodedRows) -> FloatArray:
         """Levels above or below the one that means zero, times their group's step."""
         pairs, groups = rows[:, : self._half], rows[:, self._half :].view("<u2")
         levels = np.concatenate([pairs & 15, pairs >> 4], axis=1).view(np.int8)
         zeros, steps = (groups & 15).astype(np.int8), _steps(groups >> 4)
         tokens = np.empty((len(rows), self.tokens_per_passage * self.dim), np.float32)
-        for (which, part), (_, numbers) in zip(
+        for (which, values), (_, numbers) in zip(
             self._grouped(levels), self._grouped(tokens), strict=True
         ):
-            part -= zeros[:, which, None]
-            np.multiply(part, steps[:, which, None], out=numbers)
+            values -= zeros[:, which, None]
+            np.multiply(values, steps[:, which, None], out=numbers)
         return tokens.reshape(len(rows), self.tokens_per_passage, self.dim)
 
 
@@ -231,12 +231,12 @@ def open_codec(name: str, *, tokens_per_passage: int, dim: int) -> Codec:
     return _CODECS[name](tokens_per_passage, dim)
 
 
-def _as_rows(numbers: npt.NDArray[np.generic], width: int) -> Rows:
+def _as_rows(numbers: npt.NDArray[np.generic], width: int) -> EncodedRows:
     return np.ascontiguousarray(numbers).reshape(-1).view(np.uint8).reshape(len(numbers), width)
 
 
 def _steps(bits: npt.NDArray[np.integer[Any]]) -> FloatArray:
-    """Float32 numbers whose first bits, without the sign, are given."""
+    """Returns float32 numbers from their leading bits without the sign bit."""
     return (bits.astype(np.uint32) << _STEP_SHIFT).view(np.float32)
 
 

@@ -1,4 +1,4 @@
-"""LMDB environments: transactions that grow the map by themselves, and errors in sentences."""
+"""LMDB environments whose transactions enlarge the map as needed, with readable errors."""
 
 from __future__ import annotations
 
@@ -21,11 +21,12 @@ KEYS_PER_BATCH = 10_000
 
 
 class Environment:
-    """An LMDB folder with named databases; several may be open of one folder, from any thread.
+    """An LMDB folder with named databases. Threads may share it, and open a folder several times.
 
-    Opened `readonly`, it creates nothing: where the folder's lock file is absent or cannot be
-    written (a copy, a read-only disk), it reads without a lock, which is safe while nobody writes.
-    A transaction is short and never outlives a call, because the map can only grow between them.
+    With `readonly` it creates nothing: if the folder's lock file is absent or cannot be written (a
+    copy, a read-only disk), it reads without a lock, which is safe while no process writes. A
+    transaction never outlives a call, since the map can only grow between transactions. Raises
+    `StoreError` if a folder to be read is absent, or if LMDB cannot open it.
     """
 
     def __init__(
@@ -55,7 +56,7 @@ class Environment:
 
     @property
     def generation(self) -> int:
-        """Changes when the file is mapped anew, which makes all addresses in the map invalid."""
+        """A number that changes when the file is remapped, which invalidates all addresses."""
         return self._shared.generation
 
     def stored_bytes(self) -> int:
@@ -63,11 +64,11 @@ class Environment:
         return (self._shared.folder / "data.mdb").stat().st_size
 
     def read(self, work: Callable[[Any], Result]) -> Result:
-        """Returns what `work` makes of one consistent view; values are buffers that end with it."""
+        """Returns the result of `work` on a read transaction, whose values are borrowed buffers."""
         return self.read_twice(lambda _, lending: work(lending))
 
     def read_twice(self, work: Callable[[Any, Any], Result]) -> Result:
-        """As `read`, with two transactions on the same view: one copies values, one lends them.
+        """Like `read`, with two transactions on one snapshot: one copies values, one lends them.
 
         Copying is faster for small values.
         """
@@ -86,13 +87,14 @@ class Environment:
                     self._shared.resize(0)
 
     def write(self, work: Callable[[Any], Result], *, bytes_needed: int = 0) -> Result:
-        """Runs `work` in one all-or-nothing transaction.
+        """Runs `work` in one all-or-nothing write transaction, and returns its result.
 
-        It outlasts this process at once. A power cut may undo it, whole, until the next one or
-        `close`; never any before it.
+        Afterwards the change survives the end of this process. A power cut may undo this one
+        transaction as a whole, until the next one or `close`.
 
-        `work` runs again on a larger map where it did not fit, so it must change nothing but
-        the transaction. `bytes_needed` is a guess that saves the second run.
+        If the map is too small, `work` runs again on a larger one, so it must change nothing but
+        the transaction. `bytes_needed` is an estimate that saves the second run. Raises
+        `StoreError` if the store is readonly or closed, or if LMDB cannot write.
         """
         import lmdb
 
@@ -111,7 +113,7 @@ class Environment:
                     self._shared.resize(0)
 
     def keys(self, name: str) -> Iterator[str]:
-        """Yields the keys of one database in order, in batches: a change in between may be seen."""
+        """Yields the keys of a database in order, read in batches: later changes may be seen."""
         batch = self.read(lambda txn: self._batch_of_keys(txn, name, b""))
         while batch:
             yield from batch
@@ -121,7 +123,7 @@ class Environment:
 
     def _batch_of_keys(self, txn: Any, name: str, start: bytes) -> list[str]:
         with txn.cursor(self.databases[name]) as cursor:
-            # LMDB looks for no empty key
+            # LMDB refuses an empty key
             found = cursor.set_range(start) if start else cursor.first()
             keys = cursor.iternext(keys=True, values=False) if found else ()
             return [bytes(key).decode() for key in islice(keys, KEYS_PER_BATCH)]
@@ -160,8 +162,8 @@ def _advice(error: Exception) -> str:
     # a write that a full disk cuts short is an "Input/output error" to LMDB
     full = ("No space left", "Input/output error", "File too large", "quota exceeded")
     if isinstance(error, lmdb.DiskError) or any(each in text for each in full):
-        return f"{text}. Nothing of it was stored: make room on the disk and run it again"
+        return f"{text}. Nothing of this batch was stored: make room on the disk and run it again"
     damage = (lmdb.InvalidError, lmdb.CorruptedError, lmdb.PageNotFoundError, UnicodeDecodeError)
     if isinstance(error, damage):
-        return f"{text}. The file is damaged or not ours: restore it or build it again"
+        return f"{text}. The file is damaged or not LMDB's: restore it or build it again"
     return text

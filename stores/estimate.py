@@ -15,7 +15,7 @@ from dipair_index.stores.names import STORE_NAMES
 from dipair_index.words import counted
 
 # Measured with the bundled model on passages of MS MARCO and two CPU cores; tables and commands
-# stand in benchmarks/RESULTS.md. Bytes and bytes a passage, seconds and seconds a passage.
+# are in benchmarks/RESULTS.md. Units: bytes, bytes per passage, seconds, seconds per passage.
 TEXT_BYTES = 581
 ID_BYTES = 15
 STORE_BYTES = {"lmdb": 50, "tensorstore": 20}
@@ -27,7 +27,7 @@ WRITING = 6e-5
 FLAT = 1.4e-6
 HNSW, IVF = 3.7e-4, 4.9e-5
 MEASURED_AT = 50_000
-"""Passages for which HNSW and IVF were timed: they take longer for each the more there are."""
+"""The passages with which HNSW and IVF were timed; their seconds per passage grow with these."""
 BUILD_BASE = 730e6
 BUILD_IDS = 770
 """Memory that a build keeps for each id."""
@@ -35,8 +35,8 @@ SEARCH_BASE = 600e6
 
 
 @dataclass(frozen=True)
-class Settings:
-    """The settings that determine the size of an index, by default the bundled model's."""
+class SizeSettings:
+    """The settings that determine the size of an index; the defaults are the bundled model's."""
 
     store: str = "lmdb"
     codec: str = "int8"
@@ -47,15 +47,15 @@ class Settings:
 
 
 class Estimate(NamedTuple):
-    """What an index of `passages` takes: bytes on disk, bytes at their peak, and seconds.
+    """The estimated bytes on disk, peak bytes and seconds of an index of `passages`.
 
     `sizes` has tokens, vectors (with ids), texts and their total; `peaks` the disk and the memory
-    of a build and the memory of a search, where what is mapped of the tokens is not counted;
-    `seconds` those to encode, to write and to index. None is a FAISS index never measured.
+    of a build, and the memory of a search without the memory-mapped tokens; `seconds` the time to
+    encode, to write and to index, None for kinds of FAISS index that were not measured.
     """
 
     passages: int
-    settings: Settings
+    settings: SizeSettings
     source: str
     sizes: dict[str, float]
     peaks: dict[str, float]
@@ -75,16 +75,19 @@ class Estimate(NamedTuple):
 class Basis:
     """The basis of an estimate: the constants above, or the sizes of an existing index."""
 
-    settings: Settings = Settings()
+    settings: SizeSettings = SizeSettings()
     index: IndexInfo | None = None
     source: str = "figures measured on MS MARCO with the bundled model and two CPU cores"
 
     @classmethod
-    def of_index(cls, root: str | Path) -> Basis:
-        """Takes the sizes and settings of the index at `root`; the constants if it is empty."""
+    def from_index(cls, root: str | Path) -> Basis:
+        """Returns the sizes and settings of the index at `root`; the constants if it is empty.
+
+        Raises `DirectoryError` and `StoreError` as `IndexInfo.read` does.
+        """
         found = IndexInfo.read(root)
         manifest = found.manifest
-        settings = Settings(
+        settings = SizeSettings(
             manifest.store,
             manifest.codec,
             manifest.ann_kind,
@@ -98,10 +101,11 @@ class Basis:
         return cls(settings, found, f"{known}; memory and time by {cls.source}")
 
     def estimate(self, passages: int, **chosen: Any) -> Estimate:
-        """Estimates for this many passages, with `chosen` settings instead of the basis's own.
+        """Estimates an index of `passages` passages.
 
-        What does not follow from the index's own sizes is computed. Raises `SettingsError` if a
-        name is unknown.
+        `chosen` are fields of `SizeSettings` that differ from those of the basis; the sizes that
+        depend on them are computed, the others are scaled from the index. Raises `SettingsError` if
+        a store, codec or kind of FAISS index is unknown.
         """
         settings = replace(self.settings, **chosen)
         tokens: float = passages * _token_bytes(settings)
@@ -122,7 +126,7 @@ class Basis:
             self.source,
             sizes={"tokens": tokens, "vectors": vectors, "texts": texts, "total": total},
             peaks={
-                # vectors wait in a file until all passages are encoded
+                # vectors are in a temporary file until all passages are encoded
                 "disk while building": total + copied,
                 "memory while building": BUILD_BASE
                 + vectors
@@ -137,7 +141,7 @@ class Basis:
         )
 
 
-def _token_bytes(settings: Settings) -> int:
+def _token_bytes(settings: SizeSettings) -> int:
     """Returns the bytes of one passage's tokens."""
     if settings.store not in STORE_NAMES:
         raise SettingsError(
@@ -149,7 +153,7 @@ def _token_bytes(settings: Settings) -> int:
     return codec.bytes_per_passage + STORE_BYTES[settings.store]
 
 
-def _vector_bytes(settings: Settings, passages: int) -> float:
+def _vector_bytes(settings: SizeSettings, passages: int) -> float:
     """Returns the bytes of all vectors with their ids."""
     dim, kind = settings.vector_dim, settings.ann
     exact = 4 * dim
@@ -161,7 +165,7 @@ def _vector_bytes(settings: Settings, passages: int) -> float:
         each, once = exact + IVF_BYTES, 4 * math.sqrt(passages) * exact
     else:
         codes = code_bytes(kind, dim)
-        # where the codes lose anything, the vectors are kept beside them
+        # if the codes are lossy, the original vectors are stored as well
         each, once = codes + (exact if codes < exact else 0), 0.0
     return passages * (each + ID_BYTES) + once
 

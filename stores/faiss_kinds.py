@@ -1,7 +1,7 @@
 """Kinds of FAISS index: `flat`, `hnsw`, `ivf` and factory strings, checked before FAISS is called.
 
-FAISS refuses much by an exception, but some strings end the process (`HNSW0`, `OPQ` trained on
-fewer vectors than dimensions) and some build what cannot be searched (`IVF0,Flat`).
+FAISS raises an exception for most invalid strings, but some end the process (`HNSW0`, `OPQ` trained
+on fewer vectors than dimensions), and some build an index that cannot be searched (`IVF0,Flat`).
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any
 
 from dipair_index.errors import SettingsError
 from dipair_index.stores.faiss_search import HNSW_EFFORT
+from dipair_index.words import counted
 
 HNSW_NEIGHBOURS = 32
 TRAINING_VECTORS_PER_LIST = 39
@@ -25,25 +26,26 @@ _NUMBERS = {
     "x": (1, 16, "bits"),
     "": (1, 2**16, "numbers"),
 }
-"""Smallest and largest number that may follow a word of a factory string, and what it counts."""
+"""The smallest and largest number after each word of a factory string, and the number's unit."""
 
 
 def check_kind(kind: str, dim: int) -> None:
-    """Refuses a kind that no number of vectors makes work; SettingsError says why.
+    """Checks a kind of index as far as possible without the vectors, before hours of encoding.
 
-    Takes no time and no memory to speak of: it is asked before hours of encoding.
+    Takes little time and memory. Raises `SettingsError` if the kind is invalid for vectors of `dim`
+    dimensions.
     """
     if kind not in _NAMED:
         _check_numbers(kind)
-        # as many lists as there are would be made, and how many may be is not known yet
+        # with one list, since FAISS would allocate all of them, and their limit is not known yet
         _from_factory(re.sub(r"IVF\d+", "IVF1", kind), dim, kind)
 
 
 def new_index(kind: str, count: int, dim: int, *, seed: int) -> Any:
-    """An empty index for `count` vectors of `dim` numbers.
+    """Returns an empty FAISS index for `count` vectors of `dim` dimensions.
 
-    SettingsError for a kind that FAISS does not know, that cannot be searched by inner product, or
-    that cannot be trained on so few vectors.
+    Raises `SettingsError` if FAISS does not know the kind or cannot search it by inner product, or
+    if there are too few vectors to train it.
     """
     faiss: Any = import_module("faiss")
     if kind == "flat":
@@ -72,7 +74,10 @@ def new_index(kind: str, count: int, dim: int, *, seed: int) -> Any:
 
 
 def code_bytes(kind: str, dim: int) -> int:
-    """Bytes of one vector in an index that a FAISS factory string makes."""
+    """Returns the bytes per vector in an index of a FAISS factory string.
+
+    Raises `SettingsError` if the string is invalid, or if FAISS does not know the size.
+    """
     check_kind(kind, dim)
     try:
         return int(_from_factory(kind, dim, kind).sa_code_size())
@@ -84,12 +89,12 @@ def code_bytes(kind: str, dim: int) -> int:
 
 
 def reason(error: Exception) -> str:
-    """The end of what FAISS says, past its C++ signatures."""
+    """Returns the message of a FAISS error without the C++ signatures."""
     return str(error).split("Error: ")[-1].split(" at /")[-1].strip()
 
 
 def _from_factory(factory: str, dim: int, kind: str) -> Any:
-    """What FAISS makes of `factory`; SettingsError names `kind`, of which it was made."""
+    """Returns the index of a factory string; raises `SettingsError`, which names `kind`."""
     faiss: Any = import_module("faiss")
     try:
         index = faiss.index_factory(dim, factory, faiss.METRIC_INNER_PRODUCT)
@@ -104,7 +109,7 @@ def _from_factory(factory: str, dim: int, kind: str) -> Any:
 
 
 def _check_numbers(kind: str) -> None:
-    """Refuses numbers for which FAISS would end the process or take all memory."""
+    """Raises `SettingsError` for numbers with which FAISS ends the process or takes all memory."""
     for word, digits in re.findall(r"([A-Za-z]*)(\d+)", kind):
         least, most, unit = _NUMBERS.get(word, _NUMBERS[""])
         if not least <= int(digits) <= most:
@@ -114,19 +119,19 @@ def _check_numbers(kind: str) -> None:
 def _check_count(kind: str, count: int, least: int, why: str) -> None:
     if count < least:
         raise SettingsError(
-            f"FAISS cannot build {kind!r} from {count:,} vectors (it takes {least:,} to train, "
-            f"{why}): use flat or hnsw, or give more passages"
+            f"FAISS cannot build {kind!r} from {counted(count, 'vector')} (it takes {least:,} to "
+            f"train, {why}): use flat or hnsw, or give more passages"
         )
 
 
 def _untrained_transforms(index: Any) -> list[Any]:
-    """The transforms before an index that learn from vectors, such as OPQ and PCA."""
+    """Returns the transforms of an index that are trained on vectors, such as OPQ and PCA."""
     faiss: Any = import_module("faiss")
     if isinstance(index, faiss.IndexRefine):
         index = faiss.downcast_index(index.base_index)
     if not isinstance(index, faiss.IndexPreTransform):
         return []
-    chain = [index.chain.at(place) for place in range(index.chain.size())]
+    chain = [index.chain.at(index) for index in range(index.chain.size())]
     return [transform for transform in chain if not transform.is_trained]
 
 
@@ -138,7 +143,7 @@ def _refusal(kind: str, why: str) -> SettingsError:
 
 
 def _ivf_factory(count: int) -> str:
-    """4 * sqrt(count) lists, or fewer where they could not be trained."""
+    """Returns a factory string with 4 * sqrt(count) lists, or as many as can be trained."""
     lists = min(round(4 * math.sqrt(count)), count // TRAINING_VECTORS_PER_LIST)
     if lists < 1:
         raise SettingsError(

@@ -1,8 +1,8 @@
 """Searches a FAISS index for candidates, and computes their inner products reproducibly.
 
-How FAISS rounds a product depends on the version, on the processor, and on the places of query
-and vector in their batches. So FAISS only proposes candidates, and more of them than are asked
-for; their order is that of `inner_products`, which rounds equal vectors equally.
+The rounding of FAISS's products depends on its version, on the processor, and on the positions of
+query and vector in their batches. So FAISS only proposes candidates, more than are requested; they
+are sorted by `inner_products`, which gives equal vectors equal scores.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import numpy.typing as npt
 from dipair_index.records import FloatArray
 
 HNSW_EFFORT = 200
-"""Candidates that HNSW looks at while the graph is built, and at least while it is searched."""
+"""HNSW's efConstruction, and the least value of its efSearch."""
 _HALF_ULP = 2.0**-24
 """The largest relative error of one float32 operation."""
 
@@ -27,10 +27,10 @@ Result = TypeVar("Result")
 
 
 class Candidates(NamedTuple):
-    """What FAISS found for one query, best first: rows of the index and FAISS's scores, (found,).
+    """FAISS's candidates for one query, best first: rows of the index and scores, (found,) each.
 
-    `exhausted` says that the index would not find more if more were asked for. `vectors`,
-    (found, dim), are None where the caller keeps them.
+    `exhausted` says that the index finds no more candidates. `vectors`, (found, dim), are None if
+    the caller has them.
     """
 
     rows: npt.NDArray[np.int64]
@@ -40,7 +40,7 @@ class Candidates(NamedTuple):
 
     @classmethod
     def from_row(cls, scores: FloatArray, rows: Any, vectors: FloatArray | None) -> Candidates:
-        """From one row of FAISS's results, where -1 marks what was not found."""
+        """Makes candidates from one row of FAISS's results, in which -1 marks missing ones."""
         found = rows >= 0
         if found.all():
             return cls(rows, scores, False, vectors)
@@ -49,10 +49,10 @@ class Candidates(NamedTuple):
 
 
 def inner_products(vectors: FloatArray, query: FloatArray) -> FloatArray:
-    """Inner products (vectors,) of vectors (vectors, dim) and a query (dim,), in float32.
+    """Returns the inner products (vectors,) of vectors (vectors, dim) and a query (dim,).
 
-    Equal vectors have equal products: each is summed up alone, in float64 and in one order. A
-    matrix product of BLAS gives no such guarantee.
+    Equal vectors have equal products: each is summed alone, in float64 and in a fixed order, and
+    then rounded to float32. A matrix product of BLAS gives no such guarantee.
     """
     products: FloatArray = np.einsum(
         "nd,d->n", vectors.astype(np.float64), query.astype(np.float64)
@@ -61,21 +61,24 @@ def inner_products(vectors: FloatArray, query: FloatArray) -> FloatArray:
 
 
 def rounding_margin(vectors: FloatArray, query: FloatArray) -> float:
-    """How far two products that FAISS computed of equal vectors may lie apart at most."""
+    """Returns an upper bound of the difference of FAISS's products of equal vectors.
+
+    With unit roundoff u, dim d, query q and the longest vector v, it is 2 * d * u * |v| * |q|.
+    """
     largest = float(np.sqrt(np.einsum("nd,nd->n", vectors, vectors).max(initial=0)))
     length = float(np.sqrt(np.einsum("d,d->", query, query)))
     return 2 * len(query) * _HALF_ULP * largest * length
 
 
 def is_flat(index: Any) -> bool:
-    """Whether the index compares a query with every vector as it was given."""
+    """Returns whether the index is exact: it compares a query with every original vector."""
     return isinstance(index, import_module("faiss").IndexFlat)
 
 
 def flat_vectors(index: Any) -> FloatArray | None:
-    """The vectors (count, dim) of a flat index, or of HNSW over one, where they lie in FAISS.
+    """Returns a view of the vectors (count, dim) inside a flat index, or HNSW over one.
 
-    They are valid as long as `index`. None for other indexes.
+    The view is valid as long as `index` exists. Returns None for other indexes.
     """
     faiss: Any = import_module("faiss")
     if isinstance(index, faiss.IndexHNSW):
@@ -87,11 +90,11 @@ def flat_vectors(index: Any) -> FloatArray | None:
 
 
 def search_one(index: Any, query: FloatArray, count: int, *, with_vectors: bool) -> Candidates:
-    """The `count` best candidates for one query (dim,), by the calling thread alone."""
+    """Returns the `count` best candidates for one query (dim,), computed by the calling thread."""
     faiss: Any = import_module("faiss")
     parameters = None
     if isinstance(index, faiss.IndexHNSW):
-        # fewer than `count` would leave places empty
+        # HNSW returns at most efSearch candidates
         parameters = faiss.SearchParametersHNSW(efSearch=max(HNSW_EFFORT, count))
     # FAISS 1.15 takes four times as long over a flat index with more threads than queries
     with _faiss_threads(1):
@@ -103,9 +106,9 @@ def search_one(index: Any, query: FloatArray, count: int, *, with_vectors: bool)
 
 
 def search_flat(index: Any, queries: FloatArray, count: int) -> Iterator[Candidates]:
-    """The `count` best candidates for each of queries (queries, dim) in a flat index.
+    """Returns the `count` best candidates for each of queries (queries, dim) in a flat index.
 
-    FAISS takes many queries together for a matrix product, which is much faster.
+    FAISS computes many queries together as a matrix product, which is much faster.
     """
     faiss: Any = import_module("faiss")
     threads = min(faiss.omp_get_max_threads(), len(queries))
@@ -117,14 +120,14 @@ def search_flat(index: Any, queries: FloatArray, count: int) -> Iterator[Candida
     if threads == 1:
         found = search()
     else:
-        # the threads of OpenMP end with the one that asked for them: none is left for a fork
+        # OpenMP's threads end with the thread that started them, so that none is left at a fork
         with ThreadPoolExecutor(1) as pool:
             found = pool.submit(search).result()
     return (Candidates.from_row(scores, rows, None) for scores, rows in found)
 
 
 def in_threads(work: Callable[[int], Result], count: int) -> list[Result]:
-    """`work` for each number below `count`, by as many threads as FAISS may use."""
+    """Returns `work` of each number below `count`, computed by as many threads as FAISS may use."""
     faiss: Any = import_module("faiss")
     threads = min(faiss.omp_get_max_threads(), count)
     if threads < 2:
@@ -135,7 +138,7 @@ def in_threads(work: Callable[[int], Result], count: int) -> list[Result]:
 
 @contextmanager
 def _faiss_threads(count: int) -> Iterator[None]:
-    """Bounds the threads of FAISS for the calling thread: OpenMP keeps a number for each."""
+    """Limits FAISS's threads for the calling thread; OpenMP has a limit for each thread."""
     faiss: Any = import_module("faiss")
     before = faiss.omp_get_max_threads()
     faiss.omp_set_num_threads(count)

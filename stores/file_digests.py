@@ -1,4 +1,4 @@
-"""Digests of the files of a part, so that a single changed byte is found and named."""
+"""Digests of the files of a part, by which `verify` finds any changed byte."""
 
 from __future__ import annotations
 
@@ -19,10 +19,9 @@ BLOCK_BYTES = 4 * 2**20
 
 
 def seal(folder: Path, *, leaving_out: Sequence[str] = ()) -> str:
-    """Writes `files.json` over all files in `folder`, all on disk when it returns.
+    """Writes the digests of all files in `folder` to `files.json`, and flushes all to disk.
 
-    `leaving_out` names entries of `folder` that do not belong to it. Returns the digest of
-    `files.json` itself.
+    Entries of `folder` named in `leaving_out` are skipped. Returns the digest of `files.json`.
     """
     digests = {
         str(file.relative_to(folder)): {"bytes": file.stat().st_size, "blocks": _blocks(file)}
@@ -31,8 +30,8 @@ def seal(folder: Path, *, leaving_out: Sequence[str] = ()) -> str:
     }
     data = json.dumps(digests, indent=1).encode()
     (folder / FILES).write_bytes(data)
-    for place in (*_files(folder), *(path for path in folder.rglob("*") if path.is_dir()), folder):
-        sync(place)
+    for path in (*folder.rglob("*"), folder):
+        sync(path)
     return checksum(data)
 
 
@@ -43,10 +42,10 @@ def damages(
     known: Sequence[str] = (),
     report: Callable[[int], None] = lambda count: None,
 ) -> Iterator[str]:
-    """Yields a sentence for each file that is not what `seal` saw: changed, missing or new.
+    """Yields a sentence for each file that was changed, removed or added since `seal`.
 
-    Files like the patterns `known` came later, and are looked after elsewhere. `report` is told
-    how many bytes were read, each time some were.
+    Added files that match the patterns in `known` are accepted. `report` is called with the number
+    of bytes after each block that is read.
     """
     try:
         digests = _sealed(folder, files_digest)
@@ -58,18 +57,19 @@ def damages(
     for file in _files(folder):
         name = str(file.relative_to(folder))
         if name not in digests and not any(fnmatch(name, each) for each in (FILES, *known)):
-            yield f"{file} is no file of the index: move it away"
+            yield f"{file} does not belong to the index: move it away"
 
 
 def check_sizes(folder: Path, files_digest: str) -> None:
-    """Raises `StoreError` if a file does not have the size that `seal` saw.
+    """Raises `StoreError` if a file does not have the size that it had at `seal`.
 
-    Where a copy was cut short, the system would end a process that reads it by a memory map.
+    The operating system would end a process that reads past the end of a truncated file by a
+    memory map.
     """
     try:
         for name, expected in _sealed(folder, files_digest).items():
             file = folder / name
-            # whoever needs one that is missing says so
+            # a missing file is reported when it is opened
             if file.exists() and (found := file.stat().st_size) != expected["bytes"]:
                 raise StoreError(_other_size(file, found, expected["bytes"]))
     except StoreError as error:
@@ -79,20 +79,22 @@ def check_sizes(folder: Path, files_digest: str) -> None:
 
 
 def _sealed(folder: Path, files_digest: str) -> dict[str, Any]:
-    """Reads `files.json`; raises `StoreError` if it is not what was written."""
+    """Reads `files.json`; raises `StoreError` if it is absent or damaged."""
     file = folder / FILES
     try:
         data = file.read_bytes()
     except OSError as error:
         raise StoreError(_unreadable(file, error)) from error
     if checksum(data) != files_digest:
-        raise StoreError(f"{file} is not what was written: which files are whole cannot be told")
+        raise StoreError(
+            f"{file} is not what was written: which other files are damaged cannot be found out"
+        )
     digests: dict[str, Any] = json.loads(data)
     return digests
 
 
 def _other_size(file: Path, found: int, written: int) -> str:
-    return f"{file} has {counted(found, 'byte')}, {written:,} were written"
+    return f"{file} has {counted(found, 'byte')} instead of {written:,}"
 
 
 def _unreadable(file: Path, error: OSError) -> str:
@@ -129,7 +131,7 @@ def _files(folder: Path) -> list[Path]:
 
 
 def read_lines(file: Path, digest: str) -> list[str]:
-    """Reads a file of JSON strings; raises `StoreError` if it is not what was written."""
+    """Reads a file of JSON strings, one per line; raises `StoreError` if it is damaged."""
     try:
         data = file.read_bytes()
     except OSError as error:

@@ -1,9 +1,9 @@
-"""Rows by passage id in memory, without a Python object for each: a million take about 40 MB.
+"""A table of rows by passage id, without Python objects: a million ids take about 40 MB.
 
-Ids are packed, and looked up by a hash each in sorted runs, as in a log-structured merge tree.
-Equal hashes do no harm, since the bytes are compared as well. A dictionary would be shorter by a
-hundred lines, but takes three times the memory, and three times as long to fill when a store is
-opened (benchmarks/RESULTS.md).
+Ids are packed, and found by their hashes in sorted runs, as in a log-structured merge tree. The
+bytes are compared as well, so equal hashes are harmless. A dictionary would save a hundred lines of
+code, but it takes three times the memory, and three times as long to build when a store is opened
+(benchmarks/RESULTS.md).
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ _MULTIPLIER = 0x9E3779B97F4A7C15
 
 
 def hashes_of(keys: PackedIds) -> Hashes:
-    """Returns for each key the sum of (byte + 1) * multiplier ** (index + 1), in 64 bits.
+    """Returns for each key the sum of (byte + 1) * multiplier ** (index + 1) modulo 2**64.
 
-    No key may be empty. The hashes are written into stores, so that they stay as they are.
+    No key may be empty. Stores contain these hashes, so the function must not change.
     """
     if not len(keys):
         return np.empty(0, np.uint64)
@@ -39,7 +39,7 @@ def hashes_of(keys: PackedIds) -> Hashes:
 
 
 def _equal(keys: PackedIds, indexes: Integers, others: PackedIds, other_indexes: Integers) -> Flags:
-    """Whether the keys at `indexes` are the others at `other_indexes`."""
+    """Returns whether each key at `indexes` equals the other key at `other_indexes`."""
     starts, other_starts = keys.starts(indexes), others.starts(other_indexes)
     lengths = keys.ends[indexes] - starts
     same: Flags = lengths == others.ends[other_indexes] - other_starts
@@ -54,7 +54,7 @@ def _equal(keys: PackedIds, indexes: Integers, others: PackedIds, other_indexes:
 
 
 class IdTable:
-    """Which row each id has. Rows are 0 or more; a row is given to one id only, and once."""
+    """Maps each id to a row, 0 or more. A row belongs to one id, and is never assigned again."""
 
     def __init__(self) -> None:
         self._runs: list[_Run] = []
@@ -62,31 +62,31 @@ class IdTable:
     def update(
         self, added: Sequence[tuple[PackedIds, Hashes, Integers]], deleted: Integers
     ) -> None:
-        """Adds keys, their hashes and rows, and forgets the rows in `deleted`."""
+        """Adds keys with their hashes and rows, and removes the ids of the rows in `deleted`."""
         deleted = np.sort(deleted)
         for run in self._runs:
             _forget(run.rows, deleted)
         if added:
             self._runs.append(_joined(added, deleted))
-        # each run is twice the next at least, so that there are few, and few merges in all
+        # each run has at least twice the length of the next, so there are few runs and few merges
         while len(self._runs) > 1 and len(self._runs[-2].rows) < 2 * len(self._runs[-1].rows):
             last = [(run.keys, run.hashes, run.rows) for run in self._runs[-2:]]
             self._runs[-2:] = [_joined(last, deleted)]
         self._runs = [run for run in self._runs if len(run.rows)]
 
     def find(self, keys: Sequence[bytes]) -> Integers:
-        """The row of each key, -1 for one that is absent."""
+        """Returns the row of each key, -1 if it is absent."""
         rows = np.full(len(keys), -1, np.int64)
         if keys:
             asked = PackedIds.from_keys(keys)
             hashes = hashes_of(asked)
             for run in self._runs:
-                # an id is in several runs if it was replaced, but has a row in one of them alone
+                # a replaced id is in several runs, but has a row in only one of them
                 np.maximum(rows, run.find(asked, hashes), out=rows)
         return rows
 
     def between(self, rows: range) -> list[str]:
-        """The ids that have one of the rows, in the order of these."""
+        """Returns the ids of the given rows, in the order of the rows."""
         found: list[tuple[int, str]] = []
         for run in self._runs:
             chosen = (run.rows >= rows.start) & (run.rows < rows.stop)
@@ -97,12 +97,12 @@ class IdTable:
         return sum(int(np.count_nonzero(run.rows >= 0)) for run in self._runs)
 
     def __iter__(self) -> Iterator[str]:
-        """Ids in the order of their characters' code points."""
+        """Iterates over the ids in the order of their code points."""
         return iter(sorted(each for run in self._runs for each in run.keys.select(run.rows >= 0)))
 
 
 class _Run:
-    """Keys with their hashes and rows, -1 for a key that has none any more; no key is repeated."""
+    """Distinct keys with their hashes and rows; a row of -1 marks a deleted key."""
 
     def __init__(self, keys: PackedIds, hashes: Hashes, rows: Integers) -> None:
         self.keys = keys
@@ -111,7 +111,7 @@ class _Run:
         self._order = np.argsort(hashes).astype(np.uint32)
 
     def find(self, asked: PackedIds, hashes: Hashes) -> Integers:
-        """The row of each key, -1 for one that is absent."""
+        """Returns the row of each key, -1 if it is absent."""
         rows = np.full(len(hashes), -1, np.int64)
         left = np.arange(len(hashes))
         at = np.searchsorted(self.hashes, hashes, sorter=self._order)
@@ -121,13 +121,13 @@ class _Run:
             left, at, indexes = left[candidate], at[candidate], indexes[candidate]
             same = _equal(self.keys, indexes, asked, left)
             rows[left[same]] = self.rows[indexes[same]]
-            # other keys with the same hash follow
+            # try the next key with the same hash
             left, at = left[~same], at[~same] + 1
         return rows
 
 
 def _joined(added: Sequence[tuple[PackedIds, Hashes, Integers]], deleted: Integers) -> _Run:
-    """One run of the keys whose rows are not in `deleted`, which is sorted."""
+    """Returns one run of the keys whose rows are not in the sorted array `deleted`."""
     text = np.concatenate([keys.text for keys, _, _ in added])
     lengths = np.concatenate([keys.lengths for keys, _, _ in added])
     hashes = np.concatenate([each for _, each, _ in added])
@@ -141,14 +141,14 @@ def _joined(added: Sequence[tuple[PackedIds, Hashes, Integers]], deleted: Intege
 
 
 def _forget(rows: Integers, deleted: Integers) -> None:
-    """Makes those of the rows -1 that are in `deleted`, which is sorted."""
+    """Sets the rows that are in the sorted array `deleted` to -1."""
     if len(deleted):
         at = np.minimum(np.searchsorted(deleted, rows), len(deleted) - 1)
         rows[deleted[at] == rows] = -1
 
 
 def _spread(starts: Integers, lengths: Integers) -> Integers:
-    """start, start + 1, … of each, as many as its length, end to end."""
+    """Returns the concatenation of the ranges [start, start + length)."""
     firsts = np.cumsum(lengths) - lengths
     offsets: Integers = np.repeat(starts - firsts, lengths)
     offsets += np.arange(len(offsets))

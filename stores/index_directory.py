@@ -1,13 +1,13 @@
-"""The index directory: which files it holds, what may stand in its place, and who may write.
+"""The files of an index directory, and the lock of its writer.
 
-    manifest.json      what the index is, and which parts it has; the only file that is replaced
+    manifest.json      the settings and the list of parts; the only file that is replaced
     parts/000001/      passages that were stored together; never written again
         tokens/ (or tokens.url)  passages/  ann/  texts.npy  files.json  deleted-000002.jsonl
-    building/          a part on its way; nothing of it counts yet
-    writer.lock        held, and signed, by the one process that changes the index
+    building/          an unfinished part, not yet in the manifest
+    writer.lock        locked by the process that changes the index; contains its description
 
-Parts are written beside those that are read, and a manifest that names them comes last. So a
-reader sees the old index or the new one, and a crash leaves the old one.
+A change writes new parts beside the existing ones, and then replaces the manifest. So a reader
+sees either the old index or the new one, and a crash leaves the old one.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class PartLayout:
         """Makes the folder; with a `store_url`, tokens get a location of their own below it."""
         self.root.mkdir(parents=True, exist_ok=True)
         if store_url:
-            # whole or not at all: what is below the URL is removed one day
+            # written atomically: the data below the URL is deleted with the part
             write_whole(self._tokens_url, f"{store_url.rstrip('/')}/{uuid4().hex}".encode())
 
     def tokens_location(self) -> str | Path:
@@ -111,16 +111,16 @@ class Layout:
         return PartLayout(self.parts / name)
 
     def is_finished(self) -> bool:
-        """Whether there is a manifest, and it is one of ours."""
+        """Returns whether there is a manifest of an index."""
         return is_manifest(self.manifest)
 
     def holds_parts(self) -> bool:
-        """Whether there are parts that a manifest names, or named until it was lost."""
+        """Returns whether there are finished parts, even if the manifest was lost."""
         found = self.parts.iterdir() if self.parts.is_dir() else ()
         return any(not PartLayout(root).progress.exists() for root in found)
 
     def is_ours(self) -> bool:
-        """Whether this is an index, perhaps unfinished or damaged, which may be overwritten."""
+        """Returns whether this is an index, even an unfinished or damaged one."""
         known = {"manifest.json.tmp"} | {
             path.name
             for path in (
@@ -133,18 +133,19 @@ class Layout:
             names = set(os.listdir(self.root))
         except OSError:
             return False
-        # the lock is the first thing that a writer puts there
+        # the lock is the first file that a writer creates
         return self.writer_lock.name in names and names <= known
 
 
 def check_target(target: str | Path, *, overwrite: bool) -> None:
     """Raises `DirectoryError` if an index cannot be built at `target`.
 
-    An empty directory and an unfinished index are no obstacle. Only an index is ever overwritten.
+    It can be built in an absent or empty directory, or in place of an unfinished index; with
+    `overwrite`, in place of any index. Nothing but an index is ever overwritten.
     """
     target = Path(target)
     layout = Layout(target)
-    # asked more than once: another process may make or remove the directory between the questions
+    # repeated, since another process may create or remove the directory between the two checks
     if not any(_is_free(target) or layout.is_ours() for _ in range(3)):
         raise DirectoryError(
             f"{target} exists and is not an index, so it will not be overwritten: "
@@ -158,7 +159,7 @@ def check_target(target: str | Path, *, overwrite: bool) -> None:
 
 
 def _is_free(target: Path) -> bool:
-    """Whether nothing is there, or an empty directory."""
+    """Returns whether the path is absent, or an empty directory."""
     try:
         return not os.listdir(target)
     except OSError:
@@ -166,7 +167,11 @@ def _is_free(target: Path) -> bool:
 
 
 class WriterLock:
-    """The lock of the process that changes the index; the system releases it when that ends."""
+    """The lock of the process that changes an index; it is released when that process ends.
+
+    Raises `DirectoryError` if another process holds it, and `StoreError` if the directory cannot
+    be written.
+    """
 
     def __init__(self, root: Path) -> None:
         file = Layout(root).writer_lock
@@ -186,7 +191,7 @@ class WriterLock:
             os.truncate(self._handle, 0)
             os.write(self._handle, f"{_signature()}\n".encode(errors="backslashreplace"))
         except BlockingIOError as error:
-            # not by its name, which may be gone already
+            # by its handle, since the name may have been removed already
             first = os.pread(self._handle, 1000, 0).decode(errors="replace").strip()
             self.release()
             raise DirectoryError(

@@ -12,11 +12,11 @@ from dipair_index.stores.index_directory import Layout, PartLayout
 from dipair_index.stores.manifest import Manifest
 
 
-class Sizes(NamedTuple):
-    """Bytes on disk, or in the bucket.
+class FileSizes(NamedTuple):
+    """The bytes of an index on disk, or in the bucket.
 
-    `vectors` are the ANN index with its ids; `other` is all else in the directory: the manifest,
-    digests, ids of deleted passages, work on its way, and old parts that are still read.
+    `vectors` is the size of the ANN index with its ids; `other` that of all other files: the
+    manifest, digests, ids of deleted passages, unfinished parts, and old parts that are still read.
     """
 
     tokens: int
@@ -32,10 +32,13 @@ class Sizes(NamedTuple):
 
 @dataclass(frozen=True)
 class IndexInfo:
-    """An index and its sizes; `old_parts` do not belong to it, but a process still reads them."""
+    """The manifest and the sizes of an index.
+
+    `old_parts` is the number of parts that no longer belong to it, but that a process still reads.
+    """
 
     manifest: Manifest
-    sizes: Sizes
+    sizes: FileSizes
     old_parts: int
 
     @property
@@ -44,15 +47,16 @@ class IndexInfo:
         return sum(part.passages for part in self.manifest.parts)
 
     def bytes_per_passage(self) -> dict[str, float | None]:
-        """The sizes and their total for each stored passage; None if there is none."""
+        """Returns the sizes and their total per stored passage; None if there is no passage."""
         sizes = {**self.sizes._asdict(), "total": self.sizes.total}
         return {name: size / self.stored if self.stored else None for name, size in sizes.items()}
 
     @classmethod
     def read(cls, root: str | Path) -> IndexInfo:
-        """Raises as `Manifest.read` does, and `StoreError` if the token store is out of reach.
+        """Reads the manifest and the sizes of the files, but not their contents.
 
-        Reads no more than names and sizes, whatever the index holds.
+        Raises `DirectoryError` as `Manifest.read` does, and `StoreError` if a token store at a URL
+        cannot be reached.
         """
         layout = Layout(Path(root))
         while True:
@@ -65,9 +69,9 @@ class IndexInfo:
             other = _bytes_in(layout.root) - here - vectors - texts
             names = {path.name for path in layout.parts.iterdir()} if parts else set()
             old_parts = len(names.difference(part.name for part in manifest.parts))
-            # else a writer has changed it meanwhile
+            # otherwise a writer has changed the index meanwhile
             if Manifest.read(root).generation == manifest.generation:
-                return cls(manifest, Sizes(here + elsewhere, vectors, texts, other), old_parts)
+                return cls(manifest, FileSizes(here + elsewhere, vectors, texts, other), old_parts)
 
 
 def _bytes_elsewhere(part: PartLayout, manifest: Manifest) -> int:
@@ -89,7 +93,7 @@ def _bytes_elsewhere(part: PartLayout, manifest: Manifest) -> int:
 def _bytes_in(folder: Path) -> int:
     size = 0
     for path in folder.rglob("*"):
-        # what a writer removes at this moment takes nothing
+        # a writer may remove files meanwhile
         with suppress(FileNotFoundError):
             size += path.stat().st_size if path.is_file() else 0
     return size

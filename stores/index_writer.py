@@ -1,4 +1,4 @@
-"""Changes an index: each change is one new manifest, and all else is written beside."""
+"""Changes an index: writes new files beside the existing ones, then replaces the manifest."""
 
 from __future__ import annotations
 
@@ -44,17 +44,16 @@ COPIED_AT_ONCE = 2048
 class IndexWriter(Closing):
     """The exclusive writer of the index at `root`, until it is closed. A context manager.
 
-    Raises as `Manifest.read` does where there is no index, unless one is to be `new` there;
-    Raises `DirectoryError` if another process changes it, and `StoreError` if the directory
-    cannot be written. What an interrupted writer has left behind is removed first, except for
-    a part that can be gone on with.
+    Files that an interrupted writer left are removed first, except for an unfinished part, which
+    can be resumed. Raises `DirectoryError` if there is no index, unless a `new` one is to be
+    built, or if another process changes it; `StoreError` if the directory cannot be written.
     """
 
     def __init__(self, root: str | Path, *, new: bool = False) -> None:
         if not new:
             # before anything is touched
             Manifest.read(root)
-        # a link is followed, so that all of it is on one disk
+        # symbolic links are resolved, so that renames stay on one disk
         self.layout = Layout(Path(os.path.realpath(root)))
         self._lock = WriterLock(self.layout.root)
         try:
@@ -76,27 +75,33 @@ class IndexWriter(Closing):
 
     @property
     def current(self) -> Manifest:
-        """The manifest; raises as `Manifest.read` does if there is none."""
+        """The manifest; raises `DirectoryError` as `Manifest.read` does if there is none."""
         return self.manifest or Manifest.read(self.layout.root)
 
-    def replaced_by(self, manifest: Manifest) -> None:
-        """Replaces the manifest; all parts that it names are in place already."""
+    def replace_manifest(self, manifest: Manifest) -> None:
+        """Replaces the manifest; all parts that it names must be in the index already."""
         manifest = replace(manifest, generation=self._next())
         try:
             manifest.write(self.layout.root)
         finally:
-            # an error may come after it was put in place
+            # an error may occur after the manifest was replaced
             self.manifest = self._read()
         with suppress(OSError, StoreError, WriteError):
-            # the change counts already: what is left goes with the next one
+            # the change is complete: remaining garbage is removed at the next one
             self.collect_garbage()
 
-    def place(self, built: PartLayout, passages: int, truncated: int, digest: str) -> PartInfo:
-        """Seals the part in the folder `built`, whose stores are closed, and moves it in place."""
+    def install_part(
+        self, built: PartLayout, passages: int, truncated: int, digest: str
+    ) -> PartInfo:
+        """Writes the digests of a finished part, and moves it from `built` into the index.
+
+        Its stores must be closed. Returns its entry for the manifest. Raises `StoreError` if it
+        cannot be written.
+        """
         name = f"{self._next():06d}"
         try:
             for store in (built.tokens, built.passages):
-                # nobody writes to them any more, and without a lock a read changes no file
+                # they are never written again, and without a lock file, reading changes no file
                 (store / "lock.mdb").unlink(missing_ok=True)
             with PassageStore.open(built.passages, readonly=True) as texts:
                 np.save(built.texts, digests_of(texts, PackedIds.load(built.ann)))
@@ -111,20 +116,23 @@ class IndexWriter(Closing):
             ) from error
         return PartInfo(name, passages, truncated, digest, files_digest)
 
-    def without(self, parts: Iterable[Part], ids: Sequence[str]) -> tuple[PartInfo, ...]:
-        """Returns the entries of `parts` for a manifest in which the passages `ids` are deleted."""
+    def mark_deleted(self, parts: Iterable[Part], ids: Sequence[str]) -> tuple[PartInfo, ...]:
+        """Writes the deletion of `ids`, and returns the entries of `parts` for the next manifest.
+
+        Ids that are in no part are ignored.
+        """
         infos = []
         for part in parts:
-            gone = []
+            held: list[str] = []
             for start in range(0, len(ids), COPIED_AT_ONCE):
                 asked = ids[start : start + COPIED_AT_ONCE]
-                held = part.holding(asked)
-                gone += [each for each, here in zip(asked, held, strict=True) if here]
-            infos.append(self._marked(part, gone) if gone else part.info)
+                found = part.contains(asked)
+                held += [each for each, here in zip(asked, found, strict=True) if here]
+            infos.append(self._with_deleted(part, held) if held else part.info)
         return tuple(infos)
 
-    def _marked(self, part: Part, gone: list[str]) -> PartInfo:
-        deleted = sorted(part.deleted.union(gone))
+    def _with_deleted(self, part: Part, ids: list[str]) -> PartInfo:
+        deleted = sorted(part.deleted.union(ids))
         data = "".join(f"{json.dumps(each)}\n" for each in deleted).encode()
         name = f"deleted-{self._next():06d}.jsonl"
         write_whole(self.layout.part(part.info.name).root / name, data)
@@ -133,26 +141,27 @@ class IndexWriter(Closing):
         )
 
     def delete(self, ids: Iterable[str], *, ignore_missing: bool = False) -> int:
-        """Deletes passages; returns how many.
+        """Deletes passages; returns their number.
 
-        Raises `MissingPassagesError` if some are not in the index, and deletes nothing, unless
+        Raises `MissingPassagesError`, and deletes nothing, if some are not in the index, unless
         `ignore_missing`.
         """
         unique = list(dict.fromkeys(ids))
-        with Snapshot.open(self.layout.root) as now:
-            held = now.holding(unique).tolist()
-            if not all(held) and not ignore_missing:
-                absent = [each for each, there in zip(unique, held, strict=True) if not there]
+        with Snapshot.open(self.layout.root) as snapshot:
+            found = snapshot.contains(unique).tolist()
+            if not all(found) and not ignore_missing:
+                absent = [each for each, here in zip(unique, found, strict=True) if not here]
                 raise MissingPassagesError.naming(absent, "the index")
-            if gone := [each for each, there in zip(unique, held, strict=True) if there]:
-                parts = self.without(now.parts, gone)
-                self.replaced_by(replace(self.current, parts=parts))
-        return len(gone)
+            if held := [each for each, here in zip(unique, found, strict=True) if here]:
+                parts = self.mark_deleted(snapshot.parts, held)
+                self.replace_manifest(replace(self.current, parts=parts))
+        return len(held)
 
     def compact(self, report: Callable[[int], None] = lambda count: None) -> bool:
-        """Copies all live passages into one part; returns whether that changed anything.
+        """Copies all live passages into one part; returns whether that changed the index.
 
-        `report` is told the passages copied so far.
+        `report` is called with the number of passages copied so far. Raises `StoreError` if a part
+        is damaged.
         """
         parts = self.current.parts
         if len(parts) < 2 and not any(part.deleted for part in parts):
@@ -161,7 +170,10 @@ class IndexWriter(Closing):
         return True
 
     def merge_small(self) -> None:
-        """Merges the last parts if they have grown to an eighth of the one before them."""
+        """Merges the last parts if they have at least an eighth of the passages of the one before.
+
+        Raises `StoreError` if one of them is damaged.
+        """
         sizes = [part.live for part in self.current.parts]
         first = len(sizes) - 1
         while first > 0 and sizes[first - 1] <= GROWTH * sum(sizes[first:]):
@@ -172,7 +184,7 @@ class IndexWriter(Closing):
     def _merge(self, first: int, report: Callable[[int], None]) -> None:
         manifest = self.current
         for info in manifest.parts[first:]:
-            # or the copy of what is damaged would pass for whole
+            # otherwise a copy of damaged data would get valid digests
             for sentence in damages(
                 self.layout.part(info.name).root, info.files_digest, known=("*",)
             ):
@@ -180,16 +192,16 @@ class IndexWriter(Closing):
                     f"{sentence}. Nothing was merged: restore it from a copy, or build the index "
                     "again with --overwrite"
                 )
-        with Snapshot.open(self.layout.root) as now:
-            parts = now.parts[first:]
+        with Snapshot.open(self.layout.root) as snapshot:
+            parts = snapshot.parts[first:]
             live = any(part.info.live for part in parts)
             merged = self._copied(manifest, parts, report) if live else ()
-        self.replaced_by(replace(manifest, parts=(*manifest.parts[:first], *merged)))
+        self.replace_manifest(replace(manifest, parts=(*manifest.parts[:first], *merged)))
 
     def _copied(
         self, manifest: Manifest, parts: Iterable[Part], report: Callable[[int], None]
     ) -> tuple[PartInfo]:
-        """Builds a new part of the live passages of `parts`."""
+        """Builds a new part from the live passages of `parts`."""
         target = self.layout.merging
         target.create(manifest.store_url)
         ids: list[str] = []
@@ -220,27 +232,27 @@ class IndexWriter(Closing):
             source = VectorSource(
                 manifest.embedder, manifest.embedder_fingerprint, digest.hexdigest()
             )
-            ann_of(ids, np.concatenate(vectors), manifest, source).save(target.ann)
+            build_ann(ids, np.concatenate(vectors), manifest, source).save(target.ann)
             truncated = sum(part.info.truncated for part in parts)
-            return (self.place(target, len(ids), truncated, digest.hexdigest()),)
+            return (self.install_part(target, len(ids), truncated, digest.hexdigest()),)
         except BaseException:
             remove_part(target)
             raise
 
     def _next(self) -> int:
-        """Returns the generation of the next change; no part or file had its number before."""
+        """Returns the generation of the next change, a number that no part or file has yet."""
         generation = self.manifest.generation if self.manifest else 0
         return 1 + max([generation, *map(int, self._part_names())])
 
     def _part_names(self) -> list[str]:
-        """Returns the names of all parts; other files among them are not ours."""
+        """Returns the names of all parts, without files that do not belong to the index."""
         names = os.listdir(self.layout.parts) if self.layout.parts.is_dir() else []
         return sorted(name for name in names if name.isdecimal())
 
     def collect_garbage(self) -> None:
-        """Removes files and parts that no manifest names and nobody reads."""
+        """Removes the files and parts that the manifest does not name and that no process reads."""
         if self.manifest is None and self.layout.manifest.exists():
-            return  # damaged: what it named may still be wanted
+            return  # a damaged manifest: its parts may still be needed
         remove_part(self.layout.merging)
         named = {part.name: part for part in self.manifest.parts} if self.manifest else {}
         for name in self._part_names():
@@ -251,7 +263,7 @@ class IndexWriter(Closing):
                     if file.name != named[name].deleted_file:
                         file.unlink(missing_ok=True)
             elif part.progress.is_dir() and not self.layout.building.root.exists():
-                # whole, but its writer ended before a manifest named it
+                # a finished part, whose writer ended before it replaced the manifest
                 os.rename(part.root, self.layout.building.root)
             elif self.manifest is not None:
                 remove_part(part)
@@ -261,7 +273,7 @@ class IndexWriter(Closing):
         self._lock.release()
 
 
-def ann_of(
+def build_ann(
     ids: Sequence[str],
     vectors: FloatArray,
     manifest: Manifest,
@@ -269,7 +281,11 @@ def ann_of(
     *,
     strict: bool = False,
 ) -> FaissIndex:
-    """An index of the manifest's kind; an exact one where it cannot be trained, unless `strict`."""
+    """Builds a vector index of the manifest's kind from vectors (ids, dim).
+
+    If it cannot be trained on them, an exact one is built instead, or with `strict` the
+    `SettingsError` is raised.
+    """
     try:
         return FaissIndex.build(
             ids, vectors, kind=manifest.ann_kind, seed=manifest.seed, source=source

@@ -1,13 +1,13 @@
-"""Token embeddings in LMDB, packed: many passages in one large value.
+"""A token store in LMDB, which packs the tokens of many passages into one large value.
 
-A value over 2 KB takes whole pages of its own, which would double the disk. So a value of the
-database `segments` is a block, rows of encoded tokens side by side. `rows` holds the position of
-each id, which is a block and a row in it, and `live` which ids point to a block: one without any is
-dropped.
+LMDB stores a value over 2 KB on whole pages, which would double the disk space. So a value of the
+database `segments` is a block: consecutive rows of encoded tokens. `rows` maps each id to its
+position, a block and a row in it. `live` has the number of ids in each block; a block without any
+is deleted.
 
 A block is written once, on pages of its own, and its number is never used again. So its address in
-the memory map is remembered: as long as an id points to it, LMDB leaves those pages alone. A
-gather is one look-up for each id and one step that copies all rows out of the map.
+the memory map can be cached: as long as an id points to it, LMDB does not reuse those pages. To
+read passages takes one look-up for each id, and one step that copies all rows out of the map.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import numpy.typing as npt
 from numpy.lib.stride_tricks import as_strided
 
 from dipair_index.errors import MissingPassagesError, StoreError
-from dipair_index.stores.codecs import Codec, Rows, open_codec
+from dipair_index.stores.codecs import Codec, EncodedRows, open_codec
 from dipair_index.stores.environment import Environment
 from dipair_index.stores.lmdb_format import (
     DATABASES,
@@ -34,34 +34,34 @@ from dipair_index.stores.lmdb_format import (
     block_key,
     block_of,
     damage,
+    ensure_settings,
     next_block,
-    settle,
 )
 from dipair_index.stores.token_store import TokenStore, lookup_keys, validated_keys, validated_rows
 
 BLOCK_PAGES = 64
-"""At most. py-lmdb reads a byte of each page of a value that it hands out, so that with more pages
-the first read of a process would be slow."""
+"""The largest block in pages. py-lmdb reads a byte of each page of a value that it returns, so with
+larger blocks, the first read of a process would be slow."""
 
 _PAGE_HEADER = 16
 _MOST_ROWS = 2**16
 
 
 class LmdbTokenStore(TokenStore):
-    """A token store in one LMDB folder: one writer, many readers, any thread.
+    """A token store in one LMDB folder, with one writer and many readers. Threads may share it.
 
-    Put in large batches: each call starts a new block, and ends on a page of its own. A folder
-    that nobody has open needs no `lock.mdb`: without it, readers write nothing at all.
+    Put passages in large batches, since each call starts a new block. A folder that no process has
+    open needs no `lock.mdb`; without it, readers write no file.
     """
 
     def __init__(self, environment: Environment, codec: Codec) -> None:
         super().__init__(codec)
         self._env = environment
         self._rows_per_block = _rows_per_block(codec.bytes_per_passage, environment.page_bytes)
-        # of each block, its address in the map (0: not looked up yet) and its length
+        # the address of each block in the map (0 if it is not known yet), and its length
         self._mapped = np.zeros((0, 2), np.intp)
         self._lowest = 0
-        self._first: Rows = np.empty(0, np.uint8)
+        self._first: EncodedRows = np.empty(0, np.uint8)
         self._generation = environment.generation
 
     @classmethod
@@ -75,16 +75,16 @@ class LmdbTokenStore(TokenStore):
         readonly: bool = False,
         map_bytes: int | None = None,
     ) -> LmdbTokenStore:
-        """Opens the folder `path`; creates it where it is absent, unless `readonly`.
+        """Opens the folder `path`; creates it if it is absent, unless `readonly`.
 
-        Raises `StoreError` if there is nothing to read, if it was made with other settings or in
-        another format, or if LMDB cannot open it. `map_bytes` is the initial size of the map, which
-        grows.
+        `map_bytes` is the initial size of the map, which grows as needed. Raises `StoreError` if a
+        store to be read is absent, if it has other settings or another format, or if LMDB cannot
+        open it; `SettingsError` if the codec is unknown.
         """
         chosen = open_codec(codec, tokens_per_passage=tokens_per_passage, dim=dim)
         environment = Environment(Path(path), DATABASES, readonly=readonly, map_bytes=map_bytes)
         try:
-            settle(environment, chosen)
+            ensure_settings(environment, chosen)
         except BaseException:
             environment.close()
             raise
@@ -105,11 +105,11 @@ class LmdbTokenStore(TokenStore):
         except OSError as error:
             raise StoreError(f"cannot delete the store at {path}: {error}") from error
 
-    def put_encoded(self, ids: Sequence[str], rows: Rows) -> None:
-        """As `put`, of uint8 rows (len(ids), bytes_per_passage) that this codec has encoded."""
+    def put_encoded(self, ids: Sequence[str], rows: EncodedRows) -> None:
+        """Stores rows as `TokenStore.put_encoded` does."""
         keys = validated_keys(ids)
         rows = validated_rows(ids, rows, self.codec)
-        # of an id that stands twice in the batch, the last counts
+        # if an id is repeated in the batch, its last row is stored
         last = {key: position for position, key in enumerate(keys)}
         if len(last) < len(keys):
             rows = rows[list(last.values())]
@@ -119,7 +119,7 @@ class LmdbTokenStore(TokenStore):
                 lambda txn: self._write(txn, list(last), rows), bytes_needed=2 * rows.nbytes
             )
 
-    def _write(self, txn: Any, keys: Sequence[bytes], rows: Rows) -> None:
+    def _write(self, txn: Any, keys: Sequence[bytes], rows: EncodedRows) -> None:
         self._release(txn, zip(keys, self._positions(txn, keys), strict=True))
         block = next_block(txn, self._db)
         per_block = self._rows_per_block
@@ -132,7 +132,7 @@ class LmdbTokenStore(TokenStore):
             end = start + per_block
             value: Any = rows[start:end].data.cast("B")
             if len(value) < (page := self._env.page_bytes - _PAGE_HEADER):
-                # a smaller value would lie among others, and move with them
+                # LMDB would store a smaller value among others, and move it with them
                 value = bytes(value).ljust(page, b"\0")
             live = Live.from_entries(entries[start:end], value)
             txn.put(block_key(block), value, db=self._db["segments"])
@@ -140,16 +140,16 @@ class LmdbTokenStore(TokenStore):
             block += 1
         entries.sort()
         with txn.cursor(self._db["rows"]) as cursor:
-            # pages that are filled in order are filled whole
+            # keys appended in order fill their pages completely
             in_order = not cursor.last() or cursor.key() < entries[0][0]
             cursor.putmulti(entries, append=in_order)
         txn.put(NEXT, block.to_bytes(4, "little"), db=self._db["settings"])
 
-    def get_encoded(self, ids: Sequence[str]) -> Rows:
-        """As `get`, but the codec's uint8 rows (len(ids), bytes_per_passage): a new array."""
+    def get_encoded(self, ids: Sequence[str]) -> EncodedRows:
+        """Returns rows as `TokenStore.get_encoded` does."""
         return self._env.read_twice(partial(self._gather, ids))
 
-    def _gather(self, ids: Sequence[str], copying: Any, lending: Any) -> Rows:
+    def _gather(self, ids: Sequence[str], copying: Any, lending: Any) -> EncodedRows:
         width = self.codec.bytes_per_passage
         found = self._positions(copying, lookup_keys(ids))
         _check_found(ids, found)
@@ -166,21 +166,21 @@ class LmdbTokenStore(TokenStore):
         if ((rows + 1) * width > lengths).any():
             raise self._damaged("a passage lies outside its block")
         offsets = addresses + rows * width - self._lowest
-        # the map as rows that start at each of its bytes: one step then copies those asked for
+        # a view of the map with a row at every byte: one indexing step then copies the right rows
         windows = as_strided(self._first, (int(offsets.max()) + 1, width), (1, 1), writeable=False)
-        gathered: Rows = windows[offsets]
+        gathered: EncodedRows = windows[offsets]
         return gathered
 
     def _find(self, txn: Any, blocks: npt.NDArray[np.intp]) -> None:
-        """Looks up the addresses of blocks that are not known yet."""
+        """Looks up the addresses of the blocks that are not known yet."""
         if self._generation != self._env.generation:
-            # the map has grown: it is another one
+            # the file was remapped, so all addresses are invalid
             self._mapped, self._lowest = self._mapped[:0], 0
             self._generation = self._env.generation
         if blocks.max() >= len(self._mapped):
             count = next_block(txn, self._db)
             if blocks.max() >= count:
-                raise self._damaged("a passage is in a block that never was")
+                raise self._damaged("a passage is in a block that was never written")
             grown = np.zeros((max(count, 2 * len(self._mapped)), 2), np.intp)
             grown[: len(self._mapped)] = self._mapped
             self._mapped = grown
@@ -212,7 +212,7 @@ class LmdbTokenStore(TokenStore):
         return list(map(txn.get, keys, repeat(None), repeat(self._db["rows"])))
 
     def _release(self, txn: Any, entries: Iterable[tuple[bytes, bytes | None]]) -> None:
-        """Takes ids out of their blocks; drops blocks that no other id points to."""
+        """Removes ids from their blocks; deletes blocks that have no id left."""
         leaving = defaultdict(list)
         for key, position in entries:
             if position is not None:
@@ -220,7 +220,7 @@ class LmdbTokenStore(TokenStore):
         for block, pairs in leaving.items():
             live = Live.read(txn, self._db, block)
             if live is None:
-                raise self._damaged("a block is not accounted for")
+                raise self._damaged("the ids of a block are not recorded")
             if len(pairs) < live.ids:
                 left = live.without(Live.from_entries(pairs))
                 txn.put(block_key(block), left.packed(), db=self._db["live"])
@@ -229,9 +229,9 @@ class LmdbTokenStore(TokenStore):
                 txn.delete(block_key(block), db=self._db["segments"])
 
     def verify(self) -> list[str]:
-        """Reads everything; returns a sentence for each damage, naming the passages.
+        """Reads the whole store; returns a sentence for each damage, which names the passages.
 
-        In one view of the store: other threads of this process wait, other processes do not.
+        It is one read transaction: other threads of this process wait, other processes do not.
         """
         width = self.codec.bytes_per_passage
         try:
@@ -271,7 +271,7 @@ class LmdbTokenStore(TokenStore):
 
 
 def _rows_per_block(width: int, page_bytes: int) -> int:
-    """Returns how many rows waste the least of their last page."""
+    """Returns the number of rows per block that wastes the least of the last page."""
 
     def pages(rows: int) -> int:
         return -(-(rows * width + _PAGE_HEADER) // page_bytes)

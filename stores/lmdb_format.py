@@ -29,8 +29,11 @@ POSITION = np.dtype([("block", "<u4"), ("row", "<u2")])
 _LIVE = struct.Struct("<III")
 
 
-def settle(environment: Environment, codec: Codec) -> None:
-    """Writes the settings of a new store; raises `StoreError` if the store has others."""
+def ensure_settings(environment: Environment, codec: Codec) -> None:
+    """Writes the settings of a new store, or checks those of an existing one.
+
+    Raises `StoreError` if they differ from the codec's, are damaged, or are of another format.
+    """
     asked = {
         "format": _FORMAT,
         "codec": codec.name,
@@ -79,7 +82,8 @@ def _words(settings: dict[str, Any]) -> str:
 class Live(NamedTuple):
     """The value of a block in `live`: number and sum of its ids, and a checksum of its bytes.
 
-    The sum changes with any id and with any position, so that damage to either is found.
+    The sum is that of crc32(id + position) over its ids, modulo 2**32, so that damage to an id or a
+    position is found.
     """
 
     ids: int
@@ -94,12 +98,12 @@ class Live(NamedTuple):
 
     @classmethod
     def read(cls, txn: Any, databases: Mapping[str, Any], block: int) -> Live | None:
-        """Returns the value of a stored block; None if there is none of this form."""
+        """Returns the value of a block; None if there is none, or if it has another length."""
         value = txn.get(block_key(block), db=databases["live"])
         return cls(*_LIVE.unpack(value)) if value and len(value) == _LIVE.size else None
 
     def without(self, others: Live) -> Live:
-        """Returns the value after some of the ids have left."""
+        """Returns the value without some of the ids."""
         return Live(self.ids - others.ids, (self.sum - others.sum) % 2**32, self.checksum)
 
     def packed(self) -> bytes:
@@ -124,7 +128,7 @@ def next_block(txn: Any, databases: Mapping[str, Any]) -> int:
 
 
 def damage(txn: Any, databases: Mapping[str, Any], bytes_per_passage: int) -> Iterator[str]:
-    """Reads everything; yields a sentence for each damaged block, naming the passages in it."""
+    """Reads the whole store; yields a sentence for each damaged block, which names its passages."""
     lost = []
     ids: Counter[int] = Counter()
     sums: Counter[int] = Counter()
@@ -146,7 +150,7 @@ def damage(txn: Any, databases: Mapping[str, Any], bytes_per_passage: int) -> It
         live = Live.read(txn, databases, block)
         value = txn.get(block_key(block), db=databases["segments"])
         if value is None or live is None:
-            wrong[block] = "is missing" if value is None else "is not accounted for"
+            wrong[block] = "is missing" if value is None else "has no record of its ids"
         elif crc32(value) != live.checksum or len(value) < needed[block]:
             wrong[block] = "has other bytes than were stored"
         elif (ids[block], sums[block] % 2**32) != (live.ids, live.sum):

@@ -18,7 +18,7 @@ from dipair_index.optional import require
 CACHE_BYTES = 64 * 2**20
 """The cache of all stores of a process: recent chunks, and the offsets of chunks in shards."""
 
-# TensorStore tries 32 times, which keeps one waiting for a quarter of an hour where nobody answers
+# by default TensorStore tries 32 times, and so waits a quarter of an hour for a dead endpoint
 RETRIES = {"max_retries": 7, "initial_delay": "0.5s", "max_delay": "8s"}
 
 _ADVICE = (
@@ -35,7 +35,7 @@ _ADVICE = (
 
 
 _forked = False
-"""Whether this is a child, forked while TensorStore was in use: it would end the process."""
+"""Whether this process was forked after TensorStore was imported, which cannot be used then."""
 
 
 def _note_fork() -> None:
@@ -47,10 +47,12 @@ os.register_at_fork(after_in_child=_note_fork)
 
 
 class Location:
-    """The objects under a folder or URL, which is shown in every error.
+    """The objects under a folder or URL, which every error names.
 
-    S3 is asked at AWS_ENDPOINT_URL_S3 or AWS_ENDPOINT_URL, in AWS_REGION or AWS_DEFAULT_REGION,
-    where these are set; credentials come from where the AWS tools look for them.
+    For S3, the endpoint is AWS_ENDPOINT_URL_S3 or AWS_ENDPOINT_URL and the region AWS_REGION or
+    AWS_DEFAULT_REGION, if these are set; credentials are found as the AWS tools find them. Raises
+    `MissingPackageError` if tensorstore is not installed, and `StoreError` if the location cannot
+    be opened.
     """
 
     def __init__(self, location: str | Path) -> None:
@@ -82,7 +84,7 @@ class Location:
             self.store.delete_range(_range(prefix)).result()
         if self.folder is not None:
             for lock in self.folder.glob("*.__lock"):
-                # what a writer that was killed has left
+                # left by a killed writer
                 lock.unlink(missing_ok=True)
             with suppress(OSError):
                 self.folder.rmdir()
@@ -108,7 +110,7 @@ class Location:
         except DiPairError:
             raise
         except (ValueError, KeyError, OSError, RuntimeError) as error:
-            # what follows in brackets is for TensorStore's own developers
+            # the brackets at the end are for TensorStore's own developers
             text = re.sub(r" \[[\w ]+[=\d].*", "", str(error), flags=re.DOTALL)
             advice = next((f": {say}" for sign, say in _ADVICE if sign in str(error)), "")
             raise StoreError(f"cannot {verb} the store at {self.name}: {text}{advice}") from error
@@ -116,7 +118,7 @@ class Location:
 
 @cache
 def context() -> Any:
-    """Returns the context that all stores of this process share: cache, and data of memory://."""
+    """Returns the context of all stores of this process: their cache, and the data of memory://."""
     import tensorstore
 
     return tensorstore.Context(
@@ -129,7 +131,7 @@ def context() -> Any:
 
 
 def uncached_context() -> Any:
-    """Returns a context without a cache, otherwise as `context`."""
+    """Returns the same context without a cache."""
     import tensorstore
 
     return tensorstore.Context({"cache_pool": {"total_bytes_limit": 0}}, context())

@@ -22,8 +22,9 @@ MANIFEST = "manifest.json"
 class PartInfo:
     """The manifest's entry of a part: passages stored together, in a folder never written again.
 
-    `deleted_file` names the ids of its passages that the index holds no longer. The digests are
-    those of that file and of `files.json`, which holds the digests of all others.
+    `deleted_file` is the name of the file with the ids of its deleted passages, `deleted_digest`
+    that file's digest. `files_digest` is the digest of `files.json`, which has the digests of all
+    other files.
     """
 
     name: str
@@ -43,10 +44,10 @@ class PartInfo:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What an index was built with, and its parts in the order in which passages came.
+    """The settings that an index was built with, and its parts in the order of their passages.
 
-    `generation` grows with every change. `store_url` is where token embeddings are kept, each
-    part's in a place of its own; it is empty where they are in the parts' folders.
+    `generation` grows with every change. `store_url` is the URL below which the token embeddings of
+    each part are stored; it is empty if they are in the parts' folders.
     """
 
     package_version: str
@@ -72,26 +73,26 @@ class Manifest:
 
     @property
     def passages(self) -> int:
-        """Passages that the index holds."""
+        """The number of passages in the index, without deleted ones."""
         return sum(part.live for part in self.parts)
 
     @property
     def truncated(self) -> int:
-        """Passages that were longer than the model reads, those deleted since included."""
+        """The number of passages that were truncated, including ones deleted since."""
         return sum(part.truncated for part in self.parts)
 
     @property
     def passages_digest(self) -> str:
-        """The digest of the passages in their order; empty once the index was changed."""
+        """The digest of the passages in order; empty if the index was changed since its build."""
         whole = len(self.parts) == 1 and not self.parts[0].deleted
         return self.parts[0].passages_digest if whole else ""
 
     @classmethod
     def read(cls, root: str | Path) -> Manifest:
-        """The manifest of the index at `root`.
+        """Reads the manifest of the index at `root`.
 
-        DirectoryError, with what to do, where there is no such directory, where it is no
-        index, where a single byte of the manifest was changed, and for another format version.
+        Raises `DirectoryError` if there is no such directory, if it is not an index, if any byte of
+        the manifest was changed, or if it has another format version.
         """
         root = Path(root)
         file = root / MANIFEST
@@ -112,8 +113,11 @@ class Manifest:
         except (OSError, ValueError) as error:
             raise _damaged(file, str(error)) from error
         if not isinstance(values, dict) or values.pop("kind", None) != _KIND:
-            raise DirectoryError(f"{root} is not an index: its {MANIFEST} is another's")
-        _refuse_other_format(file, values.pop("format_version", None))
+            raise DirectoryError(
+                f"{root} is not an index: its {MANIFEST} belongs to another program. Give the "
+                "directory that `dipair-index build` made"
+            )
+        _check_format_version(file, values.pop("format_version", None))
         try:
             values.pop("digest", None)
             parts = tuple(PartInfo(**part) for part in values.pop("parts"))
@@ -125,7 +129,10 @@ class Manifest:
         return manifest
 
     def write(self, root: str | Path) -> None:
-        """Writes the manifest in one step: readers see the old one or the new one."""
+        """Writes the manifest atomically: readers see the old one or the new one.
+
+        Raises `WriteError` if it cannot be written.
+        """
         write_whole(Path(root) / MANIFEST, self._text().encode())
 
     def _text(self) -> str:
@@ -139,7 +146,7 @@ class Manifest:
 
 
 def is_manifest(file: Path) -> bool:
-    """Whether `file` is a manifest of an index, of any format version."""
+    """Returns whether `file` is the manifest of an index, of any format version."""
     try:
         values = json.loads(file.read_text("utf-8"))
     except (OSError, ValueError):
@@ -153,7 +160,7 @@ def _damaged(file: Path, why: str) -> DirectoryError:
     )
 
 
-def _refuse_other_format(file: Path, version: object) -> None:
+def _check_format_version(file: Path, version: object) -> None:
     if not isinstance(version, int):
         raise _damaged(file, f"format_version is {version!r}")
     if version != FORMAT_VERSION:

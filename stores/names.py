@@ -1,4 +1,4 @@
-"""The names of token stores and codecs; a light module, so that `--help` can list them."""
+"""The names of token stores and codecs; imports nothing, so that `--help` is fast."""
 
 STORE_NAMES = ("lmdb", "tensorstore")
 CODEC_NAMES = ("float32", "float16", "int8", "int4")

@@ -1,7 +1,7 @@
-"""Strings by row over one buffer, in memory or as two flat files read through the memory map.
+"""A sequence of strings in one buffer, in memory or in two files read through a memory map.
 
-It is the layout of Arrow's string array. pyarrow is not used for it, since importing it takes
-300 ms, which a cold search would wait for.
+The layout is that of Arrow's string array. pyarrow is not used, since its import takes 300 ms, by
+which the first search of a process would be slower.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class PackedIds(Sequence[str]):
 
     @classmethod
     def from_keys(cls, keys: Sequence[bytes]) -> PackedIds:
-        """The ids whose UTF-8 is given, in their order."""
+        """Packs ids that are given as UTF-8, in their order."""
         ends = np.cumsum(np.fromiter(map(len, keys), np.int64, len(keys)))
         return cls(np.frombuffer(b"".join(keys), np.uint8), ends)
 
@@ -61,13 +61,13 @@ class PackedIds(Sequence[str]):
     def save(self, folder: Path) -> None:
         """Writes `ids.npy` (the text) and `id_ends.npy` into `folder`."""
         for name, values in (("ids.npy", self.text), ("id_ends.npy", self.ends)):
-            # never into the old file, which may be the one that these ids are read from
+            # never into an old file, since these ids may be read from it
             with replacing(folder / name) as unfinished, unfinished.open("wb") as target:
                 np.save(target, values)
 
     @classmethod
     def load(cls, folder: Path) -> PackedIds:
-        """Reads what `save` wrote; raises `StoreError` if it is absent or damaged."""
+        """Reads the ids that `save` wrote; raises `StoreError` if they are absent or damaged."""
         try:
             text = np.load(folder / "ids.npy", mmap_mode="r")
             ends = np.load(folder / "id_ends.npy", mmap_mode="r")
@@ -75,7 +75,7 @@ class PackedIds(Sequence[str]):
             raise StoreError(f"cannot read the ids in {folder}: {error}; build it again") from error
         if len(ends) and ends[-1] != len(text):
             raise StoreError(f"the ids in {folder} are damaged: build it again")
-        # still through the map, but as plain arrays: a slice of a memmap takes three times as long
+        # plain arrays over the memory map, since slicing a memmap takes three times as long
         return cls(np.asarray(text), np.asarray(ends))
 
     def __len__(self) -> int:
@@ -98,7 +98,7 @@ class PackedIds(Sequence[str]):
         return self.text[start : self.ends[row]].tobytes().decode()
 
     def at(self, rows: npt.NDArray[np.int64]) -> list[str]:
-        """The ids of rows (ids,), in their order: many at once take a tenth of the time."""
+        """Returns the ids of an array of rows, (ids,), ten times faster than one by one."""
         starts = np.where(rows > 0, self.ends[rows - 1], 0).tolist()
         text = self.text.data
         return [

@@ -1,7 +1,7 @@
 """One part of an index, opened for reading: its tokens, its texts and its vectors.
 
-A part is written once. Whoever reads it holds a shared lock on its folder, and whoever removes
-parts that the manifest names no longer leaves those alone that are locked.
+A part is written once. A reader holds a shared lock on its folder, and a part that the manifest no
+longer names is removed only if it is not locked.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ from dipair_index.stores.token_store import TokenStore
 
 
 class _OpenFiles:
-    """The stores of a part, which a process opens once, so that all readers share its memory.
+    """The stores of a part, which all `Part` objects of the same folder in a process share.
 
-    Every `Part` of the same folder shares them; the last one to go closes them.
+    They are closed with the last of these objects.
     """
 
     _by_folder: ClassVar[dict[tuple[int, int], _OpenFiles]] = {}
@@ -60,7 +60,7 @@ class _OpenFiles:
 
     @classmethod
     def shared(cls, layout: PartLayout, files_digest: str, manifest: Manifest) -> _OpenFiles:
-        """The files of the part, with one user more."""
+        """Returns the files of the part, and counts one more user."""
         with cls.guard:
             found = os.stat(layout.root)
             files = cls._by_folder.get((found.st_dev, found.st_ino))
@@ -71,7 +71,7 @@ class _OpenFiles:
             return files
 
     def release(self) -> None:
-        """Takes one user away; the last one closes the files."""
+        """Counts one user less; after the last one, closes the files."""
         with self.guard:
             self.users -= 1
             if not self.users:
@@ -79,7 +79,7 @@ class _OpenFiles:
                 self._opened.close()
 
 
-# a forked child must not inherit the guard as another thread holds it
+# otherwise a forked child could inherit the guard while another thread holds it
 os.register_at_fork(
     before=_OpenFiles.guard.acquire,
     after_in_parent=_OpenFiles.guard.release,
@@ -88,7 +88,10 @@ os.register_at_fork(
 
 
 class Part:
-    """The live passages of a part. A `Snapshot` puts parts together."""
+    """The live passages of one part; a `Snapshot` combines the parts of an index.
+
+    Raises `StoreError` or `DirectoryError` if a file is missing or damaged.
+    """
 
     def __init__(self, root: Path, info: PartInfo, manifest: Manifest) -> None:
         layout = Layout(root).part(info.name)
@@ -109,15 +112,15 @@ class Part:
         )  # fmt: skip
         self._closed = False
 
-    def holding(self, ids: Sequence[str]) -> npt.NDArray[np.bool_]:
-        """Which of `ids` are live in this part."""
-        held = self.passages.holding(ids)
+    def contains(self, ids: Sequence[str]) -> npt.NDArray[np.bool_]:
+        """Returns which of `ids` are live in this part, a boolean array (len(ids),)."""
+        held = self.passages.contains(ids)
         if self.deleted:
             held &= np.fromiter((each not in self.deleted for each in ids), bool, len(ids))
         return held
 
     def find_texts(self, texts: Sequence[str]) -> list[str | None]:
-        """Returns for each text the id of a live passage that the encoder reads so, or None."""
+        """Returns for each text the id of a live passage with this full text, or None."""
         return self._files.texts.find(texts, self.deleted)
 
     def live_ids(self) -> list[str]:
@@ -132,10 +135,10 @@ class Part:
 
 
 def lock_shared(folder: Path, opened: ExitStack) -> tuple[int, int]:
-    """Holds `folder` against removal until `opened` closes; returns its device and inode.
+    """Locks `folder` against removal until `opened` closes; returns its device and inode.
 
-    Raises `StoreError` if it is being removed at this moment. A file system without locks is read
-    without one.
+    On a file system without locks, does not lock. Raises `StoreError` if another process is
+    removing the folder.
     """
     handle = os.open(folder, os.O_RDONLY)
     opened.callback(os.close, handle)
@@ -150,7 +153,7 @@ def lock_shared(folder: Path, opened: ExitStack) -> tuple[int, int]:
 
 
 def remove_part(part: PartLayout) -> None:
-    """Removes the part and its data at a URL, unless a process reads it."""
+    """Removes a part, with its data at a URL, unless a process reads it."""
     with suppress(FileNotFoundError), ExitStack() as opened:
         handle = os.open(part.root, os.O_RDONLY)
         opened.callback(os.close, handle)
@@ -158,7 +161,7 @@ def remove_part(part: PartLayout) -> None:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return
-        # in one step, so that what is half removed is never taken for a part to go on with
+        # first, so that a half-removed part is never taken for an unfinished one to resume
         with suppress(FileNotFoundError):
             os.rename(part.progress, part.root / "removed")
         if isinstance(url := part.tokens_location(), str):

@@ -27,11 +27,14 @@ class PassageStore(Closing):
 
     @classmethod
     def open(cls, path: str | Path, *, readonly: bool = False) -> PassageStore:
-        """Opens the folder `path`; creates it where it is absent, unless `readonly`."""
+        """Opens the folder `path`; creates it if it is absent, unless `readonly`.
+
+        Raises `StoreError` if a store to be read is absent, or if LMDB cannot open it.
+        """
         return cls(Environment(Path(path), (_DATABASE,), readonly=readonly))
 
     def put(self, passages: Sequence[Passage]) -> None:
-        """Stores passages, all or none; one whose id is there already is replaced.
+        """Stores passages, all or none; a passage whose id is stored already is replaced.
 
         Raises `StoreError` if an id is empty or over 511 bytes, if JSON cannot represent the
         metadata, or if writing fails.
@@ -47,7 +50,10 @@ class PassageStore(Closing):
             self._env.write(work, bytes_needed=2 * sum(map(len, values)))
 
     def get(self, ids: Sequence[str]) -> list[Passage]:
-        """Returns passages in the order asked; ids may repeat. Raises `MissingPassagesError`."""
+        """Returns the passages of `ids`, which may repeat, in their order.
+
+        Raises `MissingPassagesError` if an id is absent, and `StoreError` if one is damaged.
+        """
         keys = lookup_keys(ids)
         values = self._env.read(lambda txn: self._values(txn, keys))
         missing = dict.fromkeys(each for each, at in zip(ids, values, strict=True) if at is None)
@@ -59,8 +65,8 @@ class PassageStore(Closing):
             if value is not None
         ]
 
-    def holding(self, ids: Sequence[str]) -> npt.NDArray[np.bool_]:
-        """Which of `ids` are here."""
+    def contains(self, ids: Sequence[str]) -> npt.NDArray[np.bool_]:
+        """Returns which of `ids` are stored, a boolean array (len(ids),)."""
         keys = lookup_keys(ids)
 
         def work(txn: Any) -> list[bool]:
@@ -82,7 +88,7 @@ class PassageStore(Closing):
         return Passage(passage_id, text, title, metadata)
 
     def delete(self, ids: Sequence[str]) -> None:
-        """Deletes `ids`, or nothing: raises `MissingPassagesError` if one is absent."""
+        """Deletes passages; raises `MissingPassagesError`, and deletes none, if an id is absent."""
         unique = list(dict.fromkeys(ids))
 
         def work(txn: Any) -> None:
@@ -90,7 +96,7 @@ class PassageStore(Closing):
             deleted = [txn.delete(key, db=self._db) for key in keys]
             missing = [each for each, done in zip(unique, deleted, strict=True) if not done]
             if missing:
-                # the error undoes the transaction
+                # the error aborts the transaction
                 raise MissingPassagesError.naming(missing, "the index")
 
         self._env.write(work)
@@ -104,13 +110,13 @@ class PassageStore(Closing):
         self._env.close()
 
     def __contains__(self, passage_id: object) -> bool:
-        return isinstance(passage_id, str) and bool(self.holding([passage_id])[0])
+        return isinstance(passage_id, str) and bool(self.contains([passage_id])[0])
 
     def __len__(self) -> int:
         return int(self._env.read(lambda txn: txn.stat(self._db)["entries"]))
 
     def __iter__(self) -> Iterator[str]:
-        """Ids in the order of their characters' code points."""
+        """Iterates over the ids in the order of their code points."""
         return self._env.keys(_DATABASE)
 
 

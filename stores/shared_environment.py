@@ -1,4 +1,4 @@
-"""LMDB environments of this process: one for each folder, shared, and opened again after a fork."""
+"""The LMDB environments of this process: one per folder, shared, and reopened after a fork."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ READER_BYTES = 64
 
 
 class SharedEnvironment:
-    """The one environment that LMDB allows a process for a folder, and the number of its users.
+    """The environment of a folder, of which LMDB allows one per process, and its number of users.
 
-    `lock` is held during each transaction: the map is resized and the process is forked between
-    transactions only. LMDB forbids to use an environment in a forked child, so that it is opened
-    again there.
+    `lock` is held during each transaction, so the map is resized and the process is forked between
+    transactions only. LMDB's environments cannot be used in a forked child, where they are
+    therefore opened again.
     """
 
     open_ones: ClassVar[dict[tuple[int, int], SharedEnvironment]] = {}
@@ -49,7 +49,7 @@ class SharedEnvironment:
     def acquire(
         cls, folder: Path, *, readonly: bool, map_bytes: int | None = None
     ) -> SharedEnvironment:
-        """Returns the environment of the folder, with one user more."""
+        """Returns the environment of the folder, and counts one more user."""
         with cls.guard:
             known = (folder / "data.mdb").exists() and cls.open_ones.get(_identity(folder))
             shared = known or cls(folder, readonly=readonly, map_bytes=map_bytes)
@@ -63,7 +63,7 @@ class SharedEnvironment:
             return shared
 
     def release(self) -> None:
-        """Takes one user away; the last one closes the environment."""
+        """Counts one user less; after the last one, closes the environment."""
         with self.guard, self.lock:
             self.users -= 1
             if not self.users:
@@ -71,7 +71,7 @@ class SharedEnvironment:
                 self._env.close()
 
     def env(self) -> lmdb.Environment:
-        """Returns LMDB's object; to be called with the lock held."""
+        """Returns LMDB's environment; the caller must hold the lock."""
         if self.forked:
             self._env.close()
             self._env = self._open(None)
@@ -91,12 +91,12 @@ class SharedEnvironment:
                         self.databases[name] = env.open_db(name.encode(), create=not self.readonly)
             except lmdb.NotFoundError as error:
                 raise StoreError(
-                    f"{self.folder} is an LMDB folder of something else: it has no "
+                    f"{self.folder} is an LMDB folder of another program: it has no "
                     f"{' or no '.join(names)}"
                 ) from error
 
     def resize(self, size: int) -> None:
-        """Maps the file anew, to `size` or (0) to what another process made it."""
+        """Remaps the file with `size` bytes, or, if that is 0, with the size in the file."""
         self.generation += 1
         self._env.set_mapsize(size)
 
@@ -116,10 +116,10 @@ class SharedEnvironment:
             readonly=self.readonly,
             create=not self.readonly,
             lock=lock,
-            # one flush of the disk in place of two: see write
+            # one flush to disk per transaction instead of two: see Environment.write
             metasync=False,
-            # a read takes two; but one that is kept would have a place in the lock file, which a
-            # forked child that closes its copy would give away
+            # a read takes two; but a spare transaction occupies a slot in the lock file, which a
+            # forked child would release by closing its copy
             max_spare_txns=0 if lock else 2,
         )
         try:
@@ -157,9 +157,10 @@ os.register_at_fork(
 
 
 def _allocate_lock_file(file: Path) -> None:
-    """Fills the lock file of a new store: LMDB leaves holes, and a full disk would kill us there.
+    """Allocates the lock file of a new store on disk.
 
-    An existing one is left alone, since closing it here would drop this process's own locks.
+    LMDB creates it with holes, and writing to a hole on a full disk would end the process. An
+    existing file is left unchanged, since closing it here would release this process's own locks.
     """
     try:
         with file.open("xb") as target:

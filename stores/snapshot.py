@@ -1,4 +1,4 @@
-"""A snapshot of an index: the parts that one manifest names, whatever a writer does meanwhile."""
+"""A snapshot of an index: the parts that one manifest names, unaffected by later changes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy.typing as npt
 from dipair_index.closing import Closing
 from dipair_index.errors import DirectoryError, MissingPassagesError, StoreError
 from dipair_index.records import FloatArray, Passage
-from dipair_index.stores.codecs import Rows, open_codec
+from dipair_index.stores.codecs import EncodedRows, open_codec
 from dipair_index.stores.manifest import Manifest
 from dipair_index.stores.part import Part
 
@@ -21,7 +21,7 @@ _NOWHERE = -1
 
 
 class Snapshot(Closing):
-    """The passages of an index at one moment: searched by vector, gathered and read by id."""
+    """The passages of an index at one moment: finds them by vector, reads them by id."""
 
     def __init__(self, manifest: Manifest, parts: Sequence[Part]) -> None:
         self.manifest = manifest
@@ -32,9 +32,10 @@ class Snapshot(Closing):
 
     @classmethod
     def open(cls, root: str | Path) -> Snapshot:
-        """Opens what the manifest at `root` names; raises as `Manifest.read` does, and StoreError.
+        """Opens the parts that the manifest at `root` names.
 
-        Where a writer changes the index while it is being opened, the new one is.
+        If a writer changes the index meanwhile, the new version is opened. Raises `DirectoryError`
+        as `Manifest.read` does, and `StoreError` if a part is damaged.
         """
         while True:
             manifest = Manifest.read(root)
@@ -51,7 +52,7 @@ class Snapshot(Closing):
                         raise
 
     def search(self, vectors: FloatArray, top_k: int) -> tuple[list[list[str]], FloatArray]:
-        """As `FaissIndex.search`, over all live passages."""
+        """Finds the nearest live passages of vectors (queries, dim): see `FaissIndex.search`."""
         found = [part.ann.search(vectors, top_k, deleted=part.deleted) for part in self.parts]
         if len(found) == 1:
             return found[0]
@@ -69,23 +70,26 @@ class Snapshot(Closing):
         return ids, best
 
     def tokens(self, ids: Sequence[str]) -> FloatArray:
-        """Tokens (len(ids), tokens_per_passage, dim) in the order asked; ids may repeat.
+        """Returns tokens (len(ids), tokens_per_passage, dim) in the order of `ids`; ids may repeat.
 
         Raises `MissingPassagesError`, which names the ids that are absent.
         """
         return self.codec.decode(self.encoded_tokens(ids))
 
-    def encoded_tokens(self, ids: Sequence[str]) -> Rows:
-        """As `tokens`, but uint8 rows (len(ids), bytes_per_passage) of `codec`."""
+    def encoded_tokens(self, ids: Sequence[str]) -> EncodedRows:
+        """Like `tokens`, but returns uint8 rows (len(ids), bytes_per_passage) of `codec`."""
         if len(self.parts) == 1 and not self.parts[0].deleted:
             return self.parts[0].tokens.get_encoded(ids)
         rows = np.empty((len(ids), self.codec.bytes_per_passage), np.uint8)
-        for part, places in self._by_part(ids):
-            rows[places] = part.tokens.get_encoded([ids[place] for place in places])
+        for part, indexes in self._by_part(ids):
+            rows[indexes] = part.tokens.get_encoded([ids[index] for index in indexes])
         return rows
 
     def passages(self, ids: Sequence[str]) -> list[Passage]:
-        """Returns passages in the order asked; ids may repeat. Raises `MissingPassagesError`."""
+        """Returns the passages of `ids`, which may repeat, in their order.
+
+        Raises `MissingPassagesError`, which names the ids that are absent.
+        """
         found: dict[int, Passage] = {}
         for part, rows in self._by_part(ids):
             passages = part.passages.get([ids[row] for row in rows])
@@ -93,41 +97,44 @@ class Snapshot(Closing):
         return [found[row] for row in range(len(ids))]
 
     def find_texts(self, texts: Sequence[str]) -> list[str | None]:
-        """Returns for each text the id of a passage whose full text it is, or None.
+        """Returns for each text the id of a live passage with this full text, or None.
 
-        The first question reads all texts of the index once: see `TextLookup`.
+        In older indexes, the first call reads all texts once: see `TextLookup`.
         """
         found: list[str | None] = [None] * len(texts)
         for part in self.parts:
-            left = [place for place, passage_id in enumerate(found) if passage_id is None]
-            here = part.find_texts([texts[place] for place in left])
-            for place, passage_id in zip(left, here, strict=True):
-                found[place] = passage_id
+            left = [index for index, passage_id in enumerate(found) if passage_id is None]
+            here = part.find_texts([texts[index] for index in left])
+            for index, passage_id in zip(left, here, strict=True):
+                found[index] = passage_id
         return found
 
-    def holding(self, ids: Sequence[str]) -> npt.NDArray[np.bool_]:
-        """Returns which of `ids` are in the index, as a boolean array."""
-        held: npt.NDArray[np.bool_] = self._places(ids) != _NOWHERE
+    def contains(self, ids: Sequence[str]) -> npt.NDArray[np.bool_]:
+        """Returns which of `ids` are in the index, a boolean array (len(ids),)."""
+        held: npt.NDArray[np.bool_] = self._part_numbers(ids) != _NOWHERE
         return held
 
     def _by_part(self, ids: Sequence[str]) -> Iterator[tuple[Part, list[int]]]:
-        """Yields each part with the indexes of its ids; raises `MissingPassagesError` first."""
-        places = self._places(ids)
-        absent = dict.fromkeys(ids[row] for row in np.flatnonzero(places == _NOWHERE).tolist())
+        """Yields each part with the indexes of its ids.
+
+        Raises `MissingPassagesError`, before the first part, if an id is absent.
+        """
+        numbers = self._part_numbers(ids)
+        absent = dict.fromkeys(ids[row] for row in np.flatnonzero(numbers == _NOWHERE).tolist())
         if absent:
             raise MissingPassagesError.naming(absent, "the index")
         for number, part in enumerate(self.parts):
-            if rows := np.flatnonzero(places == number).tolist():
+            if rows := np.flatnonzero(numbers == number).tolist():
                 yield part, rows
 
-    def _places(self, ids: Sequence[str]) -> npt.NDArray[np.intp]:
-        """Returns the number of the part that holds each of `ids`."""
-        places = np.full(len(ids), _NOWHERE, np.intp)
+    def _part_numbers(self, ids: Sequence[str]) -> npt.NDArray[np.intp]:
+        """Returns the number of the part that holds each of `ids`, -1 if it is absent."""
+        numbers = np.full(len(ids), _NOWHERE, np.intp)
         for number, part in enumerate(self.parts):
-            left = np.flatnonzero(places == _NOWHERE)
-            held = part.holding([ids[row] for row in left.tolist()])
-            places[left[held]] = number
-        return places
+            left = np.flatnonzero(numbers == _NOWHERE)
+            held = part.contains([ids[row] for row in left.tolist()])
+            numbers[left[held]] = number
+        return numbers
 
     def close(self) -> None:
         """Closes all files; closing twice is fine."""
@@ -138,5 +145,5 @@ class Snapshot(Closing):
         return self.manifest.passages
 
     def __iter__(self) -> Iterator[str]:
-        """Ids in the order in which passages were added; an updated one counts as added last."""
+        """Iterates over the ids in the order of addition; an update counts as an addition."""
         return chain.from_iterable(part.live_ids() for part in self.parts)

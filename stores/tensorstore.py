@@ -1,8 +1,8 @@
-"""Token embeddings in a folder or a bucket: a zarr array that is only added to, and its changes.
+"""A token store in a folder or a bucket: an append-only zarr array, and a log of changes.
 
-`zarr.json` and `c.<shard>.0` are the array, with a row for each passage. `log.<number>` is one
-change each: ids with their rows, and rows that no id has any more. A put writes shards of its own
-first and its change last, so that it is whole or not there, and no object is written again.
+`zarr.json` and `c.<shard>.0` are the array, with a row per passage. Each `log.<number>` is one
+change: added ids with their rows, and deleted rows. A put writes new shards first and its change
+last, so it is atomic, and no object is written twice.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 
 from dipair_index.errors import MissingPassagesError, StoreError
 from dipair_index.stores.change_log import CHANGES, Change, ChangeLog
-from dipair_index.stores.codecs import Codec, Rows, open_codec
+from dipair_index.stores.codecs import Codec, EncodedRows, open_codec
 from dipair_index.stores.id_table import Integers
 from dipair_index.stores.locations import Location
 from dipair_index.stores.packed_ids import PackedIds
@@ -25,12 +25,13 @@ from dipair_index.words import listed
 
 
 class TensorStoreTokenStore(TokenStore):
-    """A token store in a folder or at a URL: file://, s3://, gs:// or memory://. Any thread.
+    """A token store in a folder or at a URL: file://, s3://, gs:// or memory://.
 
-    A reader sees what was there when it was opened, and looks again where an id is missing and
-    where ids are listed or counted. Several processes may write: where two do at one time, the
-    second takes in the change of the first (on S3 servers other than Amazon's only with
-    TENSORSTORE_S3_USE_CONDITIONAL_WRITE=true). Put in large batches: each makes its own objects.
+    Threads may share it. A reader sees the changes that were there when it was opened, and reads
+    newer ones if an id is missing, and when ids are listed or counted. Several processes may write;
+    of two simultaneous changes, the second includes the first (on S3 servers other than Amazon's
+    only with TENSORSTORE_S3_USE_CONDITIONAL_WRITE=true). Put passages in large batches, since each
+    call makes new objects.
     """
 
     def __init__(self, location: Location, codec: Codec, *, readonly: bool) -> None:
@@ -51,10 +52,10 @@ class TensorStoreTokenStore(TokenStore):
         codec: str,
         readonly: bool = False,
     ) -> TensorStoreTokenStore:
-        """Opens the store at `location`; creates it where it is absent, unless `readonly`.
+        """Opens the store at `location`; creates it if it is absent, unless `readonly`.
 
-        Raises `StoreError` if there is nothing to read, if it was made with other settings or by a
-        newer version, or if TensorStore cannot open it.
+        Raises `StoreError` if a store to be read is absent, if it has other settings or a newer
+        format, or if TensorStore cannot open it; `SettingsError` if the codec is unknown.
         """
         chosen = open_codec(codec, tokens_per_passage=tokens_per_passage, dim=dim)
         opened = Location(location)
@@ -74,15 +75,17 @@ class TensorStoreTokenStore(TokenStore):
                 return
             # not parsed, so that a damaged store can be removed as well
             if KIND.encode() not in metadata:
-                raise StoreError(f"{opened.name} holds a zarr array of something else: it stays")
-            # last what says that it is a store, so that a removal cut short can be run again
+                raise StoreError(
+                    f"{opened.name} holds a zarr array of another program: it was not deleted"
+                )
+            # the metadata last, so that an interrupted removal can be repeated
             opened.delete(SHARDS, CHANGES, METADATA)
 
-    def put_encoded(self, ids: Sequence[str], rows: Rows) -> None:
-        """As `put`, of uint8 rows (len(ids), bytes_per_passage) that this codec has encoded."""
+    def put_encoded(self, ids: Sequence[str], rows: EncodedRows) -> None:
+        """Stores rows as `TokenStore.put_encoded` does."""
         keys = validated_keys(ids)
         rows = validated_rows(ids, rows, self.codec)
-        # of an id that stands twice in the batch, the last counts
+        # if an id is repeated in the batch, its last row is stored
         last = {key: index for index, key in enumerate(keys)}
         if len(last) < len(keys):
             rows = rows[list(last.values())]
@@ -107,15 +110,15 @@ class TensorStoreTokenStore(TokenStore):
     def _commit(self, change: Callable[[], Change]) -> None:
         self._rows.drop(self._log.commit(change))
 
-    def get_encoded(self, ids: Sequence[str]) -> Rows:
-        """As `get`, but the codec's uint8 rows (len(ids), bytes_per_passage): a new array."""
+    def get_encoded(self, ids: Sequence[str]) -> EncodedRows:
+        """Returns rows as `TokenStore.get_encoded` does."""
         with self._using("read from"):
             rows = self._find(ids)
             while True:
                 try:
                     return self._rows.take(rows)
                 except ValueError:
-                    # a passage that was replaced or deleted meanwhile may have left its shard
+                    # the shard may be gone, since its passages were replaced or deleted meanwhile
                     self._log.follow()
                     again = self._find(ids)
                     if np.array_equal(rows, again):
@@ -147,7 +150,7 @@ class TensorStoreTokenStore(TokenStore):
                 self._log.follow()
                 ids = [each for rows in parts for each in self._log.ids.between(rows)]
                 is_written = shard in self._log.written
-            # else another writer has dropped it meanwhile
+            # otherwise another writer has deleted the shard meanwhile
             if is_written:
                 what = listed(ids) or "what was deleted"
                 yield f"{self._rows.name_of(shard)} is damaged: cannot read {what}"

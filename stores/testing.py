@@ -1,4 +1,4 @@
-"""The contract of token stores as tests, for authors of other backends.
+"""The contract of `TokenStore` as a test suite, for authors of other backends.
 
     class TestMyStore(TokenStoreContract):
         @pytest.fixture
@@ -27,7 +27,7 @@ TOKENS, DIM = 3, 5
 
 
 class OpenStore(Protocol):
-    """Opens one and the same store each time that it is called in a test."""
+    """A function that opens the same store at each call within a test."""
 
     def __call__(
         self, *, tokens_per_passage: int, dim: int, codec: str, readonly: bool = False
@@ -35,10 +35,13 @@ class OpenStore(Protocol):
 
 
 class TokenStoreContract:
-    """Inherit from it and override `open_store`; the store must be absent before its first call."""
+    """The tests of a backend: inherit them and override the fixture `open_store`.
+
+    The store must be absent before the first call of `open_store` in a test.
+    """
 
     persistent = True
-    """Whether what was put is there when the store is opened again."""
+    """Whether passages are still there when the store is opened again."""
 
     @pytest.fixture
     def open_store(self) -> OpenStore:
@@ -55,7 +58,7 @@ class TokenStoreContract:
 
     @pytest.fixture
     def reopen(self, open_store: OpenStore, codec: str) -> OpenStore:
-        """Opens the store again, with its own settings where no others are given."""
+        """Opens the store again; skips the test if the backend is not persistent."""
         if not self.persistent:
             pytest.skip("this store lives in memory")
         return open_store
@@ -79,9 +82,9 @@ class TokenStoreContract:
             tokens = some_tokens(60, seed=step)
             store.put(ids, tokens)
             oracle.put(ids, tokens)
-            gone = list(oracle)[step::20]
-            store.delete(gone)
-            oracle.delete(gone)
+            deleted_ids = list(oracle)[step::20]
+            store.delete(deleted_ids)
+            oracle.delete(deleted_ids)
         assert list(store) == list(oracle)
         assert len(store) == len(oracle)
         asked = rng.permutation(list(oracle)).tolist()
@@ -281,12 +284,12 @@ class TokenStoreContract:
 
 
 def some_tokens(count: int, seed: int = 0) -> FloatArray:
-    """Random tokens (count, TOKENS, DIM)."""
+    """Returns random tokens, (count, TOKENS, DIM)."""
     values = np.random.default_rng(seed).normal(size=(count, TOKENS, DIM))
     return values.astype(np.float32)
 
 
 def decoded(codec: str, tokens: FloatArray) -> FloatArray:
-    """What a codec makes of tokens."""
-    kept = open_codec(codec, tokens_per_passage=TOKENS, dim=DIM)
-    return kept.decode(kept.encode(tokens))
+    """Returns tokens after they were encoded and decoded by a codec."""
+    opened = open_codec(codec, tokens_per_passage=TOKENS, dim=DIM)
+    return opened.decode(opened.encode(tokens))

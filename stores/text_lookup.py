@@ -1,4 +1,4 @@
-"""Passages by their texts: which ids hold what an encoder would read."""
+"""Finds the ids of passages by their full texts."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class TextLookup:
     """Finds the passages of one part by their full texts. Threads may share it.
 
     A digest of 64 bits finds candidates, whose texts are then compared. The digests are in `file`,
-    16 bytes a passage. Where an index was built before there was such a file, the first question
-    reads all texts of the part once (a million in about ten seconds) and keeps them in memory.
+    16 bytes per passage. Older indexes do not have this file: then the first call reads all texts
+    of the part (a million in about ten seconds), and keeps their digests in memory.
     """
 
     def __init__(self, file: Path, passages: PassageStore, ids: Sequence[str]) -> None:
@@ -35,7 +35,7 @@ class TextLookup:
         self._digests: Digests | None = None
 
     def find(self, texts: Sequence[str], deleted: Collection[str]) -> list[str | None]:
-        """Returns for each text the id of a passage with it that is not `deleted`, or None.
+        """Returns for each text the id of a passage with this text not in `deleted`, or None.
 
         Raises `StoreError` if the file of digests is damaged.
         """
@@ -59,7 +59,7 @@ class TextLookup:
                 try:
                     self._digests = np.load(self._file, mmap_mode="r")
                     if self._digests.shape != (2, len(self._ids)):
-                        raise ValueError(f"it is of another shape, {self._digests.shape}")
+                        raise ValueError(f"its shape is {self._digests.shape}")
                     if self._digests[1].max(initial=0) >= len(self._ids):
                         raise ValueError("it names passages that are not there")
                 except FileNotFoundError:
@@ -73,7 +73,7 @@ class TextLookup:
 
 
 def digests_of(passages: PassageStore, ids: Sequence[str]) -> Digests:
-    """Returns what the file of a part whose passages are `ids` in this order holds."""
+    """Returns the sorted digests of the full texts of the passages `ids`, and their positions."""
     digests = np.empty(len(ids), np.uint64)
     for start in range(0, len(ids), _READ_AT_ONCE):
         texts = [each.full_text for each in passages.get(ids[start : start + _READ_AT_ONCE])]

@@ -1,4 +1,4 @@
-"""Token embeddings by passage id: the contract, and its simplest form, a dictionary."""
+"""The abstract class of token stores, and its simplest implementation, a dictionary."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ import numpy.typing as npt
 from dipair_index.closing import Closing
 from dipair_index.errors import MissingPassagesError, SettingsError, StoreError
 from dipair_index.records import FloatArray
-from dipair_index.stores.codecs import Codec, Rows, open_codec
+from dipair_index.stores.codecs import Codec, EncodedRows, open_codec
 
 MAX_ID_BYTES = 511
-"""The longest key LMDB takes; every store keeps to it, so that one can replace another."""
+"""The longest key of LMDB, and the limit of every store, so that stores are interchangeable."""
 
 
 class TokenStore(Closing):
     """Stores the tokens of each passage, an array (tokens_per_passage, dim), under its id.
 
-    Batches only. What `get` returns is what the codec makes of what was put, in float32.
-    A context manager, closed at its end. A subclass implements the abstract methods, without
-    which it cannot be constructed, and passes the tests of `dipair_index.stores.testing`.
+    All methods take batches. `get` returns float32 tokens, after the codec's rounding. A store is
+    a context manager, which closes it. A subclass implements the abstract methods, without which
+    it cannot be constructed, and passes the tests of `dipair_index.stores.testing`.
 
     Examples
     --------
@@ -35,43 +35,46 @@ class TokenStore(Closing):
 
     def __init__(self, codec: Codec) -> None:
         self.codec = codec
-        """How the tokens are encoded; knows tokens_per_passage and dim."""
+        """The codec of the tokens, with tokens_per_passage and dim."""
 
     def put(self, ids: Sequence[str], tokens: FloatArray) -> None:
         """Stores tokens (len(ids), tokens_per_passage, dim); an id put again is replaced.
 
-        All or nothing. When it returns, it outlasts this process; a power cut may undo the last
-        put, whole, until the store is closed. The array is copied. Raises `SettingsError` if the
-        shape is wrong, and `StoreError` if an id is empty or over 511 bytes, if a token is NaN or
-        infinite, or if writing fails.
+        Stores all tokens or none. Afterwards they survive the end of this process; a power cut may
+        undo the last put as a whole, until the store is closed. The array is copied. Raises
+        `SettingsError` if the shape is wrong, and `StoreError` if an id is empty or over 511 bytes,
+        if a token is NaN or infinite, or if writing fails.
         """
         self.put_encoded(ids, self.codec.encode(validated_tokens(ids, tokens, self.codec)))
 
     def get(self, ids: Sequence[str]) -> FloatArray:
-        """Returns tokens (len(ids), tokens_per_passage, dim) in the order asked; ids may repeat.
+        """Returns tokens (len(ids), tokens_per_passage, dim) in the order of `ids`; ids may repeat.
 
         Raises `MissingPassagesError`, which names the ids that are absent.
         """
         return self.codec.decode(self.get_encoded(ids))
 
     @abstractmethod
-    def put_encoded(self, ids: Sequence[str], rows: Rows) -> None:
-        """As `put`, of uint8 rows (len(ids), bytes_per_passage) that this codec has encoded.
+    def put_encoded(self, ids: Sequence[str], rows: EncodedRows) -> None:
+        """Like `put`, but takes uint8 rows (len(ids), bytes_per_passage) that the codec encoded.
 
-        With `get_encoded`, a copy from one store to another loses nothing.
+        With `get_encoded`, passages are copied from one store to another without loss.
         """
 
     @abstractmethod
-    def get_encoded(self, ids: Sequence[str]) -> Rows:
-        """As `get`, but the codec's uint8 rows (len(ids), bytes_per_passage): a new array."""
+    def get_encoded(self, ids: Sequence[str]) -> EncodedRows:
+        """Like `get`, but returns new uint8 rows (len(ids), bytes_per_passage) of the codec.
+
+        Raises `MissingPassagesError`, which names the ids that are absent.
+        """
 
     @abstractmethod
     def delete(self, ids: Sequence[str]) -> None:
-        """Deletes `ids`, or nothing: raises `MissingPassagesError` if one is absent."""
+        """Deletes passages; raises `MissingPassagesError`, and deletes none, if an id is absent."""
 
     @abstractmethod
     def verify(self) -> list[str]:
-        """Reads everything; returns a sentence for each damage, naming passages or files."""
+        """Reads the whole store; returns a sentence for each damage, naming passages or files."""
 
     @abstractmethod
     def stored_bytes(self) -> int:
@@ -85,48 +88,48 @@ class TokenStore(Closing):
 
     @abstractmethod
     def __iter__(self) -> Iterator[str]:
-        """Ids in the order of their characters' code points."""
+        """Iterates over the ids in the order of their code points."""
 
 
 class DictTokenStore(TokenStore):
-    """A token store in memory: the oracle that the others are compared with."""
+    """A token store in memory, with which the tests compare the other stores."""
 
     def __init__(self, *, tokens_per_passage: int, dim: int, codec: str = "float32") -> None:
         super().__init__(open_codec(codec, tokens_per_passage=tokens_per_passage, dim=dim))
         self._rows: dict[str, npt.NDArray[np.uint8]] = {}
 
-    def put_encoded(self, ids: Sequence[str], rows: Rows) -> None:
-        """As `put`, of uint8 rows (len(ids), bytes_per_passage) that this codec has encoded."""
+    def put_encoded(self, ids: Sequence[str], rows: EncodedRows) -> None:
+        """Stores rows as `TokenStore.put_encoded` does."""
         validated_keys(ids)
         rows = validated_rows(ids, rows, self.codec).copy()
         self._rows.update(zip(ids, rows, strict=True))
 
-    def get_encoded(self, ids: Sequence[str]) -> Rows:
-        """As `get`, but the codec's uint8 rows (len(ids), bytes_per_passage): a new array."""
-        self._refuse_missing(ids)
+    def get_encoded(self, ids: Sequence[str]) -> EncodedRows:
+        """Returns rows as `TokenStore.get_encoded` does."""
+        self._check_present(ids)
         rows = np.empty((len(ids), self.codec.bytes_per_passage), np.uint8)
-        for place, passage_id in enumerate(ids):
-            rows[place] = self._rows[passage_id]
+        for index, passage_id in enumerate(ids):
+            rows[index] = self._rows[passage_id]
         return rows
 
     def delete(self, ids: Sequence[str]) -> None:
-        """Forgets `ids`; where one is absent, MissingPassagesError, and nothing is deleted."""
-        self._refuse_missing(ids)
+        """Deletes passages as `TokenStore.delete` does."""
+        self._check_present(ids)
         for passage_id in set(ids):
             del self._rows[passage_id]
 
     def verify(self) -> list[str]:
-        """Nothing to find: what is in memory is taken to be whole."""
+        """Returns an empty list: data in memory is not checked."""
         return []
 
     def stored_bytes(self) -> int:
-        """Bytes of the rows in memory."""
+        """Returns the bytes of the rows in memory."""
         return len(self) * self.codec.bytes_per_passage
 
     def close(self) -> None:
-        """Nothing to let go of."""
+        """Does nothing."""
 
-    def _refuse_missing(self, ids: Sequence[str]) -> None:
+    def _check_present(self, ids: Sequence[str]) -> None:
         missing = dict.fromkeys(each for each in ids if each not in self._rows)
         if missing:
             raise MissingPassagesError.naming(missing, "the store")
@@ -142,7 +145,10 @@ class DictTokenStore(TokenStore):
 
 
 def validated_keys(ids: Sequence[str]) -> list[bytes]:
-    """Returns the ids as keys; raises `StoreError`, which names the first that cannot be one."""
+    """Returns the ids as keys, in UTF-8.
+
+    Raises `StoreError`, which names the id, if one is empty, over 511 bytes, or not valid Unicode.
+    """
     keys = []
     for passage_id in ids:
         try:
@@ -161,7 +167,7 @@ def validated_keys(ids: Sequence[str]) -> list[bytes]:
 
 
 def lookup_keys(ids: Sequence[str]) -> list[bytes]:
-    """Returns the keys of ids to look for; what no store can hold gets a key that no id has."""
+    """Returns the keys of ids to look up; an invalid id gets a key that no stored id has."""
     try:
         keys = list(map(str.encode, ids))
         if all(keys) and max(map(len, keys), default=0) <= MAX_ID_BYTES:
@@ -173,7 +179,10 @@ def lookup_keys(ids: Sequence[str]) -> list[bytes]:
 
 
 def validated_tokens(ids: Sequence[str], tokens: FloatArray, codec: Codec) -> FloatArray:
-    """The tokens as float32, if they have the store's shape and are finite."""
+    """Returns the tokens as float32, (ids, tokens_per_passage, dim).
+
+    Raises `SettingsError` if the shape is wrong, and `StoreError` if a number is not finite.
+    """
     expected = (len(ids), codec.tokens_per_passage, codec.dim)
     if np.shape(tokens) != expected:
         raise SettingsError(
@@ -190,8 +199,11 @@ def validated_tokens(ids: Sequence[str], tokens: FloatArray, codec: Codec) -> Fl
     return tokens
 
 
-def validated_rows(ids: Sequence[str], rows: Rows, codec: Codec) -> Rows:
-    """The rows, if they have the shape and type that the store's codec gives them."""
+def validated_rows(ids: Sequence[str], rows: EncodedRows, codec: Codec) -> EncodedRows:
+    """Returns the rows, uint8 (ids, bytes_per_passage).
+
+    Raises `SettingsError` if their shape or type is wrong.
+    """
     expected = (len(ids), codec.bytes_per_passage)
     if np.shape(rows) != expected or rows.dtype != np.uint8:
         raise SettingsError(

@@ -1,4 +1,4 @@
-"""Verification that an index is what was written, to the byte."""
+"""Verifies every byte of an index."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from dipair_index.words import counted
 def verify_index(
     root: str | Path, report: Callable[[int], None] = lambda count: None
 ) -> Iterator[str]:
-    """Reads all of the index at `root`; yields a sentence for each damage, naming file and bytes.
+    """Reads the whole index at `root`; yields a sentence for each damage, naming file and bytes.
 
-    `report` is told the bytes read so far. Raises as `Manifest.read` does. A part whose files were
-    changed is not opened, since LMDB may crash on what it finds there. Where a writer changes the
-    index meanwhile, it is read again.
+    `report` is called with the number of bytes read so far. A part whose files were changed is not
+    opened, since LMDB may crash on damaged data. If a writer changes the index meanwhile, it is
+    read again. Raises `DirectoryError` as `Manifest.read` does.
     """
     manifest, done = Manifest.read(root), 0
 
@@ -33,7 +33,7 @@ def verify_index(
     for info in manifest.parts:
         found = list(_damages_of_part(Path(root), info, manifest, count))
         if found and Manifest.read(root).generation != manifest.generation:
-            # what was missed may have been removed for good
+            # a missing part may have been removed on purpose
             yield from verify_index(root, report)
             return
         yield from found
@@ -51,7 +51,7 @@ def _damages_of_part(
     try:
         with ExitStack() as opened:
             lock_shared(folder, opened)
-            # what a writer that was killed leaves of these is removed by the next one
+            # a killed writer may leave such files, which the next writer removes
             known = ("deleted-*", f"{PartLayout(folder).progress.name}/*")
             found = list(damages(folder, info.files_digest, known=known, report=count))
             yield from found

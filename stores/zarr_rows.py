@@ -1,6 +1,6 @@
-"""Rows of bytes as a sharded zarr 3 array that is only added to, read and written by TensorStore.
+"""An append-only, sharded zarr 3 array of rows of bytes, read and written by TensorStore.
 
-The array is as long as can be; shards and chunks without data are not there, and cost nothing.
+The array is declared as long as possible; shards and chunks without data do not exist on disk.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from dipair_index.errors import StoreError
-from dipair_index.stores.codecs import Codec, Rows, open_codec
+from dipair_index.stores.codecs import Codec, EncodedRows, open_codec
 from dipair_index.stores.id_table import Integers
 from dipair_index.stores.locations import Location, context, uncached_context
 from dipair_index.stores.shard_files import ShardFiles
@@ -24,34 +24,34 @@ from dipair_index.stores.shard_files import ShardFiles
 FORMAT_VERSION = 1
 
 SHARD_ROWS = 2048
-"""Rows of one object, and of one put of a build."""
+"""The rows of a shard, which is one object; a build puts as many passages at a time."""
 
 CHUNK_BYTES = 24 * 1024
-"""At most so much is read and checked for one row, through TensorStore. Measured with 2 KB a row,
-in chunks of 1, 4, 8 and 16 rows: 1,000 of 100,000 at random take 9, 10, 14 and 20 ms, but a put of
-2,048 rows takes 50, 8, 3 and 2 ms of computing, since each chunk has its cost. So 8."""
+"""The largest chunk, which TensorStore reads and verifies as a whole. Measured with rows of 2 KB in
+chunks of 1, 4, 8 and 16 rows: reading 1,000 random rows of 100,000 takes 9, 10, 14 and 20 ms, and
+writing 2,048 rows takes 50, 8, 3 and 2 ms of computing. Hence 8 rows."""
 
 KIND = "dipair_index"
 METADATA = "zarr.json"
 SHARDS = "c."
 
 _MOST_BYTES = 2**62
-"""Of an array as it is declared: TensorStore counts the bytes before a row in 63 bits."""
+"""The largest array in bytes: TensorStore has 63 bits for the offset of a row."""
 
 _READ_AHEAD = 4
 _SIGNS_OF_DAMAGE = ("DATA_LOSS", "NOT_FOUND", "FAILED_PRECONDITION", "OUT_OF_RANGE")
 
 
 class ZarrRows:
-    """The rows (any number, bytes_per_passage) at a location; any thread.
+    """The rows (rows, bytes_per_passage) at a location. Threads may share it.
 
-    Makes the array where it is absent, unless `readonly`. Raises `StoreError` if there is none, if
-    it has other settings or a newer format, or if it is something else.
+    Creates the array if it is absent, unless `readonly`. Raises `StoreError` if an array to be read
+    is absent, if it has other settings or a newer format, or if it belongs to another program.
     """
 
     def __init__(self, location: Location, codec: Codec, *, readonly: bool) -> None:
         self._location = location
-        self._settings = _settle(location, codec, readonly=readonly)
+        self._settings = _ensure_settings(location, codec, readonly=readonly)
         self._chunk_rows: int = self._settings["chunk_rows"]
         self.shard_rows: int = self._settings["shard_rows"]
         self._array = self._open(context())
@@ -64,7 +64,7 @@ class ZarrRows:
                 width=codec.bytes_per_passage,
             )
         self._lock = threading.Lock()
-        # at random, so that no two writers write the same shard, nor one that was killed in between
+        # random, so that two writers, or one after a killed one, never write the same shard
         self._next_shard = secrets.randbelow(self._array.shape[0] // self.shard_rows // 2)
 
     def _open(self, tensorstore_context: Any) -> Any:
@@ -74,47 +74,47 @@ class ZarrRows:
             "driver": "zarr3",
             "kvstore": self._location.spec,
             "metadata": _metadata(self._settings),
-            # it has been read, to see whose it is
+            # it has been read and checked already
             "assume_metadata": True,
-            # what is cached stays true, since nothing is written twice
+            # the cache stays valid, since no chunk is written twice
             "recheck_cached_data": False,
-            # zeros are data like any other, and what is absent is never taken for zeros
+            # zeros are stored like other data, so that missing chunks are never read as zeros
             "store_data_equal_to_fill_value": True,
             "fill_missing_data_reads": False,
         }
         return tensorstore.open(spec, context=tensorstore_context).result()
 
-    def append(self, rows: Rows) -> int:
-        """Writes rows into shards of their own; returns the number of the first."""
+    def append(self, rows: EncodedRows) -> int:
+        """Writes rows into new shards; returns the index of the first row."""
         with self._lock:
             first = self._next_shard * self.shard_rows
             self._next_shard += -(-len(rows) // self.shard_rows)
         self._array[first : first + len(rows)].write(rows).result()
         return first
 
-    def take(self, rows: Integers) -> Rows:
-        """Returns a new array of the rows in the order asked; raises `ValueError` if that fails."""
+    def take(self, rows: Integers) -> EncodedRows:
+        """Returns the given rows in a new array; raises `ValueError` if one cannot be read."""
         import tensorstore
 
         if not len(rows):
-            # TensorStore would look at the first chunk
+            # TensorStore would read the first chunk
             return np.empty((0, self._settings["bytes_per_passage"]), np.uint8)
         if self._files is not None:
-            # where that fails, TensorStore says why
+            # if that fails, TensorStore reads the rows, or raises the error
             with suppress(OSError, ValueError):
                 return self._files.take(rows)
         with tensorstore.Batch() as batch:
             future = self._array[rows].read(batch=batch)
-        taken: Rows = future.result()
+        taken: EncodedRows = future.result()
         return taken
 
     def close(self) -> None:
-        """Closes files, whose disk space would not be freed otherwise when they are deleted."""
+        """Closes the files, so that their disk space is freed when they are deleted."""
         if self._files is not None:
             self._files.close()
 
     def drop(self, shards: Sequence[int]) -> None:
-        """Deletes shards that nothing refers to, as far as that is possible."""
+        """Deletes shards without live rows; errors are ignored."""
         futures = [self._location.store.write(_shard_name(shard), None) for shard in shards]
         for future in futures:
             future.exception()
@@ -126,13 +126,16 @@ class ZarrRows:
         return [_damaged(self._location)]
 
     def damaged_rows(self, written: Mapping[int, int]) -> Iterator[tuple[int, list[range]]]:
-        """Reads the first `written[shard]` rows of each shard; yields damaged shards and rows."""
+        """Reads the first `written[shard]` rows of each shard.
+
+        Yields each damaged shard with the ranges of its damaged rows.
+        """
         array = self._open(uncached_context())
         shards = list(written)
         for start in range(0, len(shards), _READ_AHEAD):
-            part = shards[start : start + _READ_AHEAD]
-            futures = [_reading(array, self._rows_of(shard, written[shard])) for shard in part]
-            for shard, future in zip(part, futures, strict=True):
+            batch = shards[start : start + _READ_AHEAD]
+            futures = [_reading(array, self._rows_of(shard, written[shard])) for shard in batch]
+            for shard, future in zip(batch, futures, strict=True):
                 if _is_damage(future.exception()):
                     rows = self._rows_of(shard, written[shard])
                     chunks = [
@@ -152,8 +155,8 @@ class ZarrRows:
         return self._location.name_of(_shard_name(shard))
 
     def stored_bytes(self, written: Mapping[int, int]) -> int:
-        """Returns the bytes of the objects, computed: TensorStore lists names without sizes."""
-        # a checksum of 4 bytes ends each chunk, and the index with its 16 bytes a chunk
+        """Computes the bytes of the objects, since TensorStore lists names without sizes."""
+        # each chunk ends with a checksum of 4 bytes, and so does the index, of 16 bytes per chunk
         index = self.shard_rows // self._chunk_rows * 16 + 4
         chunk: int = self._chunk_rows * self._settings["bytes_per_passage"] + 4
         shards = sum(-(-rows // self._chunk_rows) * chunk + index for rows in written.values())
@@ -165,14 +168,17 @@ def _reading(array: Any, rows: range) -> Any:
 
 
 def _is_damage(error: BaseException | None) -> bool:
-    """Whether something is wrong with the data; an error of the network or the like is raised."""
+    """Returns whether an error is damage of the data; raises other errors, as of the network."""
     if error is not None and not str(error).startswith(_SIGNS_OF_DAMAGE):
         raise error
     return error is not None
 
 
-def _settle(location: Location, codec: Codec, *, readonly: bool) -> dict[str, Any]:
-    """Writes the metadata of a new array; raises `StoreError` if there are others."""
+def _ensure_settings(location: Location, codec: Codec, *, readonly: bool) -> dict[str, Any]:
+    """Writes the metadata of a new array, or checks those of an existing one; returns the settings.
+
+    Raises `StoreError` if they differ from the codec's, or are damaged.
+    """
     metadata = location.read(METADATA)
     if metadata is not None:
         made = _settings_in(location, metadata)
@@ -209,7 +215,7 @@ def _settings_in(location: Location, metadata: bytes) -> dict[str, Any]:
         attributes = json.loads(metadata)["attributes"]
         if KIND not in attributes:
             raise StoreError(
-                f"{location.name} holds a zarr array of something else: choose another"
+                f"{location.name} holds a zarr array of another program: choose another location"
             )
         settings: dict[str, Any] = attributes[KIND]
         version = settings["format_version"]
@@ -231,7 +237,7 @@ def _settings_in(location: Location, metadata: bytes) -> dict[str, Any]:
 
 def _damaged(location: Location) -> str:
     name = location.name_of(METADATA)
-    return f"{name} is damaged or not ours: restore it, or build the store again"
+    return f"{name} is damaged or of another program: restore it, or build the store again"
 
 
 def _words(settings: Mapping[str, Any]) -> str:
@@ -239,7 +245,7 @@ def _words(settings: Mapping[str, Any]) -> str:
 
 
 def _chunk_rows(width: int) -> int:
-    """A power of two, so that chunks fill a shard."""
+    """Returns the rows of a chunk, a power of two, so that chunks fill a shard exactly."""
     return min(SHARD_ROWS, 1 << (max(1, CHUNK_BYTES // width).bit_length() - 1))
 
 

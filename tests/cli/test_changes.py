@@ -226,7 +226,7 @@ def test_an_interrupted_compact_leaves_the_index(
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("dipair_index.stores.index_writer.ann_of", interrupted)
+    monkeypatch.setattr("dipair_index.stores.index_writer.build_ann", interrupted)
     assert lines(run("compact"), exit_code=130) == [
         "Error: interrupted: the index answers as before"
     ]

@@ -46,7 +46,7 @@ def test_lost_and_foreign_files_are_named(run: Run, index: Path) -> None:
 
     assert result.exit_code == 1
     assert f"{part / 'ann' / 'ids.npy'} cannot be read: No such file or directory" in result.stdout
-    assert f"{part / 'notes.txt'} is no file of the index: move it away" in result.stdout
+    assert f"{part / 'notes.txt'} does not belong to the index: move it away" in result.stdout
 
 
 def test_progress_is_shown_where_it_takes_long(

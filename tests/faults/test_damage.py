@@ -160,7 +160,7 @@ def test_a_file_that_is_cut_short_or_gone_is_named_and_crashes_no_reader(
     DAMAGES[damage](file)
     sentences = list(verify_index(index_dir))
     assert re.search(
-        f"{file}( has .* bytes, .* were written| is not what was written| cannot be read:|:)",
+        f"{file}( has .* bytes instead of .*| is not what was written| cannot be read:|:)",
         sentences[0],
     )
 
@@ -184,7 +184,7 @@ def test_a_file_of_somebody_else_in_a_part_is_named_and_does_no_harm(
 ) -> None:
     stray = file_of(index_dir, "tokens/notes.txt", 0)
     stray.write_text("mine")
-    assert f"{stray} is no file of the index: move it away" in list(verify_index(index_dir))
+    assert f"{stray} does not belong to the index: move it away" in list(verify_index(index_dir))
     assert Worker(workers, read_all, index_dir).end().said == [LEFT]
     assert Worker(workers, perform, Change("compact"), index_dir).end().acknowledged
     assert len(held(index_dir, encoder)) == LEFT

@@ -191,7 +191,7 @@ def test_what_was_stored_but_not_counted_is_forgotten_where_other_passages_follo
 
     assert answers(tmp_path / "i", encoder)["texts"] == others
     with Snapshot.open(tmp_path / "i") as snapshot:
-        assert not snapshot.holding([passage.passage_id for passage in passages[5:12]]).any()
+        assert not snapshot.contains([passage.passage_id for passage in passages[5:12]]).any()
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import pytest
 from dipair_index.records import FloatArray, Passage
 from dipair_index.stores.ann import VectorSource
 from dipair_index.stores.backends import open_token_store
-from dipair_index.stores.index_writer import IndexWriter, ann_of
+from dipair_index.stores.index_writer import IndexWriter, build_ann
 from dipair_index.stores.manifest import Manifest, PartInfo
 from dipair_index.stores.passages import PassageStore
 from dipair_index.stores.snapshot import Snapshot
@@ -74,7 +74,7 @@ class ToyIndex:
         self.root = root
         root.mkdir()
         with IndexWriter(root, new=True) as writer:
-            writer.replaced_by(replace(self.manifest, **settings))
+            writer.replace_manifest(replace(self.manifest, **settings))
         for ids in parts:
             self.add(ids)
 
@@ -82,7 +82,7 @@ class ToyIndex:
         """Adds one part."""
         with IndexWriter(self.root) as writer:
             part = self.place(writer, ids)
-            writer.replaced_by(replace(writer.current, parts=(*writer.current.parts, part)))
+            writer.replace_manifest(replace(writer.current, parts=(*writer.current.parts, part)))
 
     def place(self, writer: IndexWriter, ids: Sequence[str]) -> PartInfo:
         """Puts a part in its place that no manifest names."""
@@ -101,8 +101,8 @@ class ToyIndex:
             tokens.put(ids, self.tokens(ids))
             passages.put([self.passage(each) for each in ids])
         source = VectorSource("model", manifest.embedder_fingerprint, "some")
-        ann_of(list(ids), self.vectors(ids), manifest, source).save(part.ann)
-        return writer.place(part, len(ids), 1, "some")
+        build_ann(list(ids), self.vectors(ids), manifest, source).save(part.ann)
+        return writer.install_part(part, len(ids), 1, "some")
 
     @staticmethod
     def passage(passage_id: str) -> Passage:

@@ -13,7 +13,7 @@ import faiss
 import numpy as np
 import pytest
 
-from dipair_index.errors import DirectoryError, SettingsError, StoreError
+from dipair_index.errors import DirectoryError, FormatError, SettingsError, StoreError
 from dipair_index.records import FloatArray
 from dipair_index.stores.ann import AnnInfo, FaissIndex, VectorSource
 from dipair_index.stores.faiss_kinds import check_kind
@@ -252,7 +252,7 @@ def test_bad_settings_are_refused() -> None:
         FaissIndex.build(ids_of(30), vectors, kind="ivf")
     with pytest.raises(SettingsError, match=r"cannot build 'IVF100,Flat' from 30 vectors \(.*100"):
         FaissIndex.build(ids_of(30), vectors, kind="IVF100,Flat")
-    with pytest.raises(SettingsError, match="passage id 'p1' is given twice"):
+    with pytest.raises(FormatError, match="passage id 'p1' is given twice"):
         FaissIndex.build(["p1", *ids_of(29)], vectors)
     with pytest.raises(SettingsError, match=r"for 29 ids, got \(30, 24\)"):
         FaissIndex.build(ids_of(29), vectors)

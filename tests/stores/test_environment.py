@@ -97,7 +97,7 @@ def test_a_store_that_is_read_in_this_process_is_not_opened_for_writing(folder: 
 def test_what_cannot_be_opened_leaves_nothing_open(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="holds codec=float32"):
         LmdbTokenStore.open(folder, tokens_per_passage=3, dim=6, codec="float32")
-    with pytest.raises(StoreError, match="LMDB folder of something else: it has no passages"):
+    with pytest.raises(StoreError, match="LMDB folder of another program: it has no passages"):
         PassageStore.open(folder, readonly=True)
     assert not SharedEnvironment.open_ones
 

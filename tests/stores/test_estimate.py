@@ -5,7 +5,7 @@ import pytest
 
 from dipair_index.errors import DirectoryError, SettingsError
 from dipair_index.stores.codecs import open_codec
-from dipair_index.stores.estimate import Basis, Settings
+from dipair_index.stores.estimate import Basis, SizeSettings
 from dipair_index.stores.index_info import IndexInfo
 from dipair_index.stores.names import CODEC_NAMES
 
@@ -21,7 +21,7 @@ def test_tokens_take_what_their_codec_takes(codec: str) -> None:
 
 def seconds(ann: str) -> Callable[[int], float]:
     def of(passages: int) -> float:
-        found = Basis(Settings(ann=ann)).estimate(passages).seconds["index the vectors"]
+        found = Basis(SizeSettings(ann=ann)).estimate(passages).seconds["index the vectors"]
         assert found is not None
         return found
 
@@ -46,6 +46,6 @@ def test_unknown_names_are_refused() -> None:
 
 
 def test_what_is_no_index_has_no_sizes(tmp_path: Path) -> None:
-    for read in (Basis.of_index, IndexInfo.read):
+    for read in (Basis.from_index, IndexInfo.read):
         with pytest.raises(DirectoryError, match="is not an index: it has no manifest.json"):
             read(tmp_path)

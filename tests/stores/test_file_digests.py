@@ -53,7 +53,8 @@ def test_a_changed_list_of_files_is_found(folder: Path) -> None:
     for place in range(len(whole)):
         (folder / FILES).write_bytes(whole[:place] + b"~" + whole[place + 1 :])
         assert list(damages(folder, digest)) == [
-            f"{folder / FILES} is not what was written: which files are whole cannot be told"
+            f"{folder / FILES} is not what was written: which other files are damaged cannot "
+            "be found out"
         ]
     (folder / FILES).unlink()
     assert list(damages(folder, digest)) == [
@@ -69,11 +70,11 @@ def test_what_is_missing_short_long_or_new_is_named(folder: Path) -> None:
     (folder / "deep" / "more").write_bytes(b"")
     three = folder / "deep" / "er" / "three ü"
     assert list(damages(folder, digest)) == [
-        f"{three} has 15 bytes, 25 were written",
+        f"{three} has 15 bytes instead of 25",
         f"{three} is not what was written between bytes 10 and 19",
-        f"{folder / 'empty'} has 1 byte, 0 were written",
+        f"{folder / 'empty'} has 1 byte instead of 0",
         f"{folder / 'one'} cannot be read: No such file or directory",
-        f"{folder / 'deep' / 'more'} is no file of the index: move it away",
+        f"{folder / 'deep' / 'more'} does not belong to the index: move it away",
     ]
 
 

@@ -177,12 +177,12 @@ def test_readonly_creates_nothing_and_takes_no_changes(tmp_path: Path, some_toke
 
 def test_files_of_others_are_refused(tmp_path: Path) -> None:
     lmdb.open(str(tmp_path / "foreign")).close()
-    with pytest.raises(StoreError, match="LMDB folder of something else: it has no settings"):
+    with pytest.raises(StoreError, match="LMDB folder of another program: it has no settings"):
         open_store(tmp_path / "foreign", readonly=True)
     (tmp_path / "junk").mkdir()
     (tmp_path / "junk" / "data.mdb").write_bytes(b"junk" * 5000)
     for readonly in (False, True):
-        with pytest.raises(StoreError, match=r"cannot open the store at .*damaged or not ours"):
+        with pytest.raises(StoreError, match=r"cannot open the store at .*damaged or not LMDB's"):
             open_store(tmp_path / "junk", readonly=readonly)
     (tmp_path / "file").write_text("text")
     with pytest.raises(StoreError, match=r"cannot open the store at .*file"):
@@ -327,7 +327,7 @@ def test_a_full_disk_is_told_and_what_was_there_stays(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert f"cannot write to the store at {path}: " in done.stdout
-    assert "Nothing of it was stored: make room on the disk" in done.stdout
+    assert "Nothing of this batch was stored: make room on the disk" in done.stdout
     assert f"cannot open the store at {path}-new: " in done.stdout
     with open_store(path, dim=64) as store:
         assert list(store) == ["kept", "small"]

@@ -98,7 +98,7 @@ def test_a_changed_id_is_found(filled: Path) -> None:
     with open_store(filled, readonly=True) as store:
         (found,) = store.verify()
         assert re.search(r"block 1 has other passages .*: it holds b0, b1, c-\\xffhich", found)
-        with pytest.raises(StoreError, match=r"utf-8.* is damaged or not ours: restore it or"):
+        with pytest.raises(StoreError, match=r"utf-8.* is damaged or not LMDB's: restore it or"):
             list(store)
 
 
@@ -107,12 +107,18 @@ def test_a_changed_id_is_found(filled: Path) -> None:
     [
         ("segments", b"\0\0\0\1", None, "block 1 is missing: it holds b0, b1, c-", "is missing"),
         ("segments", b"\0\0\0\1", b"short", "block 1 has other bytes", "outside its block"),
-        ("segments", b"\0\0\0\7", b"more", "block 7 is not accounted for: it holds no pas", ""),
-        ("live", b"\0\0\0\1", None, "block 1 is not accounted for: it holds b0, b1, c-", ""),
-        ("live", b"\0\0\0\1", b"odd", "block 1 is not accounted for: it holds b0, b1, c-", ""),
+        ("segments", b"\0\0\0\7", b"more", "block 7 has no record of its ids: it holds no", ""),
+        ("live", b"\0\0\0\1", None, "block 1 has no record of its ids: it holds b0, b1, c-", ""),
+        ("live", b"\0\0\0\1", b"odd", "block 1 has no record of its ids: it holds b0, b1, c-", ""),
         ("rows", b"b0", b"\1\0\0\0\xff\0", "block 1 has other", "outside its block"),
         ("rows", b"b0", b"\0\0\0\0\0\0", "block 0 has other passages than", ""),
-        ("rows", b"b0", b"\7\0\0\0\0\0", "block 7 is missing: it holds b0", "that never was"),
+        (
+            "rows",
+            b"b0",
+            b"\7\0\0\0\0\0",
+            "block 7 is missing: it holds b0",
+            "was never written",
+        ),
         (
             "rows",
             b"b0",
@@ -139,9 +145,9 @@ def test_what_does_not_agree_is_found(
 def test_a_change_of_what_is_not_accounted_for_is_refused(filled: Path, some_tokens: Make) -> None:
     with open_store(filled) as store:
         change(store, "live", b"\0\0\0\1", None)
-        with pytest.raises(StoreError, match="a block is not accounted for"):
+        with pytest.raises(StoreError, match="the ids of a block are not recorded"):
             store.delete(["b0"])
-        with pytest.raises(StoreError, match="a block is not accounted for"):
+        with pytest.raises(StoreError, match="the ids of a block are not recorded"):
             store.put(["b1", "c"], some_tokens(2))
         assert "c" not in store
 
@@ -156,7 +162,7 @@ def test_damage_that_lmdb_itself_finds_is_told(filled: Path) -> None:
     with open_store(filled, readonly=True) as store:
         (sentence,) = store.verify()
     assert sentence.startswith(f"cannot read the store at {filled}: ")
-    assert sentence.endswith("is damaged or not ours: restore it or build it again")
+    assert sentence.endswith("is damaged or not LMDB's: restore it or build it again")
 
 
 PROGRAM = """

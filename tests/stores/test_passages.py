@@ -29,10 +29,10 @@ def test_passages_come_back_in_the_order_asked(tmp_path: Path) -> None:
 def test_which_passages_are_held_is_told_for_all_at_once(tmp_path: Path) -> None:
     with PassageStore.open(tmp_path / "passages") as store:
         store.put([DOGS, CATS, EELS])
-        held = store.holding(["ü", "p2", "p1", "", "x" * 600, "p1", "\ud800"])
+        held = store.contains(["ü", "p2", "p1", "", "x" * 600, "p1", "\ud800"])
         assert held.dtype == bool
         assert held.tolist() == [True, False, True, False, False, True, False]
-        assert store.holding([]).tolist() == []
+        assert store.contains([]).tolist() == []
 
 
 def test_a_passage_put_again_is_replaced(tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ def test_what_is_deleted_is_nowhere(toy: Any) -> None:
         writer.delete(["a", "zzz", "ü", "日本"])
     assert toy.seen() == toy.expected(["b", "ccc", "c", "d" * 511])
     with Snapshot.open(toy.root) as now:
-        assert now.holding(["a", "b", "ü", "never"]).tolist() == [False, True, False, False]
+        assert now.contains(["a", "b", "ü", "never"]).tolist() == [False, True, False, False]
         with pytest.raises(MissingPassagesError, match="not in the index: ü, never, a$"):
             now.tokens(["b", "ü", "never", "a", "ü"])
         with pytest.raises(MissingPassagesError, match="not in the index: zzz$"):

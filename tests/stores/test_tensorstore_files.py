@@ -184,9 +184,9 @@ def test_a_newer_format_and_a_foreign_array_are_refused(tmp_path: Path) -> None:
         open_store(tmp_path / "s")
     made["attributes"] = {"of": "others"}
     metadata.write_text(json.dumps(made))
-    with pytest.raises(StoreError, match="holds a zarr array of something else: choose another"):
+    with pytest.raises(StoreError, match="holds a zarr array of another program: choose another"):
         open_store(tmp_path / "s")
-    with pytest.raises(StoreError, match="holds a zarr array of something else: it stays"):
+    with pytest.raises(StoreError, match="holds a zarr array of another program: it was not"):
         TensorStoreTokenStore.remove(tmp_path / "s")
     assert metadata.exists()
 

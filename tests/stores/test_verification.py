@@ -104,7 +104,7 @@ def test_a_strange_file_is_named_and_what_a_killed_writer_leaves_is_not(toy: Any
     assert verified(toy) == []
     strange = part / "ann" / "thesis.tex"
     strange.write_bytes(b"")
-    assert verified(toy)[0] == f"{strange} is no file of the index: move it away"
+    assert verified(toy)[0] == f"{strange} does not belong to the index: move it away"
 
 
 def test_a_damaged_manifest_is_said_as_whoever_opens_it_is_told(toy: Any) -> None:

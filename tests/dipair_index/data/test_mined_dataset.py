@@ -457,7 +457,7 @@ def test_an_existing_or_foreign_directory_is_left_alone(folder: Path, tmp_path: 
     with pytest.raises(DirectoryError, match=r"thesis is not a dataset \(it has no dataset.j"):
         begin(foreign, overwrite=True)
     foreign.rename(tmp_path / "new.building")
-    with pytest.raises(DirectoryError, match=r"new.building holds chapter-1.tex, which is no"):
+    with pytest.raises(DirectoryError, match=r"new.building holds chapter-1.tex, which does not"):
         begin(tmp_path / "new", overwrite=False)
     assert (tmp_path / "new.building" / "chapter-1.tex").read_text() == "words"
 

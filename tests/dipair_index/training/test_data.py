@@ -90,7 +90,7 @@ def several(logits: list[list[float]]) -> pa.Array:
         (
             {**PAIRS, "logit": [1.0, 2.0, 3.0]},
             {"loss": "multi-class"},
-            "needs a teacher with several outputs, and the labels hold one a pair: choose binary",
+            "needs a teacher with several outputs, and the labels have one per pair: choose binary",
         ),
         (
             {"query": ["bees", "lava"], "passage": ["tea", "tea"], "logit": [1.0, 2.0]},
@@ -103,12 +103,12 @@ def several(logits: list[list[float]]) -> pa.Array:
         (
             {**PAIRS, "logit": [1.0, 2.0, 3.0]},
             {"stage_two_layers": 1, "train_embeddings": True},
-            "--train-embeddings trains what is below them all: drop one",
+            "--train-embeddings trains the token embeddings below them: drop one of the two",
         ),
         (
             {**PAIRS, "passage": ["tea", "sun", "tea"], "logit": [1.0, 2.0, 3.0]},
             {},
-            r"name passage sun, and .*dataset has no such passage \(1 of 2 are missing\)",
+            r"name passage sun, and .*dataset has no such passage \(missing: 1 of 2\)",
         ),
         (
             {**PAIRS, "title": ["x", "y", "z"], "logit": [1.0, 2.0, 3.0]},
@@ -146,7 +146,7 @@ def test_labels_of_held_out_queries_are_refused(tmp_path: Path) -> None:
     dataset = write_dataset(tmp_path / "dataset", {**PAIRS, "label": [1.0, 0.0, 0.0]})
     labels = write_labels(tmp_path / "labels", {**PAIRS, "logit": [1.0, 2.0, 3.0]})
     queries = {"query_id": ["bees", "lava"], "text": ["bees", "lava"]}
-    message = r"are of query lava, and .*dataset holds it out .*\(1 of 2 are held out\): label this"
+    message = r"are of query lava, and .*dataset holds it out .*\(held out: 1 of 2\): label this"
     for split in ("valid", "test"):
         splits = pa.table({**queries, "split": ["train", split]})
         write_table(splits, dataset / "queries.parquet")

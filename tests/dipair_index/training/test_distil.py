@@ -318,7 +318,7 @@ def test_overwrite_replaces_a_model_and_nothing_else(
         (model / name).write_text("{}")
     (tmp_path / "notes.txt").write_text("mine")
     for other in (tmp_path / "models", tmp_path / "notes.txt", dataset):
-        with pytest.raises(DirectoryError, match="holds no model that .* pass another --out"):
+        with pytest.raises(DirectoryError, match="is not a model that .* pass another --out"):
             student(dataset, labels, tiny_encoder_dir, other, overwrite=True)
     assert (model / "config.json").read_text() == "{}"
     check_out(model, overwrite=True)
