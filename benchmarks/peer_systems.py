@@ -225,11 +225,11 @@ def dipair(
     """The head over the int8 store."""
 
     def opened(setting: Setting) -> Stored:
-        from dipair_index.rerank.open_scorer import open_scorer
+        from dipair_index.rerank.open_scorer import open_token_scorer
 
         encoder = _encoder(setting, backend)
         stored, codec = _rows(setting, encoder)
-        scorer = open_scorer(encoder, precision)
+        scorer = open_token_scorer(encoder, precision)
 
         def score(query: str, rows: Sequence[int]) -> FloatArray:
             tokens = encoder.encode_queries([query]).tokens[0]

@@ -31,7 +31,7 @@ from dipair_index.encoders.batches import Tokenised
 from dipair_index.encoders.dual_encoder import DualEncoder
 from dipair_index.formats.collections import read_passages, read_queries
 from dipair_index.records import Passage
-from dipair_index.rerank.bench import PARTS, measure_searches, peak_memory
+from dipair_index.rerank.bench import STEPS, measure_searches, peak_memory
 from dipair_index.rerank.build import build_index
 from dipair_index.rerank.index import DiPairIndex
 from dipair_index.threads import limit_openmp
@@ -120,7 +120,7 @@ def main() -> None:
     encoder = DualEncoder.load(arguments.model)
     asked = islice(read_queries(arguments.data / "queries.dev.tsv"), arguments.queries)
     queries = [query.text for query in asked]
-    columns = ["ANN", "threads", "candidates", *(f"{part}, ms" for part in PARTS), "pairs/s"]
+    columns = ["ANN", "threads", "candidates", *(f"{part}, ms" for part in STEPS), "pairs/s"]
     print("\t".join([*columns, "in products", "outside of computing", "peak MiB", "load"]))
     for ann in arguments.ann:
         with DiPairIndex.open(made(arguments, encoder, ann), encoder) as index:

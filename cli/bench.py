@@ -26,7 +26,7 @@ from dipair_index.words import counted
 if TYPE_CHECKING:
     from dipair_index.encoders.base import TextEncoder
     from dipair_index.models.systems import Backend, Precision
-    from dipair_index.rerank.bench import Measured
+    from dipair_index.rerank.bench import SearchTimes
     from dipair_index.stores.index_info import IndexInfo
 
 
@@ -159,7 +159,7 @@ def _queries(file: str | None) -> list[str]:
 
 
 def _record(
-    index_dir: Path, found: IndexInfo, measured: list[Measured], whole: dict[str, Any]
+    index_dir: Path, found: IndexInfo, measured: list[SearchTimes], whole: dict[str, Any]
 ) -> dict[str, Any]:
     manifest = found.manifest
     return {
@@ -174,7 +174,7 @@ def _record(
     }
 
 
-def _print(measured: list[Measured]) -> None:
+def _print(measured: list[SearchTimes]) -> None:
     columns = ["candidates", "part", "p50 ms", "p95 ms", "pairs/s"]
     table(
         columns,

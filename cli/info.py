@@ -16,7 +16,7 @@ from dipair_index.stores.names import CODEC_NAMES, STORE_NAMES
 from dipair_index.words import counted
 
 if TYPE_CHECKING:
-    from dipair_index.rerank.unfinished import Progress
+    from dipair_index.rerank.unfinished import BuildProgress
     from dipair_index.stores.estimate import Estimate
     from dipair_index.stores.index_info import IndexInfo
 
@@ -146,7 +146,7 @@ def _format_version() -> int:
     return FORMAT_VERSION
 
 
-def _record(index_dir: Path, found: IndexInfo, begun: Progress | None) -> dict[str, Any]:
+def _record(index_dir: Path, found: IndexInfo, begun: BuildProgress | None) -> dict[str, Any]:
     """The description of an index as JSON."""
     manifest, sizes = found.manifest, {**found.sizes._asdict(), "total": found.sizes.total}
     return {

@@ -1,1 +1,1 @@
-"""Retrieve, rerank, and build the index that both read."""
+"""Retrieval, reranking, and the building of indexes."""

@@ -1,4 +1,4 @@
-"""What callers pass, checked: numbers, queries and passages."""
+"""Checks the arguments of the library's functions: numbers, queries and passages."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from dipair_index.errors import FormatError, SettingsError
 from dipair_index.records import Passage, Query, Run
 
 GivenPassage: TypeAlias = Passage | tuple[str, str] | tuple[str, str, str] | Mapping[str, Any]
-"""A passage as users have it: `Passage`, (id, text), (id, text, title), or a JSON object."""
+"""A passage as users give it: `Passage`, (id, text), (id, text, title), or a mapping."""
 
 
 def checked_count(name: str, value: Any, *, least: int = 1) -> int:
-    """Returns `value` as an int; numpy's integers are as good as Python's.
+    """Returns `value`, a Python or numpy integer, as an int.
 
-    Raises `SettingsError`, which calls it `name`, if it is no whole number or below `least`.
+    Raises `SettingsError`, which calls it `name`, if it is not an integer or is below `least`.
     """
     try:
         if isinstance(value, (bool, np.bool_)):
@@ -34,12 +34,15 @@ def checked_count(name: str, value: Any, *, least: int = 1) -> int:
 
 
 def checked_top_k(value: Any) -> int | None:
-    """Returns `top_k` as an int; None is all that was scored."""
+    """Returns `top_k` as an int or None, which stands for all scored passages.
+
+    Raises `SettingsError` as `checked_count` does.
+    """
     return None if value is None else checked_count("top_k", value)
 
 
 def checked_queries(queries: str | Iterable[str]) -> list[str]:
-    """Returns one query, or several, as a list.
+    """Returns one or several queries as a list.
 
     Raises `SettingsError` if one is not a str, is empty, or is not valid Unicode.
     """
@@ -100,20 +103,23 @@ def checked_pairs(pairs: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
 
 
 def checked_texts(texts: Iterable[str]) -> list[str]:
-    """Returns texts to be scored as a list; raises as `checked_queries`, but they may be empty."""
+    """Returns texts to score as a list; a text may be empty.
+
+    Raises `SettingsError` if one is not a str, or is not valid Unicode.
+    """
     if isinstance(texts, (str, bytes)) or not _is_iterable(texts):
         raise SettingsError(f"texts must be a list of texts (str), got {_shown(texts)}")
     found = list(texts)
-    for place, text in enumerate(found):
+    for index, text in enumerate(found):
         if not isinstance(text, str):
-            raise SettingsError(f"text {place} must be a str, got {_shown(text)}")
+            raise SettingsError(f"text {index} must be a str, got {_shown(text)}")
         if not _is_unicode(text):
-            raise SettingsError(f"text {place} is not valid Unicode: {_DECODE}")
+            raise SettingsError(f"text {index} is not valid Unicode: {_DECODE}")
     return found
 
 
 def checked_ids(ids: Iterable[str]) -> list[str]:
-    """Returns passage ids as a list; raises `SettingsError` for one str, and for other types."""
+    """Returns passage ids as a list; raises `SettingsError` if they are not a list of str."""
     if isinstance(ids, (str, bytes)) or not _is_iterable(ids):
         raise SettingsError(f"passage ids must be a list, got {ids!r}: pass [{ids!r}] for one")
     found = list(ids)
@@ -126,22 +132,25 @@ def checked_ids(ids: Iterable[str]) -> list[str]:
 def iter_passages(passages: Iterable[GivenPassage]) -> Iterator[Passage]:
     """Yields passages as `Passage`, one by one.
 
-    Raises `FormatError`, which names the passage, if one is something else, has no id or no
-    text, or is not valid Unicode.
+    Raises `FormatError`, which names the passage, if one is of another type, has no id or no text,
+    or is not valid Unicode.
     """
     if isinstance(passages, (str, bytes, Passage, Mapping)) or not _is_iterable(passages):
         raise FormatError(f"passages must be a list of passages, got {_shown(passages)}")
-    return (_passage(place, given) for place, given in enumerate(passages))
+    return (_passage(index, given) for index, given in enumerate(passages))
 
 
 def checked_passage(passage: Passage) -> Passage:
-    """Returns the passage; raises `FormatError` if a part is of another type, or not Unicode."""
-    for name, part in zip(("id", "text", "title"), passage, strict=False):
-        if not isinstance(part, str):
+    """Returns the passage.
+
+    Raises `FormatError` if its id, text or title is not a str, or not valid Unicode.
+    """
+    for name, value in zip(("id", "text", "title"), passage, strict=False):
+        if not isinstance(value, str):
             raise FormatError(
-                f"the {name} of passage {passage.id!r} must be a str, got {_shown(part)}"
+                f"the {name} of passage {passage.id!r} must be a str, got {_shown(value)}"
             )
-        if not _is_unicode(part):
+        if not _is_unicode(value):
             raise FormatError(
                 f"the {name} of passage {passage.id!r} is not valid Unicode: {_DECODE}"
             )
@@ -155,7 +164,7 @@ def checked_passage(passage: Passage) -> Passage:
 _DECODE = "it holds half of a surrogate pair, so decode it again from its bytes"
 
 
-def _passage(place: int, given: GivenPassage) -> Passage:
+def _passage(index: int, given: GivenPassage) -> Passage:
     if isinstance(given, Passage):
         return checked_passage(given)
     if isinstance(given, Mapping):
@@ -167,13 +176,13 @@ def _passage(place: int, given: GivenPassage) -> Passage:
     elif isinstance(given, (tuple, list)) and len(given) in (2, 3):
         return checked_passage(Passage(*given))
     raise FormatError(
-        f"passage {place} must be a Passage(id, text), a pair of id and text, or a mapping with "
+        f"passage {index} must be a Passage(id, text), a pair of id and text, or a mapping with "
         f"id and text, got {_shown(given)}"
     )
 
 
 def _is_unicode(text: str) -> bool:
-    """Whether it holds no half of a surrogate pair, which UTF-8 cannot encode."""
+    """Returns whether UTF-8 can encode the text: it has no half of a surrogate pair."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -186,6 +195,6 @@ def _is_iterable(value: Any) -> bool:
 
 
 def _shown(value: Any) -> str:
-    """The start of what was given."""
+    """Returns the beginning of a value's repr."""
     whole = repr(value)
     return whole if len(whole) <= 60 else f"{whole[:60]}…"

@@ -1,4 +1,4 @@
-"""How long a query's way through an index takes, part by part, one query at a time."""
+"""Measures how long the steps of a search take, one query at a time."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ from dipair_index.errors import SettingsError
 from dipair_index.rerank.index import DiPairIndex
 from dipair_index.rerank.ranking import Timings
 
-PARTS = (*Timings._fields, "rest", "whole")
-"""The parts of a search; `rest` is all else: sorting, and reading the texts that are returned."""
+STEPS = (*Timings._fields, "rest", "whole")
+"""The steps of a search; `rest` is sorting, and reading the texts of the results."""
 
 WARM_UP = 5
-"""Queries that are answered first and not counted: caches fill, and kernels are chosen."""
+"""Queries that are answered first and not timed, to fill caches and choose kernels."""
 
 
 class Spread(NamedTuple):
-    """The median, and what one search in twenty is slower than; milliseconds."""
+    """The median and the 95th percentile, in milliseconds."""
 
     p50: float
     p95: float
 
 
-class Measured(NamedTuple):
-    """Searches with one number of candidates.
+class SearchTimes(NamedTuple):
+    """The times of `searches` searches with one number of candidates.
 
-    `scored` are the passages that the head scored a search: the candidates, or all that the index
-    holds. `pairs_per_second` is the head's speed, by the median of its part.
+    `scored` is the number of passages that the head scored per search: the candidates, or all
+    passages if the index has fewer. `pairs_per_second` is the head's speed, from its median time.
     """
 
     candidates: int
@@ -45,9 +45,9 @@ class Measured(NamedTuple):
     milliseconds: dict[str, Spread]
 
     def record(self) -> dict[str, Any]:
-        """What `--json` prints of it."""
-        parts = {part: spread._asdict() for part, spread in self.milliseconds.items()}
-        return {**self._asdict(), "milliseconds": parts}
+        """Returns the dictionary that `--json` prints."""
+        steps = {step: spread._asdict() for step, spread in self.milliseconds.items()}
+        return {**self._asdict(), "milliseconds": steps}
 
 
 def measure_searches(
@@ -58,10 +58,11 @@ def measure_searches(
     repeat: int = 1,
     top_k: int = 10,
     report: Callable[[int], None] = lambda count: None,
-) -> Measured:
-    """Answers all queries `repeat` times, one by one; `report` is told the searches so far.
+) -> SearchTimes:
+    """Answers all queries `repeat` times, one by one.
 
-    Raises `SettingsError` where the index holds no passage, and where there is no query.
+    `report` is called with the number of searches so far. Raises `SettingsError` if the index has
+    no passage, or if there is no query.
     """
     scored = min(candidates, len(index))
     if not scored or not queries:
@@ -79,22 +80,22 @@ def measure_searches(
             report(len(rows))
     p50, p95 = 1000 * np.percentile(rows, [50, 95], axis=0)
     spreads = map(Spread, p50.tolist(), p95.tolist())
-    milliseconds = dict(zip(PARTS, spreads, strict=True))
+    milliseconds = dict(zip(STEPS, spreads, strict=True))
     speed = 1000 * scored / milliseconds["score"].p50
-    return Measured(candidates, scored, len(rows), speed, milliseconds)
+    return SearchTimes(candidates, scored, len(rows), speed, milliseconds)
 
 
 def forget_peak_memory() -> None:
-    """Lets `peak_memory` count from now on, where the system can: on Linux."""
+    """Resets the peak that `peak_memory` returns, on Linux."""
     with suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")  # see proc(5)
 
 
 def peak_memory() -> int | None:
-    """Returns the most bytes that this process has held so far; None where nobody can tell."""
+    """Returns the peak memory of this process in bytes; None if the system does not tell."""
     status = Path("/proc/self/status")
     if status.exists():
-        # getrusage would count in what the process was forked from
+        # getrusage would include the memory of the process that this one was forked from
         sizes = [line for line in status.read_text().splitlines() if line.startswith("VmHWM:")]
         return 1024 * int(sizes[0].split()[1]) if sizes else None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -1,4 +1,4 @@
-"""Builds an index directory, and adds to one."""
+"""Builds an index, and adds passages to one."""
 
 from __future__ import annotations
 
@@ -47,18 +47,47 @@ def build_index(
     overwrite: bool = False,
     report: Callable[[int], None] = lambda count: None,
 ) -> BuildSummary:
-    """Encodes `passages`, whose ids are unique, into the index directory `index_dir`.
+    """Encodes `passages`, whose ids are unique, into a new index.
 
-    `vectors` says whose vectors FAISS holds: those of the DiPair "model", of "use", or of a
-    transformers encoder by name. `store` is a kind of `open_token_store`, and with `store_url`
-    tokens are kept below that URL. `ann` is a kind of `FaissIndex`: that of `ann_from`, the
-    dataset or index whose vectors are taken over, or "flat". `report` is told the passages done
-    so far.
+    A build that ends early, by Ctrl-C included, can be resumed, and leaves an index that was to be
+    overwritten as it was.
 
-    Whatever ends the build, Ctrl-C included, leaves what is done for `resume`, and an index that
-    is to be overwritten as it was. Raises `DirectoryError` for an index that exists and is
-    not to be overwritten, and for an unfinished build or an `ann_from` that does not fit;
-    `SettingsError` for settings that cannot work, and for a model of tuples.
+    Parameters
+    ----------
+    passages : iterable
+        As `DiPairIndex.build` takes them.
+    index_dir : str or Path
+        The directory of the index.
+    encoder : TextEncoder
+        The DiPair model.
+    vectors : str
+        The embedder of the vectors: "model" (the DiPair model), "use", or a transformers encoder
+        by name.
+    store, store_url, codec : str
+        A kind of `open_token_store`, the URL below which it stores tokens, and its codec.
+    ann, ann_from
+        A kind of `FaissIndex`, and a dataset or index whose vectors are reused. The default kind
+        is that of `ann_from`, or "flat".
+    seed : int
+        The seed of the FAISS index's training.
+    resume, overwrite : bool
+        Continue an interrupted build, or replace an index that exists.
+    report : callable
+        Called with the number of passages stored so far.
+
+    Returns
+    -------
+    BuildSummary
+
+    Raises
+    ------
+    DirectoryError
+        If there is an index and `overwrite` is false, if an unfinished build has other settings
+        or passages, or if `ann_from` has other vectors or passages.
+    FormatError
+        If a passage is invalid or repeated, or if there is none.
+    SettingsError
+        If settings are invalid, or if the model reads more than a query and a passage.
 
     Examples
     --------
@@ -73,7 +102,7 @@ def build_index(
         raise SettingsError(f"the store {store} keeps no tokens at a URL: choose tensorstore")
     refuse_tuples(encoder.sides)
     embedder = open_embedder(vectors, dual_encoder=encoder, device=encoder.device)
-    taken = None if ann_from is None else _taken_from(Path(ann_from), embedder)
+    reused = None if ann_from is None else _reusable_vectors(Path(ann_from), embedder)
     check_kind(ann or "flat", embedder.dim)
     manifest = Manifest(
         package_version=__version__,
@@ -87,13 +116,13 @@ def build_index(
         codec=codec,
         embedder=embedder.name if embedder.name in NAMED_VECTORS else lasting_name(embedder.name),
         embedder_fingerprint=embedder.fingerprint,
-        ann_kind=ann or (AnnInfo.read(taken).kind if taken else "flat"),
+        ann_kind=ann or (AnnInfo.read(reused).kind if reused else "flat"),
         seed=int(seed),
         store_url=store_url,
         library_versions=installed_versions("faiss-cpu", "lmdb", "onnxruntime", "torch"),
     )
     with _writer_of_new(index_dir, overwrite=overwrite) as writer:
-        building = PartBuilder(writer, manifest, encoder, embedder, taken)
+        building = PartBuilder(writer, manifest, encoder, embedder, reused)
         part, summary = building.run(
             given, "build", lambda ids: None, resume=resume, overwrite=overwrite, report=report
         )
@@ -111,21 +140,23 @@ def add_passages(
     overwrite: bool = False,
     report: Callable[[int], None] = lambda count: None,
 ) -> BuildSummary:
-    """Encodes `passages` into the index at `index_dir`; with `update` they may be in it already.
+    """Encodes `passages` into the index at `index_dir`; with `update`, replaces those in it.
 
-    Readers see all of them or none. Whatever ends it leaves the index as it was, and what is done
-    for `resume`; `overwrite` throws away what an interrupted one has left. Raises
-    `DirectoryError` naming passages that are in the index already, without `update`.
+    Readers see all of them or none. A call that ends early leaves the index as it was; `resume`
+    continues it, and `overwrite` discards its unfinished part. `report` is called with the number
+    of passages stored so far. Raises `DirectoryError` if a passage is in the index already and
+    `update` is false, or if the encoder is not the one that built the index; `FormatError` as
+    `build_index` does.
     """
     given = iter_passages(passages)
     with IndexWriter(index_dir) as writer:
         manifest = writer.current
         embedder = open_fitting(manifest, index_dir, encoder)
         writer.merge_small()
-        with Snapshot.open(index_dir) as now:
+        with Snapshot.open(index_dir) as snapshot:
 
-            def refuse(ids: Sequence[str]) -> None:
-                held = [] if update else np.flatnonzero(now.contains(ids)).tolist()
+            def check_new(ids: Sequence[str]) -> None:
+                held = [] if update else np.flatnonzero(snapshot.contains(ids)).tolist()
                 if held:
                     raise DirectoryError(
                         f"{counted(len(held), 'of these passages is', 'of these passages are')} in "
@@ -136,19 +167,19 @@ def add_passages(
 
             building = PartBuilder(writer, manifest, encoder, embedder, None)
             part, summary = building.run(
-                given, "add", refuse, resume=resume, overwrite=overwrite, report=report
+                given, "add", check_new, resume=resume, overwrite=overwrite, report=report
             )
-            parts = writer.mark_deleted(now.parts, building.ids)
-            replaced = len(now) - sum(each.live for each in parts)
+            parts = writer.mark_deleted(snapshot.parts, building.ids)
+            replaced = len(snapshot) - sum(each.live for each in parts)
             writer.replace_manifest(replace(writer.current, parts=(*parts, part)))
     return summary._replace(replaced=replaced)
 
 
 @contextmanager
 def _writer_of_new(index_dir: Path, *, overwrite: bool) -> Iterator[IndexWriter]:
-    """A writer of an index that may not be there yet; nothing is left where nothing was stored."""
+    """Opens the writer of a new index; a directory in which nothing was stored is removed again."""
     made = not index_dir.exists()
-    # where another process removes it at this moment, the writer's lock says so
+    # if another process removes the directory meanwhile, WriterLock raises the error
     with suppress(FileExistsError):
         index_dir.mkdir(parents=True, exist_ok=True)
     with IndexWriter(index_dir, new=True) as writer:
@@ -157,20 +188,23 @@ def _writer_of_new(index_dir: Path, *, overwrite: bool) -> Iterator[IndexWriter]
             check_target(index_dir, overwrite=overwrite)
             yield writer
         finally:
-            # while the lock is held: it may be another's as soon as it is let go
+            # while the lock is held, since another process may use the directory afterwards
             if made and os.listdir(index_dir) == [Layout(index_dir).writer_lock.name]:
-                # once its file is gone another may begin there, and keeps the folder
+                # another process may begin an index once the lock file is removed: errors ignored
                 shutil.rmtree(index_dir, ignore_errors=True)
 
 
-def _taken_from(folder: Path, embedder: SentenceEmbedder) -> Path:
-    """Returns the ANN folder in a dataset or an index; its vectors must be the embedder's."""
+def _reusable_vectors(folder: Path, embedder: SentenceEmbedder) -> Path:
+    """Returns the ANN folder in a dataset or an index.
+
+    Raises `DirectoryError` if its vectors are not those of `embedder`.
+    """
     if Layout(folder).is_finished():
         parts = Manifest.read(folder).parts
         if len(parts) != 1 or parts[0].deleted:
             raise DirectoryError(
-                f"{folder} was changed since it was built, so its vectors cannot be taken over as "
-                "they are: run `dipair-index compact` on it first"
+                f"{folder} was changed since it was built, so its vectors cannot be reused: run "
+                "`dipair-index compact` on it first"
             )
         folder = Layout(folder).part(parts[0].name).root
     if (folder / "ann").is_dir():
@@ -179,7 +213,7 @@ def _taken_from(folder: Path, embedder: SentenceEmbedder) -> Path:
     if not made_by(embedder, source.embedder_fingerprint):
         raise DirectoryError(
             f"{folder} holds vectors of {source.embedder} ({source.embedder_fingerprint}), not of "
-            f"{embedder.name} ({embedder.fingerprint}): pass --vectors {source.embedder}, or leave "
-            "--ann-from away"
+            f"{embedder.name} ({embedder.fingerprint}): pass --vectors {source.embedder}, or omit "
+            "--ann-from"
         )
     return folder

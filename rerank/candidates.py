@@ -1,4 +1,4 @@
-"""The passages that a caller gives to be reranked: by id, as passages, or as mere texts."""
+"""The passages to rerank, which a caller gives as ids, `Passage` objects or texts."""
 
 from __future__ import annotations
 
@@ -8,32 +8,34 @@ from typing import Any, NamedTuple
 from dipair_index.errors import SettingsError
 from dipair_index.records import Passage
 from dipair_index.rerank.arguments import checked_passage, checked_texts
+from dipair_index.words import counted
 
 
 class Candidate(NamedTuple):
-    """One passage to be scored; without a `passage`, it is the one of the index with this id."""
+    """A passage to be scored; if `passage` is None, it is the indexed one with this id."""
 
     id: str
-    order: str | int  # among equal scores: the id, or the place of a mere text
+    order: str | int  # the sort key among equal scores: the id, or the position of a text
     passage: Passage | None = None
 
     @classmethod
     def named(cls, passage_id: str) -> Candidate:
-        """The passage of the index with this id."""
+        """Returns the candidate for the indexed passage with this id."""
         return cls(passage_id, passage_id)
 
 
 def candidates_of(passages: Any, texts: Any) -> list[Candidate]:
-    """Returns what one query is to be met with, an id once; raises `SettingsError`.
+    """Returns the candidates of one query, each id once.
 
-    `passages` are ids and `Passage` objects; `texts` are strings, whose ids are their places.
+    `passages` are ids and `Passage` objects; `texts` are strings, whose ids are their positions.
+    Raises `SettingsError` if both or neither are given, or if one has another type.
     """
     if (passages is None) == (texts is None):
         raise SettingsError("give either passages (ids or Passage objects) or texts to rerank")
     if texts is not None:
         return [
-            Candidate(str(place), place, Passage(str(place), text))
-            for place, text in enumerate(checked_texts(texts))
+            Candidate(str(index), index, Passage(str(index), text))
+            for index, text in enumerate(checked_texts(texts))
         ]
     found: dict[str, Candidate] = {}
     for each in _listed(passages):
@@ -53,15 +55,15 @@ def candidates_of(passages: Any, texts: Any) -> list[Candidate]:
 
 
 def candidates_of_each(queries: Sequence[str], passages: Any, texts: Any) -> list[list[Candidate]]:
-    """As `candidates_of`, for several queries, each of which has a list of its own."""
+    """Returns the candidates of several queries, as `candidates_of` does, from a list for each."""
     given = texts if passages is None else passages
     if (passages is None) == (texts is None):
         return [candidates_of(passages, texts)]
     lists = _listed(given)
     if len(lists) != len(queries) or any(isinstance(each, (str, Passage)) for each in lists):
         raise SettingsError(
-            f"{len(queries)} queries need as many lists of passages, one a query, "
-            f"got {_said(lists)}"
+            f"{counted(len(queries), 'query needs', 'queries need')} as many lists of passages, "
+            f"one per query, got {_described(lists)}"
         )
     if passages is None:
         return [candidates_of(None, each) for each in lists]
@@ -69,7 +71,7 @@ def candidates_of_each(queries: Sequence[str], passages: Any, texts: Any) -> lis
 
 
 def _listed(given: Any) -> list[Any]:
-    """What was given as a list; a str is one id or text, which is most likely a slip."""
+    """Returns the argument as a list; raises `SettingsError` if it is a single str or Passage."""
     if isinstance(given, (str, bytes, Passage)) or not isinstance(given, Iterable):
         raise SettingsError(
             f"passages to rerank must be a list, got {given!r}: pass [{given!r}] for one id, or "
@@ -78,6 +80,6 @@ def _listed(given: Any) -> list[Any]:
     return list(given)
 
 
-def _said(lists: list[Any]) -> str:
+def _described(lists: list[Any]) -> str:
     flat = any(isinstance(each, (str, Passage)) for each in lists)
-    return f"{len(lists)} passages in one list" if flat else f"{len(lists)} lists"
+    return f"{counted(len(lists), 'passage')} in one list" if flat else counted(len(lists), "list")

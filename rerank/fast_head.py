@@ -1,17 +1,23 @@
-"""DiPair's transformer head rearranged: the same scores by fewer operations.
+"""DiPair's transformer head, rearranged: the same logits with fewer operations.
 
-    query tokens   ─► norm ─► first projection ─┐ once a query
+    query tokens   ─► norm ─► first projection ─┐ once per query
                                                 ├─► layers ─► last layer, first token ─► logits
-    passage tokens ─► norm ─► first projection ─┘ once a passage
+    passage tokens ─► norm ─► first projection ─┘ once per passage
 
-What makes it exact, up to rounding:
-- The logit reads the last layer's first token, so that layer works for no other. It mixes the
-  hidden states themselves and projects the mixture: a query that went through the key weights
-  asks for the same mixture, and a mixture of values is the value of the mixture.
-- A softmax does not see what all keys have in common, so the bias of the keys goes; the weights of
-  a mixture add up to one, so the bias of the values goes into the bias of the output.
-- With one attention head the weights of queries and keys are one matrix, so that the keys are the
-  hidden states, and those of values and output are another: two products in the place of four.
+One attention head on hidden states H has the weights W_Q, W_K, W_V, W_O and the biases b_Q, b_K,
+b_V, b_O. With q = h W_Q + b_Q for a token h, K = H W_K + b_K and V = H W_V + b_V, it computes
+softmax(q Kᵀ / √d) V W_O + b_O. Up to rounding, it is the same as
+
+    softmax(r Hᵀ) H (W_V W_O) + (b_V W_O + b_O)    with  r = h (W_Q W_Kᵀ / √d) + b_Q W_Kᵀ / √d
+
+for the following reasons:
+
+- q Kᵀ = (q W_Kᵀ) Hᵀ + q b_K, and softmax(x + c) = softmax(x) for a constant c such as q b_K.
+- The weights a = softmax(...) sum to one, so a V W_O = (a H) (W_V W_O) + b_V W_O.
+- W_Q W_Kᵀ and W_V W_O are constant, so they are multiplied once: with one attention head, two
+  products replace four. With several heads, layers before the last keep W_Q, W_K, W_V and W_O
+  apart, but still without b_K, and with b_V moved into the output's bias.
+- The logit reads only the first token of the last layer, so that layer computes no other token.
 """
 
 from __future__ import annotations
@@ -29,7 +35,7 @@ from dipair_index.models.transformer_head import ClassHead, TransformerHead, lar
 
 
 class Prepared(NamedTuple):
-    """What the head computes of one side alone, a row a text."""
+    """The results of the head that depend on one side alone, one row per text."""
 
     compared: Tensor  # (texts, first or all tokens, dim): for the residual
     hidden: Tensor  # (texts, tokens, dim)
@@ -37,10 +43,10 @@ class Prepared(NamedTuple):
 
 
 class FastHead:
-    """A copy of a head's weights, laid out for scoring: later training of `head` is not seen.
+    """A copy of a transformer head, rearranged for scoring; later training of `head` has no effect.
 
-    Its logits are those of `head` to within 1e-4 in float32. With `dtype=torch.bfloat16` all
-    products, and what passes between them, are in half precision.
+    In float32, its logits are within 1e-4 of those of `head`. With `dtype=torch.bfloat16`, products
+    and the hidden states between them are in bfloat16.
     """
 
     def __init__(
@@ -63,13 +69,13 @@ class FastHead:
         self._output = ServedOutput(head)
 
     def prepare(self, side: Side, tokens: Tensor) -> Prepared:
-        """The part of the work that (texts, tokens, dim) in float32 need whatever they meet."""
+        """Computes what depends on one side only, from float32 tokens (texts, tokens, dim)."""
         hidden = self._norm((tokens + self._places[side]).to(self._dtype))
         projected = self._layers[0].project(hidden) if self._layers else hidden[..., :0]
         return Prepared(self._output.compared(tokens), hidden, projected)
 
     def score(self, query: Prepared, passages: Prepared) -> Tensor:
-        """Logits (passages,) in float32, row by row; one query alone meets all the passages."""
+        """Returns the logits (passages,) in float32; a single query is paired with all passages."""
         pairs = len(passages.hidden)
         hidden, projected = (
             torch.cat([one.expand(pairs, -1, -1), other], dim=1)
@@ -81,7 +87,7 @@ class FastHead:
 
 
 class ServedOutput:
-    """The last layer of a head, with its residual, in float32: one logit a pair."""
+    """The output layer of a head, with its residual, in float32: one logit per pair."""
 
     def __init__(self, head: ClassHead) -> None:
         self._output = _copy(head.output, torch.float32)
@@ -93,7 +99,7 @@ class ServedOutput:
             self._similarity_scale = scale * head.grades()
 
     def __call__(self, read: Tensor, query: Tensor, passages: Tensor) -> Tensor:
-        """(pairs, width), and what `compared` makes of the tokens of both sides, to (pairs,)."""
+        """Returns logits (pairs,) from `read`, (pairs, width), and both sides' compared tokens."""
         logits: Tensor = self._output(read.float())
         if self._similarity_scale is not None:
             similarity = largest_cosines(query, passages)
@@ -102,14 +108,14 @@ class ServedOutput:
 
 
 class ProductForm(NamedTuple):
-    """How all products of a head are computed: their type, and whether by oneDNN in one step."""
+    """How the products of a head are computed: their type, and whether oneDNN fuses them."""
 
     dtype: torch.dtype
     fused: bool
 
 
 def has_onednn(dtype: torch.dtype) -> bool:
-    """Whether torch has the products that its compiler uses; they are no part of its promises."""
+    """Returns whether torch has oneDNN's fused products, which are not part of its public API."""
     if not torch.backends.mkldnn.is_available():
         return False
     if not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
@@ -122,9 +128,9 @@ def _copy(module: nn.Module, dtype: torch.dtype) -> nn.Module:
 
 
 class Product:
-    """rows @ weight.T + bias, then GELU, or plus other rows; where `fused`, in one step of oneDNN.
+    """rows @ weight.T + bias, followed by GELU or by the addition of other rows.
 
-    oneDNN also keeps the weight in the layout that it computes in.
+    If `form.fused`, it is one oneDNN operation, for which the weight is reordered once.
     """
 
     def __init__(
@@ -136,7 +142,7 @@ class Product:
             self._weight = torch.ops.mkldnn._reorder_linear_weight(self._weight, None)
 
     def __call__(self, rows: Tensor, plus: Tensor | None = None) -> Tensor:
-        """(..., in) to (..., out); `plus` is of the result's shape."""
+        """Returns (..., out) from rows (..., in); `plus`, of the result's shape, is added."""
         result: Tensor
         if not self._fused:
             result = functional.linear(rows, self._weight, self._bias)
@@ -154,7 +160,7 @@ class Product:
 
 
 class _Layer:
-    """A whole transformer layer."""
+    """A transformer layer that computes all tokens."""
 
     def __init__(self, layer: nn.TransformerEncoderLayer, form: ProductForm) -> None:
         query, key, value, output = _attention(layer)
@@ -171,7 +177,7 @@ class _Layer:
         self._feed_forward = _FeedForward(layer, form)
 
     def __call__(self, hidden: Tensor, projected: Tensor) -> Tensor:
-        """(pairs, tokens, dim) and what `project` makes of it to (pairs, tokens, dim)."""
+        """Returns (pairs, tokens, dim) from `hidden`, of this shape, and its `project`."""
         parts = projected.chunk(2 if self._join is None else 3, dim=-1)
         if self._join is None:
             parts = (parts[0], hidden, parts[1])
@@ -187,12 +193,12 @@ class _Layer:
 
 
 class _LastLayer:
-    """A transformer layer for the first token alone."""
+    """A transformer layer that computes the first token only."""
 
     def __init__(self, layer: nn.TransformerEncoderLayer, form: ProductForm) -> None:
         query, key, value, output = _attention(layer)
         self._heads, size, dim = query.weight.shape
-        # head by head, what multiplies hidden states in the place of keys: (heads, dim, dim)
+        # W_Q W_Kᵀ of each attention head, transposed: (heads, dim, dim)
         asked = key.weight.mT @ query.weight
         bias = (query.bias.unsqueeze(1) @ key.weight).flatten()
         self._query = Product(asked.flatten(0, 1), bias, form)
@@ -202,7 +208,7 @@ class _LastLayer:
         self._feed_forward = _FeedForward(layer, form)
 
     def __call__(self, hidden: Tensor) -> Tensor:
-        """(pairs, tokens, dim) to (pairs, dim)."""
+        """Returns (pairs, dim) from hidden states (pairs, tokens, dim)."""
         first = hidden[:, 0]
         asked = self._query(first).unflatten(-1, (self._heads, 1, -1))  # (pairs, heads, 1, dim)
         states = hidden.unsqueeze(1).expand(-1, self._heads, -1, -1)
@@ -211,7 +217,7 @@ class _LastLayer:
 
 
 class _FeedForward:
-    """What follows the attention of a layer, for each token alone."""
+    """The layer norms and the feed-forward network after the attention of a layer."""
 
     def __init__(self, layer: nn.TransformerEncoderLayer, form: ProductForm) -> None:
         up, down = layer.linear1, layer.linear2
@@ -220,21 +226,24 @@ class _FeedForward:
         self._down = Product(down.weight.detach(), down.bias.detach(), form)
 
     def __call__(self, hidden: Tensor) -> Tensor:
-        """(..., dim) to (..., dim)."""
+        """Returns (..., dim) from hidden states (..., dim)."""
         hidden = self._before(hidden)
         result: Tensor = self._after(self._down(self._up(hidden), hidden))
         return result
 
 
 class _Linear(NamedTuple):
-    """Float64, in which weights are merged: a head each, (heads, size, dim), or (dim, dim)."""
+    """Weights in float64, in which they are merged: (heads, size, dim), or (dim, dim)."""
 
     weight: Tensor
     bias: Tensor
 
 
 def _attention(layer: nn.TransformerEncoderLayer) -> tuple[_Linear, _Linear, _Linear, _Linear]:
-    """Query, with the scale of the scores in it, key, value, output with the value's bias in it."""
+    """Returns query, key, value and output of a layer's attention.
+
+    The query contains the scale 1 / √size, and the output's bias contains that of the value.
+    """
     attention = layer.self_attn
     heads, size = attention.num_heads, attention.head_dim
     query, key, value = (

@@ -1,4 +1,4 @@
-"""Heads of all systems as `HeadScorer` uses them: what one side alone decides is computed once."""
+"""The heads of all systems for `HeadScorer`: results that depend on one side are computed once."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from dipair_index.rerank.fast_head import FastHead, ServedOutput
 
 
 class FastSystem(Protocol):
-    """A copy of a head's weights, laid out for scoring: later training of the head is not seen."""
+    """A copy of a head, rearranged for scoring; later training of the head has no effect."""
 
     def prepare(self, side: Side, tokens: Tensor) -> Any:
-        """The part of the work that (texts, tokens, dim) in float32 need whatever they meet."""
+        """Computes what depends on one side only, from float32 tokens (texts, tokens, dim)."""
 
     def score(self, query: Any, passages: Any) -> Tensor:
-        """Logits (passages,) in float32, row by row; one query alone meets all the passages."""
+        """Returns the logits (passages,) in float32; a single query is paired with all passages."""
 
 
 def fast_system(model: DiPairModel, dtype: torch.dtype = torch.float32) -> FastSystem:
-    """Returns the head of a model of two sides, exact to 1e-4 of a logit in float32.
+    """Returns the head of a model of two sides, with logits within 1e-4 of its own in float32.
 
-    Several classes are scored by `served_logits`. With `dtype=torch.bfloat16` products with weights
-    are in half precision. Raises `SettingsError` for a model of tuples.
+    Several classes are scored by `served_logits`. With `dtype=torch.bfloat16`, products with
+    weights are in bfloat16. Raises `SettingsError` if the model has more than two sides.
     """
     refuse_tuples(model.config.sides)
     config, head = model.config, model.head
@@ -46,7 +46,7 @@ def fast_system(model: DiPairModel, dtype: torch.dtype = torch.float32) -> FastS
 
 
 class FirstLayer(NamedTuple):
-    """What one side brings to the first dense layer."""
+    """The contribution of one side to the first dense layer."""
 
     compared: Tensor  # (texts, first or all tokens, dim): for the residual
     first: Tensor  # (texts, dim): the first token
@@ -54,10 +54,10 @@ class FirstLayer(NamedTuple):
 
 
 class FastDense:
-    """ffnn and de-ffnn: the first layer's product of a row is the sum of its sides' products."""
+    """ffnn and de-ffnn: W [u; v] = W_u u + W_v v, so each side's product is computed once."""
 
     def __init__(self, head: DenseHead, widths: list[int], dtype: torch.dtype) -> None:
-        """`widths` are those of what the first layer reads: of a query, of a passage, of a pair."""
+        """`widths` are the input widths of the first layer: for a query, a passage, and a pair."""
         layers = deepcopy(head.layers).to(dtype).requires_grad_(False)
         first, *self._layers = cast("list[nn.Linear]", list(layers))
         self._dtype = dtype
@@ -67,7 +67,7 @@ class FastDense:
         self._output = ServedOutput(head)
 
     def prepare(self, side: Side, tokens: Tensor) -> FirstLayer:
-        """The first token, and the side's part of the first layer."""
+        """Returns the first token and the side's product in the first layer."""
         projected = functional.linear(
             tokens.flatten(1).to(self._dtype),
             self._weights[side],
@@ -76,19 +76,19 @@ class FastDense:
         return FirstLayer(self._output.compared(tokens), tokens[:, 0], projected)
 
     def score(self, query: FirstLayer, passages: FirstLayer) -> Tensor:
-        """The layers that are left, row by row."""
+        """Computes the remaining layers; returns logits (passages,)."""
         hidden = functional.relu(self._met(query, passages))
         for layer in self._layers:
             hidden = functional.relu(layer(hidden))
         return self._output(hidden, query.compared, passages.compared)
 
     def _met(self, query: FirstLayer, passages: FirstLayer) -> Tensor:
-        """What the first layer gives."""
+        """Returns the first layer's product before its activation, (pairs, width)."""
         return query.projected + passages.projected
 
 
 class FastSentences(FastDense):
-    """dse: products with u and with v are computed once, those with u * v and |u - v| a pair."""
+    """dse: products with u and v are computed once, those with u * v and |u - v| for each pair."""
 
     def _met(self, query: FirstLayer, passages: FirstLayer) -> Tensor:
         u, v = query.first, passages.first
@@ -97,30 +97,30 @@ class FastSentences(FastDense):
 
 
 class Lengths(NamedTuple):
-    """Tokens as they are, and what divides their products."""
+    """Tokens and their lengths, by whose product an inner product is divided."""
 
     tokens: Tensor  # (texts, tokens, dim), or (tokens, dim) of a query alone
     lengths: Tensor  # (texts, tokens)
 
 
 class FastSimilarity:
-    """de-cos, poly and maxsim: a query alone is one matrix; products are divided, not tokens.
+    """de-cos, poly and maxsim: inner products are divided by the lengths of the tokens.
 
-    All is in float32: there is little to save.
+    All of it is in float32, since bfloat16 would save little.
     """
 
     def __init__(self, head: SimilarityHead) -> None:
         self._head = deepcopy(head).requires_grad_(False)
 
     def prepare(self, side: Side, tokens: Tensor) -> Lengths:
-        """The lengths of the tokens."""
+        """Computes the lengths of the tokens."""
         lengths = torch.linalg.vector_norm(tokens, dim=-1)
-        # one product of matrices, in the place of one a pair
+        # a single query is one matrix, for one product instead of one per pair
         alone = side == "query" and len(tokens) == 1
         return Lengths(tokens[0] if alone else tokens, lengths)
 
     def score(self, query: Lengths, passages: Lengths) -> Tensor:
-        """The scaled similarities."""
+        """Returns the scaled similarities, (passages,)."""
         products = passages.tokens @ query.tokens.mT  # (pairs, M, N)
         lengths = passages.lengths.unsqueeze(-1) * query.lengths.unsqueeze(-2)
         cosines = products / lengths.clamp(min=torch.finfo(lengths.dtype).tiny)

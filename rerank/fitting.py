@@ -1,4 +1,4 @@
-"""Checks that an encoder is the one that an index was built by."""
+"""Checks that an encoder is the one that built an index."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ def open_fitting(
     encoder: TextEncoder,
     opened: SentenceEmbedder | None = None,
 ) -> SentenceEmbedder:
-    """Returns the embedder of the index: `opened`, if it is that one.
+    """Returns the embedder of an index: `opened`, if that is the same one.
 
-    Raises `DirectoryError` if `encoder`, or the embedder by its name, is another now.
+    Raises `DirectoryError` if `encoder`, or the embedder of the recorded name, has another
+    fingerprint than when the index was built.
     """
     if encoder.fingerprint != manifest.model_fingerprint:
         raise DirectoryError(

@@ -1,4 +1,4 @@
-"""The index as a user of the library holds it: build, open, change, and (by `search`) ask."""
+"""`DiPairIndex`, the main class of the library: builds, opens, changes and searches an index."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from dipair_index.models.systems import Backend, EncodingPrecision, Precision
 from dipair_index.progress import Report
 from dipair_index.rerank.arguments import GivenPassage, checked_ids
 from dipair_index.rerank.fitting import open_fitting
-from dipair_index.rerank.open_scorer import open_scorer
+from dipair_index.rerank.open_scorer import open_token_scorer
 from dipair_index.rerank.opened import Current, Opened
 from dipair_index.rerank.search import Searcher
 from dipair_index.rerank.text_cache import SHARED_CACHE, TextCache
@@ -28,9 +28,9 @@ if TYPE_CHECKING:
 
 
 class DiPairIndex(Searcher, Closing):
-    """An index directory, with the model that it was built by.
+    """An index directory, opened with the model that built it.
 
-    Threads may share it, also while one of them changes it: each search answers from the index as
+    Threads may share it, even while one of them changes it: each search answers from the index as
     it was when the search began. Changes by other processes are seen after `refresh`. It is a
     context manager.
 
@@ -58,11 +58,11 @@ class DiPairIndex(Searcher, Closing):
         precision: Precision = "float32",
         cache: TextCache | None = None,
     ) -> None:
-        # the directory of the process may change
+        # absolute, since the working directory of the process may change
         self.path = Path(path).absolute()
         super().__init__(
             encoder,
-            open_scorer(encoder, precision),
+            open_token_scorer(encoder, precision),
             Current(str(path), Opened(snapshot, embedder)),
             SHARED_CACHE if cache is None else cache,
         )
@@ -107,10 +107,11 @@ class DiPairIndex(Searcher, Closing):
         device, backend, batch_size, encode_precision
             As `open_encoder` takes them; the last is its `precision`.
         vectors : str
-            Whose vectors are searched: "model", "use", or a transformers encoder by name.
+            The embedder of the vectors that are searched: "model", "use", or a transformers
+            encoder by name.
         store, store_url, codec
-            Where token embeddings are kept ("lmdb" or "tensorstore", with its URL), and as what
-            ("float32", "float16", "int8" or "int4").
+            The token store ("lmdb" or "tensorstore"), the URL for the latter, and the codec of the
+            token embeddings ("float32", "float16", "int8" or "int4").
         ann, ann_from, seed
             The kind of FAISS index ("flat", "hnsw", "ivf" or a factory string), the dataset or
             index whose vectors are reused, and the seed of its training.
@@ -128,11 +129,11 @@ class DiPairIndex(Searcher, Closing):
         Raises
         ------
         DirectoryError
-            If there is an index at `path` and `overwrite` is false, or something else.
+            If there is an index at `path` and `overwrite` is false, or if `path` is not an index.
         FormatError
-            If a passage is not one.
+            If a passage is invalid, or if its id is repeated.
         SettingsError
-            If settings cannot work.
+            If settings are invalid.
         ModelError
             If there is no such model.
 
@@ -184,14 +185,14 @@ class DiPairIndex(Searcher, Closing):
         path : str or Path
             An index directory.
         model : str, Path or encoder, optional
-            The model that it was built by, if it lies elsewhere now or is open already.
+            The model that built the index, if it is elsewhere now or is open already.
         device, backend
             As `open_encoder` takes them.
         precision : {"float32", "bfloat16"}
-            What the head computes in.
+            The number type that the head computes in.
         cache : TextCache, optional
-            Where `rerank` keeps texts that the index does not hold. All indexes and rerankers of a
-            process share one by default.
+            The cache of encoded texts that are not in the index, for `rerank`. By default, all
+            indexes and rerankers of a process share one.
 
         Returns
         -------
@@ -221,7 +222,7 @@ class DiPairIndex(Searcher, Closing):
             raise
 
     def refresh(self) -> bool:
-        """Reloads the index if it changed; searches that have begun end with what they began with.
+        """Reloads the index if it changed; searches that have begun use the old version to the end.
 
         Returns
         -------
@@ -257,16 +258,16 @@ class DiPairIndex(Searcher, Closing):
         overwrite: bool = False,
         report: Report = lambda count: None,
     ) -> BuildSummary:
-        """Adds passages, all or none, and lets this index see them.
+        """Adds passages, all or none, to the index.
 
         Parameters
         ----------
         passages : iterable
             As `build` takes them.
         update : bool
-            Replace those whose ids are in the index already; otherwise they are refused.
+            Replace passages whose ids are in the index already, instead of raising an error.
         resume, overwrite : bool
-            Continue an interrupted call with the same passages, or discard what it left.
+            Continue an interrupted call with the same passages, or discard its unfinished part.
         report : callable
             Called with the count of passages that are done.
 
@@ -302,7 +303,7 @@ class DiPairIndex(Searcher, Closing):
         return summary
 
     def delete(self, passage_ids: Iterable[str]) -> int:
-        """Deletes passages, all or none, and returns how many they were.
+        """Deletes passages, all or none, and returns their number.
 
         Raises `MissingPassagesError` if one is not in the index.
 
@@ -321,7 +322,9 @@ class DiPairIndex(Searcher, Closing):
         return count
 
     def compact(self) -> bool:
-        """Makes the index what a build of its passages would make; false if it is that already.
+        """Rewrites the index as one part without deleted passages.
+
+        Returns whether that changed the index.
 
         Examples
         --------
@@ -333,17 +336,17 @@ class DiPairIndex(Searcher, Closing):
         with self._writing, IndexWriter(self.path) as writer:
             changed = writer.compact()
             self.refresh()
-            # this index read the old parts until now
+            # the old parts, which this index has read until now
             writer.collect_garbage()
         return changed
 
     @property
     def manifest(self) -> Manifest:
-        """What the index is."""
+        """The settings and the parts of the index."""
         return self._current.latest.snapshot.manifest
 
     def close(self) -> None:
-        """Closes the index once the searches that have begun are done; closing twice is fine."""
+        """Closes the index after the searches that have begun; closing twice is fine."""
         self._current.replace(None)
 
     def __len__(self) -> int:

@@ -1,4 +1,4 @@
-"""Makes the ONNX graphs of a model, and sees that they compute what torch does."""
+"""Exports the ONNX graphs of a model, and checks that they compute the same as torch."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ if TYPE_CHECKING:
     from dipair_index.onnx.writer import StoredTensor
 
 TOLERANCE = 1e-4
-"""How far a number may be from torch's: the graphs promise no more, and no less."""
+"""The largest difference from torch's numbers that is accepted."""
 
 INT8_COSINE = 0.995
-"""How near what is encoded in int8 must be to be offered."""
+"""The least cosine between int8 and torch encodings with which the int8 graph is kept."""
 
 SAMPLES = (
     "a",
@@ -41,25 +41,25 @@ SAMPLES = (
     "naïve café 東京 №7: 3.14 % of the rest, e-mail me@example.com " * 4,
     "the river carries silt and sand down to the sea where the delta grows year by year " * 30,
 )
-"""Texts of all lengths, that of one which is cut included."""
+"""Texts of different lengths, one of them long enough to be truncated."""
 
 
 def export_onnx(encoder: DualEncoder) -> Path:
-    """Writes the graphs of a saved model into its folder, which is returned.
+    """Writes the graphs of a saved model into its folder, and returns the folder.
 
-    Raises `ModelError` where the model has no folder or one that cannot be written, where it is of
-    a kind that has no graphs, and where the graphs do not compute what torch does;
-    `MissingPackageError` where the package onnx is missing.
+    Raises `ModelError` if the model has no folder or one that cannot be written, if its system or
+    encoder cannot be exported, or if the graphs do not compute the same as torch;
+    `MissingPackageError` if the package onnx is not installed.
     """
     require("export", "exporting ONNX graphs")
     from dipair_index.onnx.writer import stored_tensors
 
     folder, config = model_folder(encoder.name), encoder.model.config
     if not folder.is_dir():
-        raise ModelError(f"{encoder.name} is no folder: download the model into one")
+        raise ModelError(f"{encoder.name} is not a folder: download the model into one")
     if config.system != "tsf" or config.extra_sides or config.classes > 1:
         raise ModelError(
-            f"only tsf heads that give a pair of texts one logit are exported, not "
+            f"only tsf heads with one logit per pair of texts can be exported, not "
             f"{config.system} with {config.classes} classes and {len(config.sides)} sides"
         )
     stored = stored_tensors(folder)
@@ -69,11 +69,11 @@ def export_onnx(encoder: DualEncoder) -> Path:
         cause = error.__cause__ if isinstance(error, WriteError) else error
         reason = getattr(cause, "strerror", None) or cause
         raise ModelError(
-            f"{folder} cannot be written ({reason}): copy the model to a folder "
-            "that can and export it there, or choose --backend torch"
+            f"{folder} cannot be written ({reason}): copy the model to a writable folder and "
+            "export it there, or choose --backend torch"
         ) from error
     graphs = Graphs.of(folder, record)
-    _refuse_difference(encoder, OnnxEncoder(graphs, name=encoder.name))
+    _check_agreement(encoder, OnnxEncoder(graphs, name=encoder.name))
     if PASSAGE_INT8 in record.files and not _is_near_in_int8(encoder, graphs):
         del record.files[PASSAGE_INT8]
     record.write(folder)
@@ -81,7 +81,7 @@ def export_onnx(encoder: DualEncoder) -> Path:
 
 
 def _written(encoder: DualEncoder, stored: dict[str, StoredTensor], folder: Path) -> OnnxRecord:
-    """Writes the graphs; returns the record of them, with which they are not yet used."""
+    """Writes the graphs; returns their record, which is not yet written."""
     from dipair_index.onnx.encoder_graph import export_encoder
     from dipair_index.onnx.head_graph import export_head
 
@@ -107,50 +107,54 @@ def _written(encoder: DualEncoder, stored: dict[str, StoredTensor], folder: Path
     )
 
 
-def _refuse_difference(expected: DualEncoder, made: OnnxEncoder) -> None:
-    """Encodes and scores a few texts by both."""
+def _check_agreement(expected: DualEncoder, made: OnnxEncoder) -> None:
+    """Compares encodings and logits of `SAMPLES`; raises `ModelError` if they differ."""
     from dipair_index.rerank.head import HeadScorer
 
     folder, tokens = made.graphs.folder, {}
     for side in ("query", "passage"):
-        ours, theirs = made.tokenised(side, SAMPLES), expected.tokenised(side, SAMPLES)
-        if ours != theirs:
+        texts = made.tokenised(side, SAMPLES)
+        if texts != expected.tokenised(side, SAMPLES):
             raise ModelError(
-                f"tokenizer.json in {folder} reads texts in another way than its tokenizer "
-                "in transformers: this model works with --backend torch only"
+                f"tokenizer.json in {folder} tokenises texts differently from the model's "
+                "tokenizer in transformers: this model works with --backend torch only"
             )
-        encoded = [encoder.encode_tokenised(ours) for encoder in (made, expected)]
-        _refuse_distance(folder, "vectors", *(each.vectors for each in encoded))
-        _refuse_distance(folder, "tokens", *(each.tokens for each in encoded))
+        encoded = [encoder.encode_tokenised(texts) for encoder in (made, expected)]
+        _check_distance(folder, "vectors", *(each.vectors for each in encoded))
+        _check_distance(folder, "tokens", *(each.tokens for each in encoded))
         tokens[side] = encoded[1].tokens
     scorers = EncoderScorer(made), HeadScorer(expected.model)
     for query in tokens["query"]:
         logits = [scorer.logits(query, tokens["passage"]) for scorer in scorers]
-        _refuse_distance(folder, "logits", *logits)
+        _check_distance(folder, "logits", *logits)
 
 
 def _is_near_in_int8(expected: DualEncoder, graphs: Graphs) -> bool:
-    """Whether passages encoded in int8 have the promised cosines with torch's."""
+    """Returns whether int8 encodings of passages have cosines of `INT8_COSINE` with torch's."""
     made = OnnxEncoder(graphs, name=expected.name, precision="int8")
     texts = made.tokenised("passage", SAMPLES)
-    ours, theirs = (encoder.encode_tokenised(texts) for encoder in (made, expected))
+    in_int8, in_torch = (encoder.encode_tokenised(texts) for encoder in (made, expected))
     return all(
-        cosines(one, other).min() >= INT8_COSINE for one, other in zip(ours, theirs, strict=True)
+        cosines(one, other).min() >= INT8_COSINE
+        for one, other in zip(in_int8, in_torch, strict=True)
     )
 
 
 def cosines(one: FloatArray, other: FloatArray) -> FloatArray:
-    """Those of the rows, (..., dim) each, that neither holds as zeros, in one line."""
+    """Returns the cosines of corresponding rows, (..., dim) each, flattened.
+
+    Rows that are zero in either array are left out.
+    """
     lengths = np.linalg.norm(one, axis=-1) * np.linalg.norm(other, axis=-1)
     there = lengths > 0
     found: FloatArray = (one * other).sum(-1)[there] / lengths[there]
     return found
 
 
-def _refuse_distance(folder: Path, what: str, made: np.ndarray, expected: np.ndarray) -> None:
+def _check_distance(folder: Path, what: str, made: np.ndarray, expected: np.ndarray) -> None:
     worst = float(np.abs(made - expected).max())
     if not worst <= TOLERANCE * max(1.0, float(np.abs(expected).max())):
         raise ModelError(
-            f"the ONNX graphs of {folder} give {what} that differ from torch's by {worst:.2g}, "
+            f"the ONNX graphs of {folder} compute {what} that differ from torch's by {worst:.2g}, "
             f"and {TOLERANCE} is allowed: this model works with --backend torch only"
         )

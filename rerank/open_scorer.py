@@ -1,4 +1,4 @@
-"""Opens the scorer that fits an encoder."""
+"""Opens the scorer of an encoder."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ from dipair_index.encoders.base import TextEncoder
 from dipair_index.errors import SettingsError
 from dipair_index.models.systems import Precision, check_choice
 from dipair_index.rerank.encoder_scorer import EncoderScorer
-from dipair_index.rerank.scorer import Scorer
+from dipair_index.rerank.scorer import TokenScorer
 
 
-def open_scorer(encoder: TextEncoder, precision: Precision = "float32") -> Scorer:
-    """Returns what scores the tokens of `encoder`.
+def open_token_scorer(encoder: TextEncoder, precision: Precision = "float32") -> TokenScorer:
+    """Returns a scorer of the token embeddings of `encoder`.
 
-    That is its own `logits`; for a `DualEncoder` the same head, rearranged so that it is faster
-    and has a choice of precision. Raises `SettingsError` for a precision that there is not.
+    It calls the encoder's own `logits`; for a `DualEncoder`, it is the same head, rearranged to be
+    faster, in a choice of precisions. Raises `SettingsError` if the backend does not have the
+    precision, and `ModelError` if the encoder's logits have the wrong shape.
     """
     check_choice("precision", precision, get_args(Precision))
     if encoder.backend == "torch":

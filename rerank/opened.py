@@ -1,4 +1,4 @@
-"""What an open index answers from, kept open until its last search has ended."""
+"""The snapshot that an open index searches, kept open until its last search has ended."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dipair_index.stores.snapshot import Snapshot
 
 
 class Opened:
-    """A snapshot, with the embedder whose vectors it holds."""
+    """A snapshot with the embedder of its vectors, and the number of its users."""
 
     def __init__(self, snapshot: Snapshot, embedder: SentenceEmbedder) -> None:
         self.snapshot = snapshot
@@ -21,21 +21,21 @@ class Opened:
 
 
 class Current:
-    """Lends what is open now to searches in any thread, while another thread replaces it.
+    """Lends the current snapshot to searches, in any thread, while another thread may replace it.
 
-    A search keeps what it was lent to its end, so its results are of one state of the index.
+    A search uses the same snapshot to its end, so its results are from one state of the index.
     """
 
     def __init__(self, name: str, opened: Opened) -> None:
         self._name = name
         self._opened: Opened | None = opened
         self.latest = opened
-        """What is lent now, or was lent last. Its snapshot may be closed."""
+        """The current snapshot, or the last one if the index was closed."""
         self._lock = ForkSafeLock()
 
     @contextmanager
     def lent(self) -> Iterator[Opened]:
-        """Lends what is open now; raises `StoreError` if the index was closed."""
+        """Lends the current snapshot for a block; raises `StoreError` if the index was closed."""
         with self._lock:
             opened = self._opened
             if opened is None:
@@ -47,7 +47,10 @@ class Current:
             self._return(opened)
 
     def replace(self, opened: Opened | None) -> None:
-        """Lends `opened`, or nothing, from now on; closes what was lent once nobody uses it."""
+        """Replaces the current snapshot, or with None closes the index.
+
+        The old snapshot is closed when its last search has ended.
+        """
         with self._lock:
             before, self._opened = self._opened, opened
             self.latest = opened or self.latest

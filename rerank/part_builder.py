@@ -1,10 +1,10 @@
-"""Makes a new part of an index: each passage goes through the encoder once.
+"""Builds a new part of an index; each passage is encoded once.
 
     passages ─► chunks ─► dual encoder ─┬─ tokens ─► token store
-                                        └─ one vector a passage ─► file of vectors ─► FAISS
+                                        └─ one vector per passage ─► file of vectors ─► FAISS
 
-After each chunk all of it is on disk, so that an interrupted build goes on from there, and ends
-as it would have ended undisturbed.
+Each chunk is flushed to disk before it is counted, so an interrupted build can resume, with the
+same result as an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -39,14 +39,15 @@ from dipair_index.words import counted
 
 Key = TypeVar("Key", str, tuple[int, ...])
 
-CHUNK = 2048
-"""Passages a chunk. A constant, since rounding depends on which texts are encoded together."""
+PASSAGES_PER_CHUNK = 2048
+"""The passages of a chunk; constant, since rounding depends on which texts are encoded together."""
 
 
 class BuildSummary(NamedTuple):
-    """What was done; `encoded` of the `passages` were done this time, the others before.
+    """Counts of a build: of its `passages`, `encoded` were encoded in this call, the others before.
 
-    `replaced` of them were in the index already.
+    `replaced` is the number of passages that were in the index already, `seconds` the duration of
+    this call, `token_bytes` the size of the tokens, and `truncated` the number of truncated texts.
     """
 
     passages: int
@@ -58,7 +59,10 @@ class BuildSummary(NamedTuple):
 
 
 class PartBuilder:
-    """The way of passages into a new part of the index that `manifest` describes."""
+    """Builds a new part of the index that `manifest` describes.
+
+    With `reused`, the folder of an ANN index over the same passages, its vectors are reused.
+    """
 
     def __init__(
         self,
@@ -66,28 +70,31 @@ class PartBuilder:
         manifest: Manifest,
         encoder: TextEncoder,
         embedder: SentenceEmbedder,
-        taken: Path | None,
+        reused: Path | None,
     ) -> None:
         self._writer = writer
         self._manifest = manifest
         self._encoder = encoder
         self._embedder = embedder
-        self._taken = taken
+        self._reused = reused
         self.ids: Sequence[str] = []
 
     def run(
         self,
         passages: Iterable[Passage],
         command: str,
-        refuse: Callable[[Sequence[str]], None],
+        check_ids: Callable[[Sequence[str]], None],
         *,
         resume: bool,
         overwrite: bool,
         report: Callable[[int], None],
     ) -> tuple[PartInfo, BuildSummary]:
-        """Returns the part, in its place but not yet named by a manifest.
+        """Builds the part and moves it into the index; returns its entry for the manifest.
 
-        `refuse` is shown ids before they are encoded, and all of them at the end.
+        `check_ids` is called with ids before they are encoded, and with all of them at the end; it
+        raises an error if they are not allowed. Raises `DirectoryError` if there is an unfinished
+        part and neither `resume` nor `overwrite`, or if it does not fit; `FormatError` if a
+        passage is invalid or repeated, or if there is none; `StoreError` if writing fails.
         """
         started, manifest = time.monotonic(), self._manifest
         unfinished = UnfinishedPart.open(
@@ -99,15 +106,17 @@ class PartBuilder:
                 "store": manifest.store,
                 "store_url": manifest.store_url,
                 "codec": manifest.codec,
-                "ann_from": None if self._taken is None else str(self._taken.resolve()),
+                "ann_from": None if self._reused is None else str(self._reused.resolve()),
             },
-            vector_dim=0 if self._taken else self._embedder.dim,
+            vector_dim=0 if self._reused else self._embedder.dim,
             store_url=manifest.store_url,
             resume=resume,
             overwrite=overwrite,
         )
         before = unfinished.progress.passages
-        rows = iter(passages) if self._taken is None else _as_in(self._taken, iter(passages))
+        rows = (
+            iter(passages) if self._reused is None else _checked_order(self._reused, iter(passages))
+        )
         try:
             with (
                 open_token_store(
@@ -119,7 +128,7 @@ class PartBuilder:
                 ) as tokens,
                 PassageStore.open(unfinished.part.passages) as texts,
             ):
-                self._encode(rows, unfinished, tokens, texts, refuse, report)
+                self._encode(rows, unfinished, tokens, texts, check_ids, report)
                 if not len(tokens) == len(texts) == unfinished.progress.passages:
                     raise StoreError(
                         f"{unfinished.part.root} holds tokens of {len(tokens):,} and texts of "
@@ -129,12 +138,12 @@ class PartBuilder:
                     )
                 size = tokens.stored_bytes()
             self.ids = unfinished.ids()
-            for start in range(0, len(self.ids), CHUNK):
-                refuse(self.ids[start : start + CHUNK])
+            for start in range(0, len(self.ids), PASSAGES_PER_CHUNK):
+                check_ids(self.ids[start : start + PASSAGES_PER_CHUNK])
             self._write_ann(unfinished)
         except BaseException:
             if not unfinished.progress.passages:
-                # what it is about is the first error, not that a bucket out of reach stays as it is
+                # the first error is raised, not that of a bucket that cannot be reached
                 with suppress(StoreError):
                     unfinished.discard()
             raise
@@ -152,21 +161,21 @@ class PartBuilder:
         unfinished: UnfinishedPart,
         tokens: TokenStore,
         texts: PassageStore,
-        refuse: Callable[[Sequence[str]], None],
+        check_ids: Callable[[Sequence[str]], None],
         report: Callable[[int], None],
     ) -> None:
-        """Stores chunk after chunk of the passages that are not stored yet.
+        """Encodes and stores the passages that are not stored yet, chunk by chunk.
 
-        While one is encoded, a thread beside stores the one before and tokenises the next.
+        While a chunk is encoded, a second thread stores the previous one and tokenises the next.
         """
         unfinished.skip(passages)
-        _forget_uncounted(unfinished, tokens, texts)
+        _delete_uncounted(unfinished, tokens, texts)
         report(unfinished.progress.passages)
 
         def tokenise(chunk: list[Passage]) -> Tokenised:
             ids = [passage.passage_id for passage in chunk]
-            refuse(ids)
-            _refuse_repeated(ids, texts)
+            check_ids(ids)
+            _check_unique(ids, texts)
             return self._encoder.tokenised("passage", [each.full_text for each in chunk])
 
         def store(chunk: list[Passage], encoded: EncodedTexts, truncated: int) -> None:
@@ -175,26 +184,26 @@ class PartBuilder:
             if not unfinished.keeps_vectors:
                 vectors = np.empty((len(chunk), 0), np.float32)
             elif self._embedder.name != "model":
-                different, places = _different(each.full_text for each in chunk)
-                vectors = self._embedder.embed_passages(different)[places]
-            _refuse_repeated(ids, texts)  # the chunk before it was not stored the first time
-            _refuse_not_finite(ids, vectors)
+                different, indexes = _different(each.full_text for each in chunk)
+                vectors = self._embedder.embed_passages(different)[indexes]
+            _check_unique(ids, texts)  # again, since the previous chunk is stored only now
+            _check_finite(ids, vectors)
             tokens.put(ids, encoded.tokens)
             texts.put(chunk)
             unfinished.count(chunk, vectors, truncated=truncated)
             report(unfinished.progress.passages)
 
-        with ThreadPoolExecutor(1) as beside:
+        with ThreadPoolExecutor(1) as worker:
             chunk, failure = _chunk(passages)
-            ready, stored = beside.submit(tokenise, chunk), None
+            ready, stored = worker.submit(tokenise, chunk), None
             while chunk:
                 current, tokenised = chunk, ready.result()
                 chunk, failure = ([], failure) if failure else _chunk(passages)
-                ready = beside.submit(tokenise, chunk)
+                ready = worker.submit(tokenise, chunk)
                 encoded = _encoded_once(self._encoder, tokenised)
                 if stored:
                     stored.result()
-                stored = beside.submit(store, current, encoded, tokenised.truncated)
+                stored = worker.submit(store, current, encoded, tokenised.truncated)
             if stored:
                 stored.result()
         if failure:
@@ -203,13 +212,13 @@ class PartBuilder:
             raise FormatError("there is no passage to index: give a corpus that holds some")
 
     def _write_ann(self, unfinished: UnfinishedPart) -> None:
-        """Builds the FAISS index, or takes over another's."""
+        """Builds the FAISS index, or copies the reused one."""
         manifest, folder = self._manifest, unfinished.part.ann
         source = VectorSource(
             self._embedder.name, self._embedder.fingerprint, unfinished.progress.digest
         )
         shutil.rmtree(folder, ignore_errors=True)
-        if self._taken is None:
+        if self._reused is None:
             build_ann(
                 self.ids,
                 unfinished.vectors(),
@@ -218,55 +227,58 @@ class PartBuilder:
                 strict=unfinished.progress.settings["command"] == "build",
             ).save(folder)
             return
-        info = AnnInfo.read(self._taken)
+        info = AnnInfo.read(self._reused)
         if info.source.passages_digest != source.passages_digest:
-            raise other_passages(self._taken)
+            raise _differing_passages(self._reused)
         if manifest.ann_kind == info.kind:
-            shutil.copytree(self._taken, folder, copy_function=link)
+            shutil.copytree(self._reused, folder, copy_function=link)
         else:
-            index = FaissIndex.load(self._taken)
+            index = FaissIndex.load(self._reused)
             build_ann(self.ids, index.vectors(), manifest, source, strict=True).save(folder)
 
 
 def _chunk(passages: Iterator[Passage]) -> tuple[list[Passage], BaseException | None]:
-    """The next passages, or what went wrong: those before them are stored before it is raised."""
+    """Returns the next passages, or the error of reading them, which is raised after storing."""
     try:
-        return list(islice(passages, CHUNK)), None
+        return list(islice(passages, PASSAGES_PER_CHUNK)), None
     except BaseException as failure:
         return [], failure
 
 
 def _encoded_once(encoder: TextEncoder, texts: Tokenised) -> EncodedTexts:
-    """Encodes each different text once, so that equal passages have equal scores.
+    """Encodes each distinct text once, so that equal passages have equal scores.
 
     In torch, rows of a batch with equal tokens may differ in their last digits.
     """
-    different, places = _different(map(tuple, texts.ids))
+    different, indexes = _different(map(tuple, texts.ids))
     encoded = encoder.encode_tokenised(texts._replace(ids=[list(ids) for ids in different]))
-    return EncodedTexts(*(of_each[places] for of_each in encoded))
+    return EncodedTexts(*(of_each[indexes] for of_each in encoded))
 
 
 def _different(keys: Iterable[Key]) -> tuple[list[Key], list[int]]:
-    """Returns the keys without repetitions, in their order, and the place of each key there."""
+    """Returns the distinct keys in order of appearance, and the index of each key among them."""
     different: dict[Key, int] = {}
-    places = [different.setdefault(key, len(different)) for key in keys]
-    return list(different), places
+    indexes = [different.setdefault(key, len(different)) for key in keys]
+    return list(different), indexes
 
 
-def _forget_uncounted(unfinished: UnfinishedPart, tokens: TokenStore, texts: PassageStore) -> None:
-    """Takes out what was stored but not counted: another passage may come in its place."""
-    counted = unfinished.progress.passages
-    if len(tokens) == len(texts) == counted:
+def _delete_uncounted(unfinished: UnfinishedPart, tokens: TokenStore, texts: PassageStore) -> None:
+    """Deletes passages that were stored but not counted, since others may follow instead.
+
+    Raises `DirectoryError` if counted passages are missing.
+    """
+    known_count = unfinished.progress.passages
+    if len(tokens) == len(texts) == known_count:
         return
     known = set(unfinished.ids())
     for store in (tokens, texts):
         store.delete([each for each in store if each not in known])
-        if len(store) < counted:
-            raise unfinished.lossy()
+        if len(store) < known_count:
+            raise unfinished.lost_data()
 
 
-def _refuse_repeated(ids: list[str], texts: PassageStore) -> None:
-    """Says which id stands twice in a chunk, or in a chunk and in those stored before it."""
+def _check_unique(ids: list[str], texts: PassageStore) -> None:
+    """Raises `FormatError` if an id is repeated in a chunk, or stored already."""
     passage_id, times = Counter(ids).most_common(1)[0]
     if times == 1:
         known = np.flatnonzero(texts.contains(ids))
@@ -275,8 +287,8 @@ def _refuse_repeated(ids: list[str], texts: PassageStore) -> None:
         raise FormatError(f"the passage id {passage_id!r} is given twice: ids must be unique")
 
 
-def _refuse_not_finite(ids: list[str], vectors: FloatArray) -> None:
-    """Before they are counted: at the end it would be too late to leave the passage out."""
+def _check_finite(ids: list[str], vectors: FloatArray) -> None:
+    """Raises `StoreError`, before the passages are counted, if a vector is not finite."""
     wrong = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
     if len(wrong):
         raise StoreError(
@@ -285,18 +297,18 @@ def _refuse_not_finite(ids: list[str], vectors: FloatArray) -> None:
         )
 
 
-def _as_in(taken: Path, passages: Iterator[Passage]) -> Iterator[Passage]:
-    """Passes passages on while their ids are those of the ANN index, row by row."""
-    for passage, known in zip_longest(passages, PackedIds.load(taken)):
+def _checked_order(reused: Path, passages: Iterator[Passage]) -> Iterator[Passage]:
+    """Yields passages; raises `DirectoryError` if their ids are not those of the ANN index."""
+    for passage, known in zip_longest(passages, PackedIds.load(reused)):
         if passage is None or passage.passage_id != known:
-            raise other_passages(taken)
+            raise _differing_passages(reused)
         yield passage
 
 
-def other_passages(taken: Path) -> DirectoryError:
-    """What to say where the vectors in `taken` are not of the passages that are given."""
+def _differing_passages(reused: Path) -> DirectoryError:
+    """Returns the error for vectors in `reused` that are not those of the given passages."""
     return DirectoryError(
-        f"{taken} holds other passages, or in another order, {AnnInfo.read(taken).count:,} in "
-        "number: give the corpus that it was made from, or leave --ann-from away and pass "
-        "--overwrite"
+        f"{reused} holds the vectors of {counted(AnnInfo.read(reused).count, 'passage')}, which "
+        "are others than the given ones, or in another order: give the corpus that it was made "
+        "from, or omit --ann-from and pass --overwrite"
     )

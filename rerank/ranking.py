@@ -1,4 +1,4 @@
-"""What a search returns, and the one place that sorts it."""
+"""The results of a search, and the function that sorts them."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ import numpy.typing as npt
 
 
 class RankedPassage(NamedTuple):
-    """One result: higher scores are better, ranks count from 1.
+    """One result; higher scores are better, and ranks count from 1.
 
-    `retrieval_rank` and `retrieval_score` are those of the first stage: the inner product of the
-    vector search, what a run says, or None where passages were given without an order.
+    `retrieval_rank` and `retrieval_score` are those of the first stage: a vector search, whose
+    scores are inner products, or a run. They are None if passages were given without a run.
 
     Examples
     --------
@@ -36,9 +36,9 @@ class RankedPassage(NamedTuple):
 
 
 class Timings(NamedTuple):
-    """Seconds that each part of a search took.
+    """The seconds that each step of a search took.
 
-    What queries of one call share, such as their encoding, counts in equal parts for each.
+    Time that the queries of one call share, such as their encoding, is divided among them equally.
     """
 
     encode: float = 0.0
@@ -48,12 +48,12 @@ class Timings(NamedTuple):
 
     @classmethod
     def total(cls, timings: Iterable[Timings]) -> Timings:
-        """Returns the sum of each part."""
+        """Returns the sum of each step."""
         return cls(*map(sum, zip(cls(), *timings, strict=True)))
 
 
 class Ranking(list[RankedPassage]):
-    """The results of one query, best first: a list whose `timings` say where the time went.
+    """The results of one query, best first: a list with the `timings` of the search.
 
     Examples
     --------
@@ -85,37 +85,37 @@ class Rankings(list[Ranking]):
 
     @property
     def timings(self) -> Timings:
-        """Seconds that each part took, over all queries."""
+        """The seconds that each step took, summed over all queries."""
         return Timings.total(ranking.timings for ranking in self)
 
 
 def best_first(
     order: Sequence[str | int], scores: npt.NDArray[np.float32], top_k: int | None = None
 ) -> list[int]:
-    """Returns the places of the `top_k` highest scores, or of all, ties by `order`: ids, say."""
-    best = sorted(range(len(order)), key=lambda place: (-scores[place], order[place]))
+    """Returns the indexes of the `top_k` highest scores, or of all, ties by `order`, e.g. ids."""
+    best = sorted(range(len(order)), key=lambda index: (-scores[index], order[index]))
     return best[:top_k]
 
 
 def probability(logit: float) -> float:
-    """Returns the sigmoid: a logit as a score in [0, 1]."""
-    # 60 is where float64 cannot tell the result from 0 or 1 by any reader's need
+    """Returns the sigmoid of a logit, a score in [0, 1]."""
+    # beyond 60, the result is within 1e-26 of 0 or 1, and exp could overflow
     return float(1.0 / (1.0 + np.exp(-np.clip(np.float64(logit), -60.0, 60.0))))
 
 
 class Stopwatch:
-    """Adds up the seconds of each part of `Timings`, from `timings` on."""
+    """Adds up the seconds of each step of a search, beginning with `timings`."""
 
     def __init__(self, timings: Timings | None = None) -> None:
         self._seconds = (timings or Timings())._asdict()
 
     def share(self, count: int) -> Timings:
-        """Returns what falls to each of `count` queries of what has been counted so far."""
+        """Returns the seconds so far, divided by the number of queries."""
         return Timings(*(seconds / max(count, 1) for seconds in self.timings))
 
     @contextmanager
-    def part(self, name: str) -> Iterator[None]:
-        """Counts the time until its end to the part `name`."""
+    def step(self, name: str) -> Iterator[None]:
+        """Adds the duration of a block to the step `name`."""
         started = time.perf_counter()
         try:
             yield
@@ -124,5 +124,5 @@ class Stopwatch:
 
     @property
     def timings(self) -> Timings:
-        """Returns what has been counted so far."""
+        """The seconds so far."""
         return Timings(**self._seconds)

@@ -1,4 +1,4 @@
-"""Reranks texts without an index, and answers as sentence-transformers' CrossEncoder does."""
+"""`Reranker`: reranks texts without an index, with the API of a CrossEncoder."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from dipair_index.rerank.arguments import (
     checked_texts,
     checked_top_k,
 )
-from dipair_index.rerank.open_scorer import open_scorer
+from dipair_index.rerank.open_scorer import open_token_scorer
 from dipair_index.rerank.ranking import best_first, probability
 from dipair_index.rerank.text_cache import SHARED_CACHE, TextCache
 from dipair_index.stores.codecs import open_codec
@@ -31,7 +31,7 @@ class _Ranked(TypedDict):
 
 
 class RankedText(_Ranked, total=False):
-    """One text of `Reranker.rank`: its place in the list, its score, and itself if asked for."""
+    """A result of `Reranker.rank`: position in the list, score, and the text if requested."""
 
     text: str
 
@@ -39,9 +39,9 @@ class RankedText(_Ranked, total=False):
 class Reranker:
     """A DiPair model that scores texts for queries; needs neither an index nor torch.
 
-    Each text is encoded once a process, and its token embeddings are kept in a cache: what is
-    ranked again, for any query, costs the head alone. They are rounded as an index rounds them, so
-    scores are those of an index with this codec. Threads may share it.
+    Each text is encoded once per process, and its token embeddings are cached, so ranking it again
+    for another query costs only the head. They are rounded as in an index, so scores equal those of
+    an index with this codec. Threads may share it.
 
     Parameters
     ----------
@@ -51,18 +51,18 @@ class Reranker:
     device, backend
         As `open_encoder` takes them.
     precision : {"float32", "bfloat16"}
-        What the head computes in.
+        The number type that the head computes in.
     codec : {"int8", "float32", "float16", "int4"}
-        How token embeddings are kept in the cache; "int8" is the default of an index, too.
+        The codec of the cached token embeddings; "int8" is the default of an index, too.
     cache : TextCache, optional
-        Where they are kept. All rerankers and indexes of a process share one by default.
+        The cache of encoded texts. By default, all rerankers and indexes of a process share one.
 
     Raises
     ------
     ModelError
         If there is no such model.
     SettingsError
-        If the model reads more than a query and a passage, or if a setting cannot work.
+        If the model reads more than a query and a passage, or if a setting is invalid.
 
     Examples
     --------
@@ -87,7 +87,7 @@ class Reranker:
             model = open_encoder(model, backend=backend_for(precision, backend), device=device)
         refuse_tuples(model.sides)
         self._encoder = model
-        self._scorer = open_scorer(model, precision)
+        self._scorer = open_token_scorer(model, precision)
         sizes = model.sizes
         self._codec = open_codec(codec, tokens_per_passage=sizes.max_passage_tokens, dim=sizes.dim)
         self._cache = SHARED_CACHE if cache is None else cache
@@ -114,17 +114,17 @@ class Reranker:
         return_documents : bool
             Return the texts, too.
         raw_scores : bool
-            Return logits in place of scores in [0, 1].
+            Return logits instead of scores in [0, 1].
 
         Returns
         -------
         list of dict
-            `corpus_id`, the place in `documents`; `score`; and with `return_documents` `text`.
+            `corpus_id`, the index in `documents`; `score`; and with `return_documents` `text`.
 
         Raises
         ------
         SettingsError
-            If a query or a document is not a text, or if `top_k` cannot work.
+            If the query or a document is not a str, or if `top_k` is invalid.
 
         Examples
         --------
@@ -139,19 +139,19 @@ class Reranker:
         texts, top_k = checked_texts(documents), checked_top_k(top_k)
         logits = self._logits(checked_queries(query), [texts])
         found: list[RankedText] = []
-        for place in best_first(range(len(texts)), logits, top_k):
-            logit = float(logits[place])
+        for index in best_first(range(len(texts)), logits, top_k):
+            logit = float(logits[index])
             score = logit if raw_scores else probability(logit)
-            found.append({"corpus_id": place, "score": score})
+            found.append({"corpus_id": index, "score": score})
             if return_documents:
-                found[-1]["text"] = texts[place]
+                found[-1]["text"] = texts[index]
         return found
 
     def predict(self, pairs: Iterable[tuple[str, str]], *, raw_scores: bool = False) -> FloatArray:
         """Returns the scores of (query, document) pairs in the order given, float32 (pairs,).
 
-        Equal queries, and equal documents, are encoded once. Raises `SettingsError` if something
-        else than pairs of texts is given.
+        Equal queries, and equal documents, are encoded once. Raises `SettingsError` if `pairs` are
+        not pairs of texts.
 
         Examples
         --------
@@ -165,22 +165,22 @@ class Reranker:
             by_query.setdefault(query, []).append(len(texts))
             texts.append(text)
         texts = checked_texts(texts)
-        given = [[texts[place] for place in places] for places in by_query.values()]
+        given = [[texts[index] for index in indexes] for indexes in by_query.values()]
         logits = self._logits(checked_queries(list(by_query)), given)
         scores = np.empty(len(texts), np.float32)
-        scores[[place for places in by_query.values() for place in places]] = (
+        scores[[index for indexes in by_query.values() for index in indexes]] = (
             logits if raw_scores else [probability(float(logit)) for logit in logits]
         )
         return scores
 
     def _logits(self, queries: Sequence[str], texts: Sequence[Sequence[str]]) -> FloatArray:
-        """Returns the logits of each query's texts, one list behind the other."""
+        """Returns the logits of each query's texts, concatenated."""
         flat = [text for of_query in texts for text in of_query]
         rows = self._cache.rows(flat, self._encoder, self._codec)
         tokens = self._encoder.encode_queries(queries).tokens
         logits, start = [np.empty(0, np.float32)], 0
         for of_query, query_tokens in zip(texts, tokens, strict=True):
-            part = rows[start : start + len(of_query)]
-            logits.append(self._scorer.encoded_logits(query_tokens, part, self._codec))
+            own = rows[start : start + len(of_query)]
+            logits.append(self._scorer.encoded_logits(query_tokens, own, self._codec))
             start += len(of_query)
         return np.concatenate(logits)

@@ -1,4 +1,4 @@
-"""From scored candidates to results: sorted, cut, and with their texts."""
+"""Makes results from scored candidates: sorts them, cuts them to top_k, and adds their texts."""
 
 from __future__ import annotations
 
@@ -19,12 +19,15 @@ from dipair_index.stores.snapshot import Snapshot
 def best_candidates(
     candidates: Sequence[Candidate], logits: FloatArray, top_k: int | None, raw_scores: bool
 ) -> list[tuple[Candidate, float]]:
-    """Sorts by logit, since two logits may have the same sigmoid."""
+    """Returns the `top_k` best candidates with their scores, best first.
+
+    They are sorted by logit, since different logits may have the same sigmoid.
+    """
     best = best_first([candidate.order for candidate in candidates], logits, top_k)
-    scores = [float(logits[place]) for place in best]
+    scores = [float(logits[index]) for index in best]
     if not raw_scores:
         scores = [probability(score) for score in scores]
-    return [(candidates[place], score) for place, score in zip(best, scores, strict=True)]
+    return [(candidates[index], score) for index, score in zip(best, scores, strict=True)]
 
 
 def described(
@@ -33,7 +36,10 @@ def described(
     watch: Stopwatch,
     retrieval: dict[str, float] | None = None,
 ) -> Ranking:
-    """Adds texts and what the first stage said; `retrieval` is in its order."""
+    """Returns the results with their texts and the ranks and scores of the first stage.
+
+    `retrieval` are the scores of the first stage by passage id, best first.
+    """
     retrieval = retrieval or {}
     before = {passage_id: rank for rank, passage_id in enumerate(retrieval, start=1)}
     stored = iter(snapshot.passages([each.id for each, _ in best if each.passage is None]))

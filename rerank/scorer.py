@@ -1,4 +1,4 @@
-"""What scores a query's tokens against passages' tokens, whichever library computes it."""
+"""The abstract class of scorers of a query's tokens against passages' tokens."""
 
 from __future__ import annotations
 
@@ -13,57 +13,56 @@ from dipair_index.records import FloatArray
 from dipair_index.stores.codecs import Codec, EncodedRows
 
 MICRO_BATCH = 50
-"""Pairs that go through the head at once: 100 and 1,000 candidates leave no row empty."""
+"""The pairs that the head computes at once; 100 and 1,000 candidates need no padding."""
 
 
 def micro_batches(count: int, size: int = MICRO_BATCH) -> Iterator[slice]:
-    """The parts of so many pairs."""
+    """Yields slices of at most `size` that cover `count` pairs."""
     return (slice(at, min(at + size, count)) for at in range(0, count, size))
 
 
 @dataclass(frozen=True)
-class Passages:
-    """Tokens of passages, which are read a part at a time."""
+class PassageTokens:
+    """The tokens of `count` passages, which are read by slices."""
 
-    shape: tuple[int, ...]  # of one
+    shape: tuple[int, ...]  # of one passage
     count: int
     read: Callable[[slice], FloatArray]
 
 
-class Scorer(ABC):
-    """The head over numpy arrays; (N, dim) of a query, (M, dim) of a passage."""
+class TokenScorer(ABC):
+    """A head over numpy arrays; a query has tokens (N, dim), a passage (M, dim)."""
 
     def __init__(self, query_shape: tuple[int, int], passage_shape: tuple[int, int]) -> None:
         self._query_shape, self._passage_shape = query_shape, passage_shape
 
     def logits(self, query_tokens: FloatArray, passage_tokens: FloatArray) -> FloatArray:
-        """Returns one logit a passage from (N, dim) and (passages, M, dim), in the order given.
+        """Returns logits (passages,) from tokens (N, dim) and (passages, M, dim).
 
-        Raises `ValueError` for other shapes.
+        Raises `SettingsError` if the shapes are wrong.
         """
         shape, read = passage_tokens.shape[1:], passage_tokens.__getitem__
-        return self._logits(query_tokens, Passages(shape, len(passage_tokens), read))
+        return self._logits(query_tokens, PassageTokens(shape, len(passage_tokens), read))
 
     def encoded_logits(
         self, query_tokens: FloatArray, rows: EncodedRows, codec: Codec
     ) -> FloatArray:
-        """As `logits`, from passages as `codec` encoded them: (passages, bytes_per_passage).
+        """Like `logits`, for passages encoded by `codec`, (passages, bytes_per_passage).
 
-        They are decoded a micro-batch at a time: all of them never are in memory as float32.
-        Equal rows have equal logits.
+        They are decoded one micro-batch at a time, to save memory. Equal rows have equal logits.
         """
         shape = codec.tokens_per_passage, codec.dim
-        passages = Passages(shape, len(rows), lambda part: codec.decode(rows[part]))
+        passages = PassageTokens(shape, len(rows), lambda part: codec.decode(rows[part]))
         logits = self._logits(query_tokens, passages)
-        # rounding depends on the place in a batch
+        # equal rows could differ by rounding, which depends on the position in a batch
         first: dict[bytes, int] = {}
-        places = [first.setdefault(row.tobytes(), place) for place, row in enumerate(rows)]
-        return logits[..., places]
+        indexes = [first.setdefault(row.tobytes(), index) for index, row in enumerate(rows)]
+        return logits[..., indexes]
 
     @abstractmethod
-    def _logits(self, query_tokens: FloatArray, passages: Passages) -> FloatArray: ...
+    def _logits(self, query_tokens: FloatArray, passages: PassageTokens) -> FloatArray: ...
 
-    def _check(self, query_shape: tuple[int, ...], passages: Passages) -> None:
+    def _check(self, query_shape: tuple[int, ...], passages: PassageTokens) -> None:
         if (query_shape, passages.shape) != (self._query_shape, self._passage_shape):
             raise SettingsError(
                 f"tokens must be {self._query_shape} for the query and {self._passage_shape} a "
@@ -72,20 +71,20 @@ class Scorer(ABC):
 
 
 def work_through(
-    parts: Iterable[slice], work: Callable[[slice], None], pool: Executor, threads: int
+    slices: Iterable[slice], work: Callable[[slice], None], pool: Executor, threads: int
 ) -> None:
-    """Does the work on each part, a thread one at a time.
+    """Calls `work` with each slice, in `threads` threads of `pool`.
 
-    Unlike those of `pool.map`, a million pairs that wait take no memory.
+    Unlike `pool.map`, it does not queue all slices in memory.
     """
-    waiting, lock = iter(parts), Lock()
+    waiting, lock = iter(slices), Lock()
 
     def worker(_: int) -> None:
         while True:
             with lock:
-                part = next(waiting, None)
-            if part is None:
+                rows = next(waiting, None)
+            if rows is None:
                 return
-            work(part)
+            work(rows)
 
     list(pool.map(worker, range(threads)))

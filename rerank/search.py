@@ -20,17 +20,17 @@ from dipair_index.rerank.candidates import Candidate, candidates_of, candidates_
 from dipair_index.rerank.opened import Current, Opened
 from dipair_index.rerank.ranking import Ranking, Rankings, Stopwatch
 from dipair_index.rerank.results import best_candidates, described
-from dipair_index.rerank.scorer import Scorer
+from dipair_index.rerank.scorer import TokenScorer
 from dipair_index.rerank.text_cache import TextCache
 from dipair_index.stores.codecs import EncodedRows
 from dipair_index.stores.snapshot import Snapshot
 
 
 class Searcher:
-    """What `DiPairIndex` does for a query; see there."""
+    """The base class of `DiPairIndex` that answers queries."""
 
     def __init__(
-        self, encoder: TextEncoder, scorer: Scorer, current: Current, cache: TextCache
+        self, encoder: TextEncoder, scorer: TokenScorer, current: Current, cache: TextCache
     ) -> None:
         self._encoder = encoder
         self._scorer = scorer
@@ -73,15 +73,15 @@ class Searcher:
         Parameters
         ----------
         query : str or list of str
-            One query, or several, whose encoding they share.
+            One query, or several, which are encoded together.
         top_k : int or None
-            Passages to return a query; None is all that were scored.
+            The number of passages to return per query; None is all that were scored.
         candidates : int
-            Passages to retrieve a query, which the head then scores.
+            The number of passages to retrieve per query, which the head then scores.
         rerank : bool
             If false, the nearest passages are returned as they were retrieved.
         raw_scores : bool
-            Return logits, or cosines, in place of scores in [0, 1].
+            Return logits, or cosines, instead of scores in [0, 1].
 
         Returns
         -------
@@ -91,7 +91,7 @@ class Searcher:
         Raises
         ------
         SettingsError
-            If a query is empty or not a text, or if a number cannot work.
+            If a query is empty or not a str, or if a number is invalid.
 
         Examples
         --------
@@ -107,7 +107,7 @@ class Searcher:
         watch, rankings = Stopwatch(), Rankings()
         with self._current.lent() as opened:
             encoded, vectors = self._encode(queries, opened, watch)
-            with watch.part("retrieve"):
+            with watch.step("retrieve"):
                 count = candidates if rerank or top_k is None else top_k
                 ids, similarities = opened.snapshot.search(vectors, count)
             shared = watch.share(len(queries))
@@ -158,21 +158,21 @@ class Searcher:
     ) -> Ranking | Rankings:
         """Returns the best of the given passages, best first, whatever else the index holds.
 
-        What the index does not hold is looked for by its text, then in the cache, and encoded
-        otherwise. Texts and passages of any origin have the score that the index would give them.
+        Texts, and passages given as `Passage`, are looked up by their text in the index, then in
+        the cache, and encoded otherwise. Their scores are the same in all three cases.
 
         Parameters
         ----------
         query : str or list of str
             One query, or several with a list of passages or texts each.
         passages : list of str or Passage
-            Ids of the index, and passages of any origin. One that is given twice is ranked once.
+            Ids of indexed passages, or `Passage` objects. Repeated ones are ranked once.
         top_k : int or None
-            Passages to return a query; None is all of them.
+            The number of passages to return per query; None is all of them.
         texts : list of str
-            In place of `passages`: texts, whose ids are their places ("0", "1" and so on).
+            Texts instead of `passages`; their ids are their positions ("0", "1" and so on).
         raw_scores : bool
-            Return logits in place of scores in [0, 1].
+            Return logits instead of scores in [0, 1].
 
         Returns
         -------
@@ -182,9 +182,9 @@ class Searcher:
         Raises
         ------
         MissingPassagesError
-            If ids are not in the index; it names them.
+            If ids are not in the index; the message names them.
         SettingsError
-            If a query, a passage or a number cannot work.
+            If a query, a passage or a number is invalid.
 
         Examples
         --------
@@ -205,7 +205,7 @@ class Searcher:
         )
         watch, rankings = Stopwatch(), Rankings()
         with self._current.lent() as opened:
-            with watch.part("encode"):
+            with watch.step("encode"):
                 encoded = self._encoder.encode_queries(queries)
             shared = watch.share(len(queries))
             for tokens, candidates in zip(encoded.tokens, given, strict=True):
@@ -223,11 +223,11 @@ class Searcher:
         *,
         raw_scores: bool = False,
     ) -> dict[str, Ranking]:
-        """Reranks for each query the passages that the run names, and no others.
+        """Reranks the passages that a run has for each query; returns rankings by query id.
 
-        `top_k` and `raw_scores` are those of `rerank`. Raises `MissingPassagesError` naming the
-        query and the passages that are not in the index, and `SettingsError` if a query is no
-        `Query` or if the run is not of that form.
+        `top_k` and `raw_scores` are those of `rerank`. Raises `MissingPassagesError`, which names
+        the query and the passages, if passages of the run are not in the index, and `SettingsError`
+        if a query is not a `Query` or if the run has another type.
 
         Examples
         --------
@@ -242,7 +242,7 @@ class Searcher:
         texts = checked_queries([query.text for query in asked])
         watch, rankings = Stopwatch(), {}
         with self._current.lent() as opened:
-            with watch.part("encode"):
+            with watch.step("encode"):
                 encoded = self._encoder.encode_queries(texts)
             shared = watch.share(len(asked))
             for (query_id, _), tokens in zip(asked, encoded.tokens, strict=True):
@@ -253,8 +253,8 @@ class Searcher:
                     logits = self._logits(tokens, named, opened.snapshot, watch)
                 except MissingPassagesError as error:
                     raise MissingPassagesError(
-                        f"the run ranks for query {query_id} what the index does not hold "
-                        f"({error}): index these passages too, or take them out of the run"
+                        f"the run has passages for query {query_id} that the index does not have "
+                        f"({error}): index these passages too, or remove them from the run"
                     ) from error
                 best = best_candidates(named, logits, top_k, raw_scores)
                 retrieval = {passage_id: scores[passage_id] for passage_id in ids}
@@ -264,8 +264,8 @@ class Searcher:
     def _encode(
         self, queries: list[str], opened: Opened, watch: Stopwatch
     ) -> tuple[EncodedTexts, FloatArray]:
-        """Returns what the head reads of the queries, and the vectors that FAISS searches with."""
-        with watch.part("encode"):
+        """Returns the encoded queries, and the vectors for the vector search."""
+        with watch.step("encode"):
             encoded = self._encoder.encode_queries(queries)
             # the model's own vectors come from the same pass
             same = opened.snapshot.manifest.embedder == "model"
@@ -278,23 +278,23 @@ class Searcher:
         snapshot: Snapshot,
         watch: Stopwatch,
     ) -> FloatArray:
-        with watch.part("gather"):
+        with watch.step("gather"):
             rows = self._rows(candidates, snapshot)
-        with watch.part("score"):
+        with watch.step("score"):
             return self._scorer.encoded_logits(query_tokens, rows, snapshot.codec)
 
     def _rows(self, candidates: Sequence[Candidate], snapshot: Snapshot) -> EncodedRows:
-        """Returns encoded tokens: from the index by id or by text, from the cache, or made now."""
+        """Returns encoded tokens: from the index by id or text, from the cache, or computed."""
         texts = [each.passage.full_text for each in candidates if each.passage is not None]
         if not texts:
             return snapshot.encoded_tokens([each.id for each in candidates])
         held = iter(snapshot.find_texts(texts))
         ids = [each.id if each.passage is None else next(held) for each in candidates]
-        known = [place for place, passage_id in enumerate(ids) if passage_id is not None]
-        others = [place for place, passage_id in enumerate(ids) if passage_id is None]
+        known = [index for index, passage_id in enumerate(ids) if passage_id is not None]
+        others = [index for index, passage_id in enumerate(ids) if passage_id is None]
         rows = np.empty((len(ids), snapshot.codec.bytes_per_passage), np.uint8)
         rows[known] = snapshot.encoded_tokens([each for each in ids if each is not None])
-        passages = [candidates[place].passage for place in others]
+        passages = [candidates[index].passage for index in others]
         unknown = [passage.full_text for passage in passages if passage is not None]
         rows[others] = self._cache.rows(unknown, self._encoder, snapshot.codec)
         return rows

@@ -1,4 +1,4 @@
-"""Encoded texts that no index holds: each is encoded once a process, within a bound of bytes."""
+"""`TextCache`: a bounded cache of encoded texts, so that each is encoded once per process."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from dipair_index.rerank.arguments import checked_count
 from dipair_index.stores.codecs import Codec, EncodedRows
 
 DEFAULT_CACHE_BYTES = 256 * 2**20
-"""Some 110,000 texts of the default model in int8."""
+"""Enough for about 110,000 texts with the default model and int8."""
 _ENTRY_BYTES = 400
-"""What Python itself takes for an entry."""
+"""Python's own memory for an entry."""
 
 
 class TextKey(NamedTuple):
-    """What an encoded text depends on: the model, the codec, and a digest of the text."""
+    """The inputs of an encoded text: the model, the codec, and a digest of the text."""
 
     fingerprint: str
     codec: str
@@ -30,12 +30,12 @@ class TextKey(NamedTuple):
 
 
 class TextCache:
-    """Encoded texts, the least recently used of which are forgotten. Threads may share it.
+    """A cache of encoded texts that drops the least recently used ones. Threads may share it.
 
     Parameters
     ----------
     max_bytes : int
-        What the texts' rows may take. A single call may need more for as long as it runs.
+        The limit on the memory of the cached texts. A single call may need more while it runs.
 
     Raises
     ------
@@ -60,10 +60,9 @@ class TextCache:
         self._encoding = ForkSafeLock()
 
     def rows(self, texts: Sequence[str], encoder: TextEncoder, codec: Codec) -> EncodedRows:
-        """Returns texts as passages are stored, uint8 (len(texts), codec.bytes_per_passage).
+        """Returns texts encoded as passages, uint8 (len(texts), codec.bytes_per_passage).
 
-        Equal texts are encoded once, and those in the cache not at all, whichever thread put them
-        there.
+        Equal texts are encoded once, and cached texts not at all.
         """
         shape = codec.tokens_per_passage, codec.dim
         keys = [
@@ -71,7 +70,7 @@ class TextCache:
         ]
         found = self._held(keys)
         if len(found) < len(set(keys)):
-            # one thread at a time, so that what two of them ask for is encoded once
+            # one thread at a time, so that a text that two threads need is encoded once
             with self._encoding:
                 found |= self._held([key for key in keys if key not in found])
                 missing = {
@@ -83,19 +82,19 @@ class TextCache:
                     self._put(encoded)
                     found |= encoded
         rows = np.empty((len(keys), codec.bytes_per_passage), np.uint8)
-        for place, key in enumerate(keys):
-            rows[place] = found[key]
+        for index, key in enumerate(keys):
+            rows[index] = found[key]
         return rows
 
     def clear(self) -> None:
-        """Forgets all texts."""
+        """Removes all texts."""
         with self._lock:
             self._rows.clear()
             self._bytes = 0
 
     @property
     def stored_bytes(self) -> int:
-        """What is held now, in bytes."""
+        """The memory of the cached texts, in bytes."""
         return self._bytes
 
     def __len__(self) -> int:
@@ -115,7 +114,7 @@ class TextCache:
             for key, row in encoded.items():
                 if key not in self._rows:
                     self._bytes += row.nbytes + _ENTRY_BYTES
-                # a copy of its own, or each row would keep all that were encoded with it
+                # a copy, since a view would keep the whole array in memory
                 self._rows[key] = row.copy()
             # a thread that a fork ended here may have counted what it did not keep
             while self._rows and self._bytes > self.max_bytes:
@@ -124,9 +123,9 @@ class TextCache:
 
 
 SHARED_CACHE = TextCache()
-"""That of all indexes and rerankers of this process which are given no other."""
+"""The default cache of all indexes and rerankers of this process."""
 
 
 def text_digest(text: str) -> bytes:
-    """16 bytes that stand for a text."""
+    """Returns a digest of a text, 16 bytes."""
     return blake2b(text.encode(), digest_size=16).digest()

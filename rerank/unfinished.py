@@ -1,4 +1,4 @@
-"""A part of an index on its way: what of it is safely on disk, so that it can be gone on with."""
+"""An unfinished part of an index, with a record of what is durable, so that a build can resume."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from dipair_index.words import counted
 PASSAGES_AT_ONCE = 10_000
 
 
-class Progress(NamedTuple):
-    """How far the part is, and with which settings it was begun."""
+class BuildProgress(NamedTuple):
+    """The settings of an unfinished part, and counts of the passages that are stored."""
 
     settings: dict[str, Any]
     passages: int
@@ -34,17 +34,17 @@ class Progress(NamedTuple):
 
 
 class UnfinishedPart:
-    """The ids and vectors so far, and `progress.json`, which counts what is valid of them.
+    """The ids and vectors stored so far, and `progress.json`, which counts them.
 
-    Every step is on disk before it is counted, so a build may end at any moment. `vector_dim`
-    of 0 keeps no vectors. Only an `IndexWriter`'s holder may use it.
+    Data is flushed to disk before it is counted, so a build may end at any moment. With a
+    `vector_dim` of 0, no vectors are stored. The caller must hold the index's `IndexWriter`.
     """
 
     def __init__(self, part: PartLayout, settings: dict[str, Any], *, vector_dim: int) -> None:
         self.part = part
         self._vector_dim = vector_dim
         self._digest = TextsDigest()
-        self.progress = Progress(settings, 0, self._digest.hexdigest(), 0, 0)
+        self.progress = BuildProgress(settings, 0, self._digest.hexdigest(), 0, 0)
 
     @classmethod
     def open(
@@ -57,19 +57,19 @@ class UnfinishedPart:
         resume: bool,
         overwrite: bool,
     ) -> UnfinishedPart:
-        """Takes up the part, or begins it anew with its tokens in a place below `store_url`.
+        """Resumes an unfinished part, or begins a new one, with its tokens below `store_url`.
 
-        Raises `DirectoryError` for one that is there and not asked for, and for settings
-        that are not its own.
+        Raises `DirectoryError` if there is an unfinished part and neither `resume` nor `overwrite`,
+        or if it was begun with other settings.
         """
         begun = read_progress(part)
         unfinished = cls(part, settings, vector_dim=vector_dim)
         if begun and begun.passages and resume:
-            unfinished._take_up(begun)
+            unfinished._resume(begun)
         elif begun and begun.passages and not overwrite:
             raise DirectoryError(
                 f"{part.root} holds {counted(begun.passages, 'passage')} of an interrupted "
-                f"{begun.settings['command']}: pass --resume to go on with it, or --overwrite to "
+                f"{begun.settings['command']}: pass --resume to continue it, or --overwrite to "
                 "start over"
             )
         else:
@@ -81,7 +81,7 @@ class UnfinishedPart:
             unfinished._save()
         return unfinished
 
-    def _take_up(self, begun: Progress) -> None:
+    def _resume(self, begun: BuildProgress) -> None:
         for name, asked in self.progress.settings.items():
             if begun.settings.get(name) != asked:
                 raise DirectoryError(
@@ -93,12 +93,12 @@ class UnfinishedPart:
         vector_bytes = 4 * self._vector_dim * begun.passages
         for file, size in ((self._ids, begun.id_bytes), (self._vectors, vector_bytes)):
             if not file.is_file() or file.stat().st_size < size:
-                raise self.lossy()
-            # what was written after the last count is no part of the build
+                raise self.lost_data()
+            # data after the last count is removed
             os.truncate(file, size)
 
     def skip(self, passages: Iterator[Passage]) -> None:
-        """Passes over what is stored; `DirectoryError` where it is not the same passages."""
+        """Skips the passages that are stored; raises `DirectoryError` if they are others."""
         left = self.progress.passages
         while left and (known := list(islice(passages, min(left, PASSAGES_AT_ONCE)))):
             self._count_in(known)
@@ -111,7 +111,10 @@ class UnfinishedPart:
             )
 
     def count(self, passages: Sequence[Passage], vectors: FloatArray, *, truncated: int) -> None:
-        """Adds passages whose tokens and texts are stored, and vectors (passages, vector_dim)."""
+        """Counts passages whose tokens and texts are stored.
+
+        Stores their vectors, (passages, vector_dim); `truncated` of their texts were truncated.
+        """
         ids = "".join(f"{json.dumps(passage.passage_id)}\n" for passage in passages).encode()
         _append(self._ids, ids)
         _append(self._vectors, np.ascontiguousarray(vectors, np.float32).tobytes())
@@ -126,21 +129,21 @@ class UnfinishedPart:
 
     @property
     def keeps_vectors(self) -> bool:
-        """Whether the vectors are wanted, or another index's are taken over."""
+        """Whether vectors are stored; false if those of another index are reused."""
         return self._vector_dim > 0
 
     def ids(self) -> PackedIds:
-        """Returns the ids so far, in the order of the corpus."""
+        """Returns the ids stored so far, in the order of the corpus."""
         with self._ids.open(encoding="utf-8") as lines:
             return PackedIds.from_ids(map(json.loads, lines))
 
     def vectors(self) -> FloatArray:
-        """Returns the vectors so far as a view of their file, (passages, vector_dim)."""
+        """Returns the vectors stored so far as a memory map, (passages, vector_dim)."""
         shape = (self.progress.passages, self._vector_dim)
         return np.memmap(self._vectors, np.float32, mode="r", shape=shape)
 
-    def lossy(self) -> DirectoryError:
-        """What to say where less is there than was counted."""
+    def lost_data(self) -> DirectoryError:
+        """Returns the error for a part with less data than was counted."""
         return DirectoryError(
             f"the unfinished part in {self.part.root} has lost some of its "
             f"{counted(self.progress.passages, 'passage')}: pass --overwrite without "
@@ -148,7 +151,7 @@ class UnfinishedPart:
         )
 
     def discard(self) -> None:
-        """Removes everything that was built."""
+        """Removes the unfinished part."""
         remove_part(self.part)
 
     def _count_in(self, passages: Sequence[Passage]) -> None:
@@ -170,11 +173,14 @@ class UnfinishedPart:
         return self.part.progress / "vectors.f32"
 
 
-def read_progress(part: PartLayout) -> Progress | None:
-    """Returns how far the part is, None where there is none on its way."""
+def read_progress(part: PartLayout) -> BuildProgress | None:
+    """Returns the progress of an unfinished part; None if there is none.
+
+    Raises `DirectoryError` if the record is damaged.
+    """
     file = _progress_file(part)
     try:
-        return Progress(**json.loads(file.read_text(encoding="utf-8")))
+        return BuildProgress(**json.loads(file.read_text(encoding="utf-8")))
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (ValueError, TypeError) as error:

@@ -131,7 +131,7 @@ def _untrained_transforms(index: Any) -> list[Any]:
         index = faiss.downcast_index(index.base_index)
     if not isinstance(index, faiss.IndexPreTransform):
         return []
-    chain = [index.chain.at(index) for index in range(index.chain.size())]
+    chain = [index.chain.at(number) for number in range(index.chain.size())]
     return [transform for transform in chain if not transform.is_trained]
 
 

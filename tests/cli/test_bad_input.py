@@ -242,7 +242,7 @@ def test_a_query_on_stdin_that_is_not_utf8_is_refused(folder: Path, run: Run) ->
 def test_a_full_disk_leaves_the_old_index_and_what_is_stored(
     folder: Path, run: Run, digest: Digest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dipair_index.rerank.part_builder.CHUNK", 1)
+    monkeypatch.setattr("dipair_index.rerank.part_builder.PASSAGES_PER_CHUNK", 1)
     counted = 0
     save = os.fsync
 

@@ -11,7 +11,7 @@ from dipair_index.rerank.index import DiPairIndex
 from dipair_index.threads import VARIABLES
 
 Run = Callable[..., Result]
-PARTS = ["encode", "retrieve", "gather", "score", "rest", "whole"]
+STEPS = ["encode", "retrieve", "gather", "score", "rest", "whole"]
 
 pytestmark = pytest.mark.usefixtures("tiny_package")
 
@@ -44,7 +44,7 @@ def test_a_pipe_gets_a_line_a_part_for_each_number_of_candidates(
     header, *lines = [line.split("\t") for line in result.stdout.splitlines()]
 
     assert header == ["candidates", "part", "p50 ms", "p95 ms", "pairs/s"]
-    assert [line[:2] for line in lines] == [[count, part] for count in "25" for part in PARTS]
+    assert [line[:2] for line in lines] == [[count, part] for count in "25" for part in STEPS]
     assert all(0 <= float(line[2]) <= float(line[3]) for line in lines)
     assert [line[1] for line in lines if line[4]] == ["score", "score"]
     for said in ("bytes a passage: tokens", "vectors", "texts", "peak memory", "MiB", "loaded in"):
@@ -61,10 +61,10 @@ def test_the_parts_make_up_the_whole_and_the_speed(timed: Callable[..., dict[str
     (measured,) = timed("--candidates", "4", "--repeat", "1")["measured"]
     spent = measured["milliseconds"]
 
-    assert list(spent) == PARTS
+    assert list(spent) == STEPS
     assert all(0 < spread["p50"] <= spread["p95"] for spread in spent.values())
     # with two searches each median is a mean, which adds up
-    parts = sum(spent[part]["p50"] for part in PARTS[:-1])
+    parts = sum(spent[part]["p50"] for part in STEPS[:-1])
     assert parts == pytest.approx(spent["whole"]["p50"])
     assert measured["pairs_per_second"] == pytest.approx(4 / spent["score"]["p50"] * 1000)
 

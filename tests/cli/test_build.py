@@ -132,7 +132,7 @@ def test_an_interruption_says_how_to_go_on(
                 raise KeyboardInterrupt
             yield passage
 
-    monkeypatch.setattr("dipair_index.rerank.part_builder.CHUNK", 2)
+    monkeypatch.setattr("dipair_index.rerank.part_builder.PASSAGES_PER_CHUNK", 2)
     with monkeypatch.context() as patch:
         patch.setattr("dipair_index.formats.collections.read_passages", interrupted)
         result = run("build", "--corpus", corpus)
@@ -151,7 +151,7 @@ def test_an_interruption_says_how_to_go_on(
 
 def test_ctrl_c_ends_the_process_with_a_sentence(tmp_path: Path, tiny_model_dir: Path) -> None:
     """A real signal, while the command waits for the rest of its corpus on a pipe."""
-    program = "from dipair_index.rerank import part_builder; part_builder.CHUNK = 1\n"
+    program = "from dipair_index.rerank import part_builder; part_builder.PASSAGES_PER_CHUNK = 1\n"
     # a shell without job control starts what runs in the background with Ctrl-C ignored
     program += "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
     program += "from dipair_index.cli import main; main()"

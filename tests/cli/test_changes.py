@@ -99,7 +99,7 @@ def test_an_interrupted_run_leaves_the_index_and_goes_on(
             yield passage
 
     before = digest(index / "parts")
-    monkeypatch.setattr("dipair_index.rerank.part_builder.CHUNK", 1)
+    monkeypatch.setattr("dipair_index.rerank.part_builder.PASSAGES_PER_CHUNK", 1)
     with monkeypatch.context() as patch:
         patch.setattr("dipair_index.formats.collections.read_passages", interrupted)
         stopped = run(command, "--corpus", "more.tsv")
@@ -123,7 +123,7 @@ def test_an_interrupted_run_leaves_the_index_and_goes_on(
 def test_what_an_interrupted_add_has_left_can_be_thrown_away(
     run: Run, index: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dipair_index.rerank.part_builder.CHUNK", 1)
+    monkeypatch.setattr("dipair_index.rerank.part_builder.PASSAGES_PER_CHUNK", 1)
     Path("broken.tsv").write_text("p7\tone\np8 two\n")
     failed = lines(run("add", "--corpus", "broken.tsv"), exit_code=1)
     assert failed[0] == (

@@ -85,7 +85,7 @@ def test_an_empty_index_is_described(run: Run, index: Path) -> None:
 
 
 def test_unfinished_work_is_shown(run: Run, index: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dipair_index.rerank.part_builder.CHUNK", 1)
+    monkeypatch.setattr("dipair_index.rerank.part_builder.PASSAGES_PER_CHUNK", 1)
     Path("broken.tsv").write_text("p7\tone\np8 two\n")
     assert run("add", "--corpus", "broken.tsv").exit_code == 1
     assert rows(run("info"))["unfinished"] == (

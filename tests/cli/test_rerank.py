@@ -243,7 +243,7 @@ def test_an_unfinished_index_of_something_else_is_left_alone(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, digest: Callable[[Path], str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("dipair_index.rerank.part_builder.CHUNK", 1)
+    monkeypatch.setattr("dipair_index.rerank.part_builder.PASSAGES_PER_CHUNK", 1)
     (tmp_path / "mine.tsv").write_text("m1\tgreen tea\nbroken\n")
     assert run("build", "--corpus", "mine.tsv").exit_code == 1
     before = digest(tmp_path)

@@ -320,5 +320,5 @@ if MODEL in os.environ:  # in the server
     encoder().encode_passages(["bees"])
     encoder().name = "tiny"  # of a folder that others may not enter
     # several chunks of a few passages, and several blocks a file
-    part_builder.CHUNK = index_writer.COPIED_AT_ONCE = 16
+    part_builder.PASSAGES_PER_CHUNK = index_writer.COPIED_AT_ONCE = 16
     file_digests.BLOCK_BYTES = BLOCK_BYTES

@@ -24,7 +24,7 @@ QUERIES = ["why does dough rise", "how bees dance", "moon"]
 
 @pytest.fixture(autouse=True)
 def _small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(part_builder, "CHUNK", 5)
+    monkeypatch.setattr(part_builder, "PASSAGES_PER_CHUNK", 5)
 
 
 @pytest.fixture

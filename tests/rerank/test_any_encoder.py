@@ -18,7 +18,7 @@ from dipair_index.models.systems import Sizes
 from dipair_index.records import FloatArray, Passage
 from dipair_index.rerank.build import build_index
 from dipair_index.rerank.index import DiPairIndex
-from dipair_index.rerank.open_scorer import open_scorer
+from dipair_index.rerank.open_scorer import open_token_scorer
 
 N, M, DIM = 3, 5, 8
 
@@ -98,7 +98,7 @@ def test_an_index_is_built_and_searched_by_an_encoder_of_ones_own(
 
 def test_a_precision_that_it_does_not_have_is_refused() -> None:
     with pytest.raises(SettingsError, match="the backend numpy has no head in bfloat16"):
-        open_scorer(WordEncoder(), "bfloat16")
+        open_token_scorer(WordEncoder(), "bfloat16")
 
 
 def test_logits_of_another_shape_are_refused_at_once() -> None:
@@ -107,7 +107,7 @@ def test_logits_of_another_shape_are_refused_at_once() -> None:
             return super().logits(query_tokens, passage_tokens)[:, None]
 
     with pytest.raises(ModelError, match=r"words gives logits of shape \(1, 1\)"):
-        open_scorer(Columns())
+        open_token_scorer(Columns())
 
 
 def test_the_logits_of_both_encoders_are_those_that_they_are_served_with(
@@ -115,7 +115,7 @@ def test_the_logits_of_both_encoders_are_those_that_they_are_served_with(
 ) -> None:
     query = exported.encode_queries(["why does the moon dance"]).tokens[0]
     tokens = exported.encode_passages([each.full_text for each in passages]).tokens
-    expected = open_scorer(exported).logits(query, tokens)
+    expected = open_token_scorer(exported).logits(query, tokens)
     assert expected.std() > 0.01
     for encoder in (exported, OnnxEncoder.open(exported.name)):
         np.testing.assert_allclose(encoder.logits(query, tokens), expected, rtol=0, atol=1e-4)

@@ -29,7 +29,7 @@ QUERIES = ["why does dough rise", "how bees dance", "moon"]
 
 @pytest.fixture(autouse=True)
 def _small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(part_builder, "CHUNK", 5)
+    monkeypatch.setattr(part_builder, "PASSAGES_PER_CHUNK", 5)
 
 
 def interrupted_after(passages: list[Passage], count: int) -> Iterator[Passage]:
@@ -136,7 +136,7 @@ def killed(stored):
     if stored == 10:
         os.kill(os.getpid(), signal.SIGKILL)
 
-part_builder.CHUNK = 5
+part_builder.PASSAGES_PER_CHUNK = 5
 model, corpus, target = sys.argv[1:]
 build.build_index(read_passages(corpus), target, DualEncoder.load(model), report=killed)
 """

@@ -73,7 +73,7 @@ class Disk:
 
 @pytest.fixture(autouse=True)
 def _small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(part_builder, "CHUNK", 2)
+    monkeypatch.setattr(part_builder, "PASSAGES_PER_CHUNK", 2)
 
 
 def seen(index_dir: Path, encoder: DualEncoder) -> dict[str, Any] | None:

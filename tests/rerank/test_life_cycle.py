@@ -65,7 +65,7 @@ def test_an_interrupted_add_is_gone_on_with(
         yield from passages[12:19]
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(part_builder, "CHUNK", 5)
+    monkeypatch.setattr(part_builder, "PASSAGES_PER_CHUNK", 5)
     with pytest.raises(KeyboardInterrupt):
         index.add(interrupted())
     assert len(index) == len(found(index)) == 12

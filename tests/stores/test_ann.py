@@ -265,7 +265,7 @@ def test_bad_settings_are_refused() -> None:
     index = FaissIndex.build(ids_of(30), vectors)
     with pytest.raises(SettingsError, match="top_k must be 1 or more, got 0"):
         index.search(asked, 0)
-    with pytest.raises(SettingsError, match="must have the index's 24 numbers, got 3"):
+    with pytest.raises(SettingsError, match="must have the index's 24 dimensions, got 3"):
         index.search(np.ones((1, 3), np.float32), 1)
     with pytest.raises(SettingsError, match=r"must be \(ids, dim\)"):
         index.search(asked[0], 1)
@@ -442,13 +442,13 @@ def test_a_damaged_faiss_file_is_named(tmp_path: Path) -> None:
     file = saved(tmp_path / "a") / "index.faiss"
     whole = file.read_bytes()
     file.write_bytes(whole[:-10])
-    with pytest.raises(StoreError, match=r"index\.faiss is cut short"):
+    with pytest.raises(StoreError, match=r"index\.faiss does not have the size"):
         FaissIndex.load(tmp_path / "a")
     file.write_bytes(b"junk" + whole[4:])
     with pytest.raises(StoreError, match=r"index\.faiss is damaged \(.*not recognized"):
         FaissIndex.load(tmp_path / "a")
     file.unlink()
-    with pytest.raises(StoreError, match=r"index\.faiss is cut short"):
+    with pytest.raises(StoreError, match=r"index\.faiss does not have the size"):
         FaissIndex.load(tmp_path / "a")
 
 
@@ -470,7 +470,9 @@ def test_damaged_ids_are_named(tmp_path: Path) -> None:
     folder = saved(tmp_path / "a")
     info = json.loads((folder / "ann.json").read_text())
     (folder / "ann.json").write_text(json.dumps({**info, "count": 49}))
-    with pytest.raises(StoreError, match=r"50 ids and 50 vectors of 24, but ann\.json says 49 of"):
+    with pytest.raises(
+        StoreError, match=r"50 ids and 50 vectors of 24 dimensions, but ann\.json says 49 of"
+    ):
         FaissIndex.load(folder)
 
 

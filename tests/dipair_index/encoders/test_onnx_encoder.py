@@ -10,7 +10,7 @@ from dipair_index.encoders.dual_encoder import DualEncoder
 from dipair_index.encoders.onnx_encoder import OnnxEncoder
 from dipair_index.rerank.head import HeadScorer
 from dipair_index.rerank.onnx_export import export_onnx
-from dipair_index.rerank.open_scorer import open_scorer
+from dipair_index.rerank.open_scorer import open_token_scorer
 
 TEXTS = [
     "",
@@ -57,7 +57,7 @@ def test_tokens_vectors_and_logits_are_torchs(
     passages = theirs.tokens
     query = expected.encode_queries(TEXTS[3:4]).tokens[0]
     logits = HeadScorer(expected.model).logits(query, passages)
-    np.testing.assert_allclose(open_scorer(made).logits(query, passages), logits, atol=1e-4)
+    np.testing.assert_allclose(open_token_scorer(made).logits(query, passages), logits, atol=1e-4)
     assert logits.std() > 0.01
 
 

@@ -16,7 +16,7 @@ from dipair_index.encoders.open import open_encoder
 from dipair_index.errors import ModelError, SettingsError
 from dipair_index.onnx.graphs import HEAD, PASSAGE, RECORD
 from dipair_index.rerank.onnx_export import export_onnx
-from dipair_index.rerank.open_scorer import open_scorer
+from dipair_index.rerank.open_scorer import open_token_scorer
 
 
 @pytest.fixture
@@ -77,7 +77,7 @@ def test_a_model_that_was_replaced_after_it_was_opened_is_not_mixed_with_the_old
         exported.model.head.output.bias += 1
         exported.model.save_pretrained(folder)
         exported.model.head.output.bias -= 1
-    for use in (lambda: opened.encode_passages(["a"]), lambda: open_scorer(opened)):
+    for use in (lambda: opened.encode_passages(["a"]), lambda: open_token_scorer(opened)):
         with pytest.raises(ModelError, match="was replaced since it was opened: open it again"):
             use()
     assert opened.encode_queries(["what is loaded stays"]).tokens.any()
@@ -117,7 +117,7 @@ def test_a_graph_that_onnx_runtime_does_not_know_is_told(folder: Path) -> None:
     record["files"] = digests(folder, record["files"])
     (folder / RECORD).write_text(json.dumps(record))
     with pytest.raises(ModelError, match=r"cannot load .*head.onnx .*or choose --backend torch"):
-        open_scorer(OnnxEncoder.open(folder))
+        open_token_scorer(OnnxEncoder.open(folder))
 
 
 def test_only_what_has_graphs_is_exported(
