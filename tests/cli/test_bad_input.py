@@ -113,7 +113,7 @@ CASES = [
     (
         "rerank --index-dir an.index --queries queries.tsv --run unknown-passage.run",
         1,
-        "the run ranks for query q1 what the index does not hold (not in the store: p77): index",
+        "the run has passages for query q1 that the index does not have (not in the store: p77): ",
     ),
     (
         "rerank --index-dir an.index --queries queries.tsv --run unknown-query.run",

@@ -470,9 +470,7 @@ def test_damaged_ids_are_named(tmp_path: Path) -> None:
     folder = saved(tmp_path / "a")
     info = json.loads((folder / "ann.json").read_text())
     (folder / "ann.json").write_text(json.dumps({**info, "count": 49}))
-    with pytest.raises(
-        StoreError, match=r"50 ids and 50 vectors of 24 dimensions, but ann\.json says 49 of"
-    ):
+    with pytest.raises(StoreError, match=r"50 ids and 50 vectors of 24 dimensions, but"):
         FaissIndex.load(folder)
 
 

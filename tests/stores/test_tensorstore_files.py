@@ -170,7 +170,7 @@ def test_a_change_that_is_missing_is_named_when_opening(tmp_path: Path) -> None:
         for passage_id in "abc":
             store.put([passage_id], numbered(1))
     (tmp_path / "s" / "log.0000000000000001").unlink()
-    with pytest.raises(StoreError, match=r"log.0000000000000001 is missing.*restore it"):
+    with pytest.raises(StoreError, match=r"log.0000000000000001, .*is missing: restore it"):
         open_store(tmp_path / "s")
 
 

@@ -130,7 +130,7 @@ def test_only_what_has_graphs_is_exported(
     with pytest.raises(ModelError, match="only BERT encoders with GELU .* not roberta"):
         export_onnx(encoder)
     encoder.name = "some/hub-name"
-    with pytest.raises(ModelError, match="some/hub-name is no folder"):
+    with pytest.raises(ModelError, match="some/hub-name is not a folder"):
         export_onnx(encoder)
 
 
