@@ -60,6 +60,6 @@ def delete(
     of_stored = counted(stored, "stored passage is", "stored passages are")
     if stored - now.passages > WORTH_COMPACTING * stored:
         remark(
-            f"{stored - now.passages:,} of {of_stored} deleted: free their "
-            f"space with `{command_for('compact', index_dir)}`"
+            f"{stored - now.passages:,} of {of_stored} deleted: free the "
+            f"disk space with `{command_for('compact', index_dir)}`"
         )

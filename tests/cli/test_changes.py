@@ -146,7 +146,7 @@ def test_ids_may_come_from_a_file_or_stdin_and_repeat(run: Run, source: str) -> 
     result = run("delete", "p3", "p4", "--ids", source, stdin="p1\r\np3\r\n")
     assert lines(result) == [
         "deleted 3 passages: dipair.index holds 3",
-        "3 of 6 stored passages are deleted: free their space with `dipair-index compact`",
+        "3 of 6 stored passages are deleted: free the disk space with `dipair-index compact`",
     ]
     assert sorted(texts()) == ["p2", "p5", "p6"]
 
