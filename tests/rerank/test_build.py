@@ -371,7 +371,7 @@ def test_tokens_can_be_kept_at_a_url(
 def test_equal_passages_of_a_chunk_are_encoded_once(
     tmp_path: Path, encoder: DualEncoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(part_builder, "CHUNK", 60)
+    monkeypatch.setattr(part_builder, "PASSAGES_PER_CHUNK", 60)
     texts = ["how bees dance", "the moon and the tide", "tea", "why does dough rise"] * 15
     asked: list[int] = []
     encode = DualEncoder.encode_tokenised
