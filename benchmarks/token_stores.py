@@ -27,7 +27,7 @@ import numpy as np
 import tensorstore  # noqa: F401
 
 from dipair_index.stores.backends import open_token_store
-from dipair_index.stores.codecs import Rows
+from dipair_index.stores.codecs import EncodedRows
 from dipair_index.stores.names import CODEC_NAMES, STORE_NAMES
 from dipair_index.stores.token_store import TokenStore
 
@@ -76,7 +76,7 @@ def side_by_side(
 
 
 def writing(store: TokenStore, target: BinaryIO, ids: list[str]) -> Iterator[tuple[Step, Step]]:
-    def append(rows: Rows) -> None:
+    def append(rows: EncodedRows) -> None:
         target.write(rows.data)
         target.flush()
         os.fsync(target.fileno())
@@ -90,7 +90,7 @@ def writing(store: TokenStore, target: BinaryIO, ids: list[str]) -> Iterator[tup
 
 
 def gathering(
-    store: TokenStore, rows: Rows, ids: list[str], *, raw: bool, repeats: int
+    store: TokenStore, rows: EncodedRows, ids: list[str], *, raw: bool, repeats: int
 ) -> Iterator[tuple[Step, Step]]:
     decode = store.codec.decode
     rng = np.random.default_rng(2)
