@@ -51,7 +51,7 @@ from dipair_index.training.data import quality
 from dipair_index.training.hidden_states import HiddenStateCache
 from dipair_index.training.losses import binary
 from dipair_index.training.provenance import library_versions
-from dipair_index.training.stages import SAMPLE, initialise_projections
+from dipair_index.training.stages import DIRECTION_SAMPLE, initialise_projections
 from dipair_index.training.trainer import Schedule, run_training
 
 RUN = ("seed", "encoder", "layers", "pooling", "passage_length", "judged", "held_out", "epochs",
@@ -138,7 +138,7 @@ class Benchmark:
             for query, passage, logit in zip(*data.pairs["train"][:3], strict=True)
         ]
         if model.projections:
-            initialise_projections(model, cache.states["passage"][:SAMPLE, 0])
+            initialise_projections(model, cache.states["passage"][:DIRECTION_SAMPLE, 0])
         sample = [cache.collate(items[at :: len(items) // self.options.batch]) for at in range(16)]
         fit_similarity(model, sample, binary, 1.0)
         return model, cache, items
