@@ -11,7 +11,6 @@ import click
 
 from dipair_index.cli._console import remark
 from dipair_index.cli._types import COUNT
-from dipair_index.threads import limit_threads, most_threads
 
 DEFAULT_INDEX = Path("dipair.index")
 QUERIES_AT_ONCE = 32  # that are searched as one batch
@@ -94,6 +93,8 @@ def precision_option() -> Callable[[Command], Command]:
 def _limit_threads(_: click.Context, __: click.Parameter, count: int | None) -> None:
     """Limits the threads of libraries, which read the limit when they are imported."""
     if count is not None:
+        from dipair_index.threads import limit_threads, most_threads
+
         most = most_threads()
         if count > most:
             remark(f"--threads {count:,} is more than this machine can use: taking {most:,}")

@@ -64,7 +64,9 @@ def checked_run_queries(queries: Iterable[Query], run: Run) -> list[Query]:
 
     Raises `SettingsError` if one is no `Query`, or if the run is not of the type `Run`.
     """
-    found = list(queries) if _is_iterable(queries) else [queries]
+    if isinstance(queries, Query) or not _is_iterable(queries):
+        raise SettingsError(f"queries must be a list of Query, got {_shown(queries)}")
+    found = list(queries)
     for query in found:
         if not isinstance(query, Query):
             raise SettingsError(f"a query of a run must be a Query(id, text), got {_shown(query)}")
