@@ -82,7 +82,7 @@ CASES = [
     (f"{BUILD} --ann nonsense", 1, "cannot make an index 'nonsense': choose flat, hnsw, ivf"),
     (f"{BUILD} --ann-from missing", 2, "'missing' does not exist"),
     (f"{BUILD} --ann-from thesis", 1, "there is no ANN index in thesis"),
-    (f"{BUILD} --ann-from an.index", 1, "an.index/parts/000001/ann holds other passages"),
+    (f"{BUILD} --ann-from an.index", 1, "an.index/parts/000001/ann holds the vectors of"),
     (f"{BUILD} --model thesis", 1, "/thesis ("),
     (f"{BUILD} --vectors thesis", 1, "no encoder could be loaded from thesis"),
     (f"{BUILD} --batch-size 0", 2, "0 is not in the range x>=1"),

@@ -134,7 +134,7 @@ def test_what_is_no_index_is_told_from_what_is_not_there(tmp_path: Path) -> None
         Manifest.read(tmp_path)
     for foreign in ('{"name": "an app"}', "[1]", '"dipair-index"'):
         (tmp_path / MANIFEST).write_text(foreign)
-        with pytest.raises(DirectoryError, match=r"is not an index: its manifest\.json is an"):
+        with pytest.raises(DirectoryError, match=r"is not an index: its manifest\.json belongs to"):
             Manifest.read(tmp_path)
         assert not is_manifest(tmp_path / MANIFEST)
 

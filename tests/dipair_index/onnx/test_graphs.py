@@ -140,7 +140,7 @@ def test_graphs_that_do_not_compute_what_torch_does_are_not_kept(
     encoder = make_model()
     with torch.no_grad():
         encoder.model.head.output.bias += 1  # what is in the file is another
-    with pytest.raises(ModelError, match="give logits that differ from torch's by 1"):
+    with pytest.raises(ModelError, match="compute logits that differ from torch's by 1"):
         export_onnx(encoder)
     assert isinstance(open_encoder(encoder.name), DualEncoder)
 
