@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dipair_index.locks import COMPUTING
 from dipair_index.models.dipair import DiPairModel
 from dipair_index.models.systems import Precision
 from dipair_index.records import FloatArray
@@ -62,14 +63,17 @@ class HeadScorer(TokenScorer):
 
         @torch.inference_mode()
         def prepare(tokens: FloatArray) -> Any:
-            return self._head.prepare("query", self._tensor(tokens[np.newaxis]))
+            with COMPUTING:
+                return self._head.prepare("query", self._tensor(tokens[np.newaxis]))
 
         @torch.inference_mode()
         def score(rows: slice) -> None:
-            tokens = self._micro_batch(passages.read(rows))
-            side = self._head.prepare("passage", tokens)
+            tokens = passages.read(rows)
+            with COMPUTING:
+                side = self._head.prepare("passage", self._micro_batch(tokens))
             for query, row in zip(prepared, logits, strict=True):
-                _copy_logits(self._head.score(query, side), row[rows])
+                with COMPUTING:
+                    _copy_logits(self._head.score(query, side), row[rows])
 
         on_gpu = self._device.type != "cpu"
         threads = 1 if on_gpu else self._threads or torch.get_num_threads()
@@ -103,5 +107,6 @@ def compute_alone() -> None:
     The product of one micro-batch is too short to be split: the threads would wait for each other
     at every step, and much longer if another process uses a core.
     """
-    torch.get_num_threads()  # initialises torch in this thread before the limit, not after it
-    limit_openmp(1)
+    with COMPUTING:
+        torch.get_num_threads()  # initialises torch in this thread before the limit, not after it
+        limit_openmp(1)

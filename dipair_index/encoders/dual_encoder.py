@@ -11,7 +11,7 @@ import torch
 
 from dipair_index.encoders.base import EncodedTexts
 from dipair_index.encoders.batches import Tokenised, best_batch_size, padded_batches, tokenise
-from dipair_index.locks import ForkSafeLock
+from dipair_index.locks import COMPUTING, ForkSafeLock
 from dipair_index.models.config import Side
 from dipair_index.models.dipair import DiPairModel
 from dipair_index.models.heads import served_logits
@@ -112,8 +112,8 @@ class DualEncoder:
         vectors = np.zeros((len(texts.ids), config.vector_dim), np.float32)
         float16 = torch.autocast("cuda", torch.float16, enabled=self.model.device.type == "cuda")
         for rows, batch in padded_batches(self.tokenizer, texts, self._batch_size):
-            batch = batch.to(self.model.device)
-            with torch.inference_mode(), float16:
+            with COMPUTING, torch.inference_mode(), float16:
+                batch = batch.to(self.model.device)
                 encoded = self.model.encode(side, batch["input_ids"], batch["attention_mask"])
             tokens[rows] = encoded.tokens.float().cpu().numpy()
             vectors[rows] = encoded.vectors.float().cpu().numpy()
@@ -129,7 +129,7 @@ class DualEncoder:
             torch.from_numpy(np.require(tokens, np.float32, ["C", "W"])).to(self.model.device)
             for tokens in (query_tokens, passage_tokens)
         )
-        with torch.inference_mode():
+        with COMPUTING, torch.inference_mode():
             logits = self.model.head(query.expand(len(passages), -1, -1), passages)
             if logits.ndim > 1:
                 logits = served_logits(logits)

@@ -19,6 +19,7 @@ from dipair_index.encoders.batches import (
     length_sorted_batches,
 )
 from dipair_index.errors import ModelError
+from dipair_index.locks import COMPUTING
 from dipair_index.models.sources import lasting_name, model_folder
 from dipair_index.models.systems import EncodingPrecision, Sizes
 from dipair_index.onnx.graphs import HEAD, PASSAGE, PASSAGE_INT8, QUERY, Graphs, open_graphs
@@ -105,9 +106,9 @@ class OnnxEncoder:
             ids = np.full(shape, self.graphs.record.padding, np.int64)
             for place, row in enumerate(rows):
                 ids[place, : lengths[place]] = texts.ids[row]
-            tokens[rows], vectors[rows] = session.run(
-                ["tokens", "vectors"], {"ids": ids, "lengths": lengths}
-            )
+            with COMPUTING:
+                encoded = session.run(["tokens", "vectors"], {"ids": ids, "lengths": lengths})
+            tokens[rows], vectors[rows] = encoded
 
         batches = length_sorted_batches([len(ids) for ids in texts.ids], self._batch_size)
         with ThreadPoolExecutor(thread_count()) as pool:
@@ -121,7 +122,8 @@ class OnnxEncoder:
         """
         query = np.ascontiguousarray(query_tokens[np.newaxis], np.float32)
         logits: FloatArray
-        (logits,) = self._head_session.run(None, {"query": query, "passages": passage_tokens})
+        with COMPUTING:
+            (logits,) = self._head_session.run(None, {"query": query, "passages": passage_tokens})
         return logits
 
     @cached_property

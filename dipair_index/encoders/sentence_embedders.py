@@ -15,6 +15,7 @@ from dipair_index.digests import short_digest
 from dipair_index.encoders.batches import TokenisedBatches
 from dipair_index.encoders.open import open_encoder
 from dipair_index.errors import ModelError
+from dipair_index.locks import COMPUTING
 from dipair_index.models.hub import check_there
 from dipair_index.models.sources import EMBEDDER_NEXT, ENCODER, encoder_source
 from dipair_index.models.torch_setup import prepare_torch_for
@@ -180,7 +181,7 @@ class TransformersEmbedder:
         )
         self.truncated += batches.truncated
         for rows, inputs in batches:
-            with self._torch.inference_mode():
+            with COMPUTING, self._torch.inference_mode():
                 inputs = inputs.to(self._model.device)
                 outputs = self._model(**inputs).last_hidden_state.float()  # (texts, tokens, dim)
                 if self._first_token:
