@@ -14,8 +14,8 @@ import torch
 from dipair_index.cli._console import progress
 from dipair_index.data.dataset import Dataset
 from dipair_index.models.dipair import DiPairModel
-from dipair_index.models.pretrained import load_tokenizer
 from dipair_index.models.sources import encoder_source
+from dipair_index.models.tokenizers import load_tokenizer
 from dipair_index.training.hidden_states import HiddenStateCache
 
 Scores = Mapping[str, np.ndarray]

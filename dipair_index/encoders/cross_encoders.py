@@ -141,7 +141,8 @@ class TransformersTeacher:
 
         Raises `ModelError` when there is no such model, or it was never trained to score pairs.
         """
-        from dipair_index.models.pretrained import load_cross_encoder, load_tokenizer
+        from dipair_index.models.pretrained import load_cross_encoder
+        from dipair_index.models.tokenizers import load_tokenizer
 
         model = load_cross_encoder(name)
         tokenizer = load_tokenizer(name, model)

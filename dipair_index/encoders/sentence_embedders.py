@@ -133,11 +133,8 @@ class TransformersEmbedder:
     def __init__(self, name: str, *, device: str = "cpu", batch_size: int = 64) -> None:
         import torch
 
-        from dipair_index.models.pretrained import (
-            load_encoder,
-            load_tokenizer,
-            readable_tokens,
-        )
+        from dipair_index.models.pretrained import load_encoder, readable_tokens
+        from dipair_index.models.tokenizers import load_tokenizer
         from dipair_index.models.weights import fingerprint
 
         source = encoder_source(name)

@@ -16,7 +16,8 @@ from dipair_index.encoders.cross_encoders import (
     TransformersTeacher,
     set_longest_input,
 )
-from dipair_index.models.pretrained import check_length, load_classifier, load_tokenizer
+from dipair_index.models.pretrained import load_classifier
+from dipair_index.models.tokenizers import check_length, load_tokenizer
 from dipair_index.training.cross_encoder import (
     fit,
     random_bert_tiny,

@@ -14,7 +14,7 @@ from dipair_index.encoders.dual_encoder import DualEncoder
 from dipair_index.encoders.scorers import score_tuples
 from dipair_index.errors import SettingsError
 from dipair_index.models.dipair import DiPairModel
-from dipair_index.models.pretrained import check_length, load_tokenizer
+from dipair_index.models.tokenizers import check_length, load_tokenizer
 from dipair_index.models.weights import round_weights, save_weights
 from dipair_index.training.data import TrainingData, measure
 from dipair_index.training.run import TrainingRun

@@ -19,7 +19,8 @@ from dipair_index.encoders.cross_encoders import (
     set_longest_input,
 )
 from dipair_index.errors import FormatError
-from dipair_index.models.pretrained import load_classifier, load_tokenizer
+from dipair_index.models.pretrained import load_classifier
+from dipair_index.models.tokenizers import load_tokenizer
 from dipair_index.training.cross_encoder import fit, saver
 from dipair_index.training.data import measure
 from dipair_index.training.groups import LabelledGroups

@@ -21,13 +21,8 @@ from dipair_index.encoders.dual_encoder import DualEncoder
 from dipair_index.encoders.sentence_embedders import TransformersEmbedder, made_by
 from dipair_index.errors import ModelError, SettingsError
 from dipair_index.models.dipair import DiPairModel
-from dipair_index.models.pretrained import (
-    check_length,
-    load_classifier,
-    load_encoder,
-    load_tokenizer,
-    readable_tokens,
-)
+from dipair_index.models.pretrained import load_classifier, load_encoder, readable_tokens
+from dipair_index.models.tokenizers import check_length, load_tokenizer
 from dipair_index.models.weights import fingerprint, save_weights
 from dipair_index.rerank.onnx_export import export_onnx
 from dipair_index.training.settings import TrainingSettings
