@@ -1,6 +1,6 @@
-"""Locks that a forked child does not inherit as another thread held them.
+"""Locks that are free in a forked child, even if a thread held them at the fork.
 
-`ForkSafeLock` is free in the child; `COMPUTING` lets a fork wait for libraries with own locks.
+`ForkSafeLock` is such a lock; `COMPUTING` lets a fork wait for libraries with locks of their own.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ from weakref import WeakSet
 class ForkSafeLock:
     """A lock that is free in a forked child, whose only thread is the one that forked.
 
-    A thread that held it at the fork is not there to release it: the child would wait for ever. So
-    it must guard only what a thread that vanishes leaves usable. It is a context manager.
+    With another lock, the child would wait for ever for a thread that exists only in its parent. It
+    must guard only data that are usable even if the thread that held it stopped half-way. It is a
+    context manager.
     """
 
     _all: ClassVar[WeakSet[ForkSafeLock]] = WeakSet()

@@ -1,1 +1,1 @@
-"""Texts to token embeddings, vectors and scores, by torch or by ONNX Runtime."""
+"""Encoders and scorers of texts, with torch or with ONNX Runtime."""

@@ -1,7 +1,7 @@
-"""The contract of an encoder: texts to token embeddings and vectors, and these to logits.
+"""The protocol of an encoder: token embeddings and vectors of texts, and logits of these.
 
-`DualEncoder` fulfils it with torch, `OnnxEncoder` with ONNX Runtime, which is imported in a
-fraction of the time that torch takes.
+`DualEncoder` implements it with torch, and `OnnxEncoder` with ONNX Runtime, whose import takes a
+fraction of the time.
 """
 
 from __future__ import annotations
@@ -16,19 +16,18 @@ from dipair_index.records import FloatArray
 
 
 class EncodedTexts(NamedTuple):
-    """Token embeddings and pooled vectors of some texts."""
+    """The token embeddings and pooled vectors of texts."""
 
-    tokens: FloatArray  # (texts, kept, dim); zero rows where a text is shorter
+    tokens: FloatArray  # (texts, kept, dim); zero rows pad short texts
     vectors: FloatArray  # (texts, vector_dim), unit length
 
 
 class TextEncoder(Protocol):
-    """An encoder of queries and passages that an index is built and searched with.
+    """An encoder of queries and passages, with which an index is built and searched.
 
-    A contract that any class can fulfil: nothing else is asked of an encoder. `fingerprint`
-    changes when any weight does, and is the same whichever library computes. `backend` says what
-    computes: "torch", "onnx", or a word of one's own. `device` is named as torch names it. All
-    methods may be called from several threads at once.
+    Any class with these members can be used. `fingerprint` changes if any weight does, and is the
+    same with every backend. `backend` names what computes: "torch", "onnx", or any other word.
+    `device` is named as in torch. All methods may be called from several threads at once.
     """
 
     name: str
@@ -37,45 +36,45 @@ class TextEncoder(Protocol):
 
     @property
     def sizes(self) -> Sizes:
-        """The shapes of token embeddings and vectors."""
+        """The shapes of the token embeddings and vectors."""
         ...
 
     @property
     def sides(self) -> tuple[str, ...]:
-        """The names of the texts that its model scores together: "query" and "passage"."""
+        """The sides of the tuples that the model scores: "query" and "passage"."""
         ...
 
     @property
     def device(self) -> str:
-        """The device that computes."""
+        """The device on which the encoder computes, as torch names it."""
         ...
 
     def tokenised(self, side: str, texts: Sequence[str]) -> Tokenised:
-        """Returns the token ids of texts, cut at the length that is read of a side's texts."""
+        """Returns the token ids of texts, truncated to the maximum length of their side."""
         ...
 
     def encode_tokenised(self, texts: Tokenised) -> EncodedTexts:
-        """Returns the token embeddings and the vector of each text, in the order given."""
+        """Returns the token embeddings and the vector of each text, in their order."""
         ...
 
     def encode_queries(self, texts: Sequence[str]) -> EncodedTexts:
-        """Returns the N token embeddings and the vector of each text, in the order given."""
+        """Returns the N token embeddings and the vector of each query, in their order."""
         ...
 
     def encode_passages(self, texts: Sequence[str]) -> EncodedTexts:
-        """Returns the M token embeddings and the vector of each text, in the order given."""
+        """Returns the M token embeddings and the vector of each passage, in their order."""
         ...
 
     def logits(self, query_tokens: FloatArray, passage_tokens: FloatArray) -> FloatArray:
         """Returns the head's logits, (passages,), from (N, dim) and (passages, M, dim) in float32.
 
-        An index asks for micro-batches of one size, filled up with zeros, in several threads.
+        An index calls it in several threads, with micro-batches of one size, padded with zeros.
         """
         ...
 
 
 def refuse_tuples(sides: Sequence[str]) -> None:
-    """Raises `SettingsError` for a model of more than two sides, which no index can serve."""
+    """Raises `SettingsError` if a model has more than two sides, which an index cannot serve."""
     if len(sides) > 2:
         raise SettingsError(
             f"an index ranks passages for a query, but the model also reads "

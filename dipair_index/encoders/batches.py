@@ -1,4 +1,4 @@
-"""Batches of texts of like length, so that little is spent on padding."""
+"""Tokenisation of texts, and batches of texts of similar length, to save padding."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from dipair_index.errors import FormatError
 
 Rows = npt.NDArray[np.int64]
 Encode: TypeAlias = Callable[[list[str]], Sequence[Any]]
-"""Gives an encoding of the package `tokenizers` a text, cut at some number of tokens."""
+"""A function that returns an encoding of the package `tokenizers` per text, truncated."""
 
 CHARACTERS_A_TOKEN = 16
-"""So many characters a token, which hold enough tokens in nearly all texts (English: 5 a token)."""
+"""Characters to read per token; nearly all texts have fewer per token (English: about 5)."""
 UNDIVIDED = 1 << 14
-"""Characters of a run that hold more tokens than are read, or are one unknown word."""
+"""Characters of a run without a space that exceed the maximum length or are one unknown word."""
 RUNS = re.compile(r"\S+|\s+")
 
 
 def length_sorted_batches(lengths: Sequence[int], batch_size: int) -> Iterator[Rows]:
     """Yields the positions of `lengths` in batches, longest first.
 
-    Longest first, so that a batch too large for the memory fails at once.
+    A batch that is too large for the memory thus fails at once.
     """
     order = np.argsort(-np.asarray(lengths, dtype=np.int64), kind="stable")
     for start in range(0, len(order), batch_size):
@@ -33,15 +33,15 @@ def length_sorted_batches(lengths: Sequence[int], batch_size: int) -> Iterator[R
 
 
 class Tokenised(NamedTuple):
-    """The token ids of a side's texts, cut at the length that its encoder reads."""
+    """The token ids of a side's texts, truncated to the maximum length of the side."""
 
     side: str
     ids: list[list[int]]
-    truncated: int  # texts that were cut
+    truncated: int  # how many texts were truncated
 
     @classmethod
     def of(cls, side: str, encodings: Sequence[Any]) -> Tokenised:
-        """From what the package `tokenizers` gives."""
+        """Makes it of encodings of the package `tokenizers`."""
         cut = sum(bool(encoding.overflowing) for encoding in encodings)
         return cls(side, [encoding.ids for encoding in encodings], cut)
 
@@ -51,17 +51,17 @@ def tokenise(
 ) -> Tokenised:
     """Returns the token ids of texts by a fast tokenizer of transformers.
 
-    Raises `FormatError` for a text that UTF-8 cannot encode.
+    `max_length` is in tokens. Raises `FormatError` if UTF-8 cannot encode a text.
     """
     encode = truncating(tokenizer, max_length)
     return Tokenised.of(side, encode(beginnings(encode, texts, max_length)))
 
 
 def truncating(tokenizer: Any, max_length: int) -> Encode:
-    """Returns what encodes texts by a fast tokenizer of transformers, each by itself."""
+    """Returns a function that encodes single texts by a fast tokenizer of transformers."""
 
     def encode(texts: list[str]) -> Sequence[Any]:
-        if not texts:  # it refuses an empty list
+        if not texts:  # the tokenizer refuses an empty list
             return []
         found: Sequence[Any] = tokenizer(texts, truncation=True, max_length=max_length).encodings
         return found
@@ -70,13 +70,13 @@ def truncating(tokenizer: Any, max_length: int) -> Encode:
 
 
 def beginnings(encode: Encode, texts: Sequence[str], max_length: int) -> list[str]:
-    """Returns texts that `encode` cuts to the same tokens, without most of what it would drop.
+    """Returns the beginnings of texts, which `encode` truncates to the same tokens as the texts.
 
-    A tokenizer reads a text to its end before it is cut: 200 bytes of memory a character. A
-    beginning of it stands for all where two words, as the tokenizer divides it, follow the last
-    token that is read, since what comes after a word does not change its tokens. Of a run of
-    characters without a space, `UNDIVIDED` stand for all. Raises `FormatError` for a text that
-    UTF-8 cannot encode.
+    A tokenizer reads a whole text before it truncates it, with 200 bytes of memory per character.
+    The tokens of a word do not depend on the text after it. So a beginning is long enough if two
+    words, as the tokenizer divides the text, follow the last token within the maximum length. Of a
+    run of characters without a space, `UNDIVIDED` are enough. Raises `FormatError` if UTF-8 cannot
+    encode a text.
     """
     found = [_encodable(text) for text in texts]
     size = CHARACTERS_A_TOKEN * max_length
@@ -96,7 +96,7 @@ def beginnings(encode: Encode, texts: Sequence[str], max_length: int) -> list[st
 
 
 def _is_settled(encoding: Any, undivided: bool) -> bool:
-    """Whether more characters would leave the tokens of an encoding as they are."""
+    """Returns whether the tokens of an encoding would be the same with more characters."""
     if not encoding.overflowing:
         return False
     read, dropped = (
@@ -104,12 +104,12 @@ def _is_settled(encoding: Any, undivided: bool) -> bool:
         for each in (encoding, encoding.overflowing[-1])
     )
     if not read or not dropped or max(read) > max(dropped):
-        return False  # what is dropped comes before what is read
+        return False  # the tokenizer truncates the beginning
     return max(dropped) > max(read) + 1 or undivided
 
 
 def _encodable(text: str) -> str:
-    """Returns the text; `FormatError` where it holds half of a surrogate pair."""
+    """Returns the text; raises `FormatError` if it contains half of a surrogate pair."""
     try:
         text.encode()
     except UnicodeEncodeError as error:
@@ -122,28 +122,30 @@ def _encodable(text: str) -> str:
 
 
 def best_batch_size(device: str) -> int:
-    """Texts a batch: on a processor, more leave its cache (128 tokens: 27 ms a text by 16, 32 by
-    64); a GPU wants many.
+    """Returns how many texts a batch should have on a device.
+
+    Larger batches do not fit a processor's cache (texts of 128 tokens: 27 ms each in batches of 16,
+    32 ms in batches of 64); a GPU is faster with large ones.
     """
     return 16 if device == "cpu" else 256
 
 
 def padded_batches(tokenizer: Any, texts: Tokenised, batch_size: int) -> Iterator[tuple[Rows, Any]]:
-    """Yields (positions in `texts`, padded torch batch of them), longest texts first."""
+    """Yields positions in `texts` and the padded torch batch of these texts, longest first."""
     for rows in length_sorted_batches([len(ids) for ids in texts.ids], batch_size):
         yield rows, padded(tokenizer, [texts.ids[row] for row in rows])
 
 
 def padded(tokenizer: Any, ids: list[list[int]]) -> Any:
     """Returns torch's `input_ids` and `attention_mask`, both (texts, tokens), padded at the end."""
-    # whatever the tokenizer prefers: a text begins at the first position
+    # at the end whatever the tokenizer prefers, since a text starts at the first position
     return tokenizer.pad({"input_ids": ids}, padding_side="right", return_tensors="pt")
 
 
 class TokenisedBatches:
-    """Iterates over (positions in `texts`, padded torch batch of them), longest texts first.
+    """Iterates over positions in `texts` and padded torch batches of these texts, longest first.
 
-    `truncated` counts the texts that were cut at `max_length` tokens.
+    `truncated` counts the texts that were truncated to `max_length` tokens.
     """
 
     def __init__(

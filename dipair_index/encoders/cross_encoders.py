@@ -1,4 +1,4 @@
-"""Cross-encoder teachers: they read all texts of a pair or tuple together and score them."""
+"""Cross-encoder teachers, which read all texts of a pair or tuple together and score them."""
 
 from __future__ import annotations
 
@@ -19,31 +19,31 @@ from dipair_index.records import FloatArray
 from dipair_index.words import reason
 
 QUERY_TOKENS, PASSAGE_TOKENS = 32, 128
-"""What the encoder reads of each (DiPair, section 3.2)."""
+"""The maximum lengths in tokens (DiPair, section 3.2)."""
 MAX_TOKENS = QUERY_TOKENS + PASSAGE_TOKENS
-"""What a cross-encoder that was trained elsewhere reads, of pairs and of tuples."""
+"""The maximum length of a pair or tuple, in tokens, for a cross-encoder trained elsewhere."""
 ONNX_INPUTS = {
     "input_ids": "ids",
     "attention_mask": "attention_mask",
     "token_type_ids": "type_ids",
 }
-"""What an ONNX file may be fed, and what the package `tokenizers` calls it."""
+"""The possible inputs of an ONNX file, with their names in the package `tokenizers`."""
 TRUNCATION = "longest_first"
-"""What is cut where a pair is longer: the passage, and a query only where it is as long."""
+"""The truncation of a long pair: of the longer text, token by token; mostly the passage."""
 
 
 class Teacher(Protocol):
-    """Scores pairs or tuples; `fingerprint` changes when its weights do."""
+    """A model that scores pairs or tuples; `fingerprint` changes if any weight does."""
 
     name: str
     fingerprint: str
     outputs: int
 
     def logits(self, first: Sequence[str], *others: Sequence[str]) -> FloatArray:
-        """Returns logits in the order given: (tuples,), or (tuples, outputs) of several outputs.
+        """Returns logits in the order of the tuples: (tuples,), or (tuples, outputs) if several.
 
-        Each argument holds one side's texts; the first is read against the others, joined by the
-        separator token.
+        Each argument holds the texts of one side. The model reads pairs: the first side's text, and
+        those of the other sides joined by the separator token.
         """
         ...
 
@@ -51,7 +51,8 @@ class Teacher(Protocol):
 def open_teacher(name: str, *, device: str = "cpu", batch_size: int = 8) -> Teacher:
     """Opens an ONNX file (or a folder with `model.onnx`), or any transformers cross-encoder.
 
-    Raises `ModelError` when there is no such model.
+    Raises `ModelError` if there is no such model or it cannot score pairs, and `SettingsError` if
+    there is no such device.
     """
     path = Path(name)
     if path.suffix == ".onnx" or (path / "model.onnx").is_file():
@@ -68,7 +69,10 @@ def open_teacher(name: str, *, device: str = "cpu", batch_size: int = 8) -> Teac
 
 
 def longest_input(model: Any, tokenizer: Any) -> int:
-    """Tokens that a transformers cross-encoder reads of a tuple: what it was trained on here."""
+    """Returns the maximum length of a transformers cross-encoder in tokens.
+
+    It is that of its training, or less if the model or its tokenizer cannot read as many.
+    """
     from dipair_index.models.pretrained import readable_tokens
 
     trained_on: int = getattr(model.config, "dipair_max_tokens", MAX_TOKENS)
@@ -76,7 +80,10 @@ def longest_input(model: Any, tokenizer: Any) -> int:
 
 
 def set_longest_input(model: Any, tokenizer: Any, tokens: int) -> int:
-    """Has both save that a cross-encoder reads so many tokens; returns how many it can."""
+    """Sets the maximum length that a cross-encoder is saved with, in tokens.
+
+    Returns that length, which is at most the one that the model can read.
+    """
     from dipair_index.models.pretrained import readable_tokens
 
     longest = min(tokens, readable_tokens(model) or tokens)
@@ -85,14 +92,14 @@ def set_longest_input(model: Any, tokenizer: Any, tokens: int) -> int:
 
 
 def joined(separator: str, others: Sequence[Sequence[str]]) -> list[str]:
-    """Returns what a cross-encoder reads as its second text, (tuples,)."""
+    """Returns the second text of each tuple, (tuples,): the other sides' texts, joined."""
     return [f" {separator} ".join(texts) for texts in zip(*others, strict=True)]
 
 
 def pair_inputs(
     model: Any, tokenizer: Any, first: Sequence[str], second: Sequence[str]
 ) -> dict[str, Any]:
-    """Returns what a transformers cross-encoder reads of pairs, padded, (pairs, tokens) each."""
+    """Returns the inputs of a transformers cross-encoder by name, padded, (pairs, tokens) each."""
     length = longest_input(model, tokenizer)
     encode = truncating(tokenizer, length)
     batch = tokenizer(
@@ -103,15 +110,15 @@ def pair_inputs(
         padding=True,
         return_tensors="pt",
     )
-    known = inspect.signature(model.forward).parameters  # DistilBERT takes no types, for one
+    known = inspect.signature(model.forward).parameters  # DistilBERT, for example, takes no types
     return {name: values for name, values in batch.items() if name in known}
 
 
 def refuse_unusable(teacher: Teacher) -> None:
-    """Raises `ModelError` where a teacher gives a short pair, or one that it cuts, no numbers."""
+    """Raises `ModelError` if a teacher fails on a short pair or on one that it truncates."""
     try:
         logits = teacher.logits(["a", "b"], ["b", "a " * MAX_TOKENS])
-    # whatever a model of another kind, or ONNX Runtime, raises
+    # models of other kinds and ONNX Runtime raise errors of many types
     except Exception as error:
         raise ModelError(
             f"{teacher.name} cannot score pairs of texts ({reason(error)}): name a cross-encoder"
@@ -139,7 +146,7 @@ class TransformersTeacher:
     def load(cls, name: str, *, device: str = "cpu", batch_size: int = 8) -> TransformersTeacher:
         """Loads a local folder or a hub name.
 
-        Raises `ModelError` when there is no such model, or it was never trained to score pairs.
+        Raises `ModelError` if there is no such model, or it was not trained to score pairs.
         """
         from dipair_index.models.pretrained import load_cross_encoder
         from dipair_index.models.tokenizers import load_tokenizer
@@ -151,7 +158,7 @@ class TransformersTeacher:
         return teacher
 
     def logits(self, first: Sequence[str], *others: Sequence[str]) -> FloatArray:
-        """Returns logits, (tuples,) or (tuples, outputs), as `Teacher` says."""
+        """Returns logits, (tuples,) or (tuples, outputs), as `Teacher` describes."""
         import torch
 
         second = joined(self._tokenizer.sep_token or "", others)
@@ -170,7 +177,10 @@ class TransformersTeacher:
 
 
 class OnnxTeacher:
-    """A cross-encoder in an ONNX file, with its `tokenizer.json` beside it."""
+    """A cross-encoder in an ONNX file, with its `tokenizer.json` in the same folder.
+
+    Raises `ModelError` if either file is missing or invalid, or the model cannot score pairs.
+    """
 
     def __init__(self, file: Path, *, batch_size: int = 8) -> None:
         import onnxruntime
@@ -184,7 +194,7 @@ class OnnxTeacher:
                 )
         try:
             self._session: Any = onnxruntime.InferenceSession(str(file))
-        except Exception as error:  # ONNX Runtime raises its own types, which share no other base
+        except Exception as error:  # ONNX Runtime raises errors of types without a common base
             raise ModelError(f"{file} is not an ONNX model: {error}") from error
         outputs = self._session.get_outputs()
         width = outputs[0].shape[-1]
@@ -192,7 +202,7 @@ class OnnxTeacher:
             shapes = ", ".join(str(output.shape) for output in outputs)
             raise ModelError(f"{file} gives outputs {shapes}, a teacher gives one (batch, outputs)")
         self.outputs = width
-        # what `tokenizers` raises has no class of its own
+        # `tokenizers` raises plain `Exception`
         try:
             self._tokenizer: Any = Tokenizer.from_file(str(vocabulary))
         except Exception as error:
@@ -216,7 +226,7 @@ class OnnxTeacher:
         refuse_unusable(self)
 
     def logits(self, first: Sequence[str], *others: Sequence[str]) -> FloatArray:
-        """Returns logits, (tuples,) or (tuples, outputs), as `Teacher` says."""
+        """Returns logits, (tuples,) or (tuples, outputs), as `Teacher` describes."""
         known = (piece for piece in ("[SEP]", "</s>") if self._tokenizer.token_to_id(piece))
         encode = self._tokenizer.encode_batch
         second = joined(next(known, ""), others)
@@ -239,7 +249,10 @@ class OnnxTeacher:
 
 
 def _onnx_length(folder: Path) -> int:
-    """How many tokens a teacher in an ONNX file reads, by the files of transformers beside it."""
+    """Returns the maximum length of a teacher in an ONNX file, in tokens.
+
+    The files of transformers in its folder may lower it.
+    """
     limits = [MAX_TOKENS]
     for name, key in (
         ("tokenizer_config.json", "model_max_length"),
@@ -255,9 +268,10 @@ def _onnx_length(folder: Path) -> int:
 
 
 def _lengths(first: Sequence[str], second: Sequence[str]) -> list[int]:
+    """Returns the length of each pair in characters."""
     return [len(one) + len(other) for one, other in zip(first, second, strict=True)]
 
 
 def _flat(logits: FloatArray) -> FloatArray:
-    """One output a tuple is no column of its own."""
+    """Returns (tuples, outputs), or (tuples,) if there is one output."""
     return logits[:, 0] if logits.shape[1] == 1 else logits

@@ -1,4 +1,4 @@
-"""The encoder as the rest of the project uses it: texts in, numpy out."""
+"""The encoder of a DiPair model with torch, which returns numpy arrays."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from dipair_index.threads import answer_after_fork
 
 
 class DualEncoder:
-    """A DiPair model and its tokenizer."""
+    """A DiPair model and its tokenizer, as a `TextEncoder` that computes with torch."""
 
     backend = "torch"
 
@@ -45,20 +45,20 @@ class DualEncoder:
         self._tokenising = ForkSafeLock()
         self.name = name
         config = model.config
-        # what the same weights make of a text differs by these
-        told = (config.system, config.keep, config.pooling)
+        # with the same weights, the output still depends on these settings
+        settings = (config.system, config.keep, config.pooling)
         prefixes = (config.query_prefix, config.passage_prefix)
-        self.fingerprint = fingerprint(model, "\n".join((*told, *prefixes)))
+        self.fingerprint = fingerprint(model, "\n".join((*settings, *prefixes)))
         self._batch_size = batch_size or best_batch_size(device)
 
     @classmethod
     def load(
         cls, name: str | Path | None = None, *, device: str = "cpu", batch_size: int | None = None
     ) -> DualEncoder:
-        """Loads a saved DiPair model by folder or hub name; None is the one in the package.
+        """Loads a saved DiPair model by folder or hub name; None is the model in the package.
 
-        Raises `ModelError` when there is none, or it is not a DiPair model, and `SettingsError`
-        for a device that is not there.
+        Raises `ModelError` if there is no such model or it is no DiPair model, and `SettingsError`
+        if there is no such device.
         """
         prepare_torch(device)
         name = DEFAULT_MODEL if name is None else name
@@ -69,44 +69,44 @@ class DualEncoder:
 
     @property
     def sizes(self) -> Sizes:
-        """The shapes of what it gives."""
+        """The shapes of the token embeddings and vectors."""
         config = self.model.config
         kept = config.max_query_tokens, config.max_passage_tokens
         return Sizes(*kept, config.token_dim, config.vector_dim)
 
     @property
     def sides(self) -> tuple[Side, ...]:
-        """The names of the texts that its model scores together."""
+        """The sides of the tuples that the model scores."""
         sides: tuple[Side, ...] = self.model.config.sides
         return sides
 
     @property
     def device(self) -> str:
-        """Where it computes, as torch names it."""
+        """The device on which the encoder computes, as torch names it."""
         return str(self.model.device)
 
     def encode_queries(self, texts: Sequence[str]) -> EncodedTexts:
-        """Returns the first N projected tokens and the vector of each text, in the order given."""
+        """Returns the N projected tokens and the vector of each query, in their order."""
         return self.encode("query", texts)
 
     def encode_passages(self, texts: Sequence[str]) -> EncodedTexts:
-        """Returns the first M projected tokens and the vector of each text, in the order given."""
+        """Returns the M projected tokens and the vector of each passage, in their order."""
         return self.encode("passage", texts)
 
     def encode(self, side: Side, texts: Sequence[str]) -> EncodedTexts:
-        """Returns the kept projected tokens and the vector of each text of a side, in order."""
+        """Returns the projected tokens and the vector of each text of a side, in their order."""
         return self.encode_tokenised(self.tokenised(side, texts))
 
     def tokenised(self, side: Side, texts: Sequence[str]) -> Tokenised:
-        """Returns the token ids of texts, cut at the length that is read of a side's texts."""
+        """Returns the token ids of texts, truncated to the maximum length of their side."""
         config = self.model.config
         texts, length = config.as_read(side, texts), config.text_length(side)
-        # transformers sets the length in the tokenizer itself, which other threads may be using
+        # transformers sets the length in the tokenizer itself, which threads share
         with self._tokenising:
             return tokenise(self.tokenizer, texts, max_length=length, side=side)
 
     def encode_tokenised(self, texts: Tokenised) -> EncodedTexts:
-        """Returns the kept projected tokens and the vector of each text, in order."""
+        """Returns the projected tokens and the vector of each text, in their order."""
         config, side = self.model.config, texts.side
         tokens = np.zeros((len(texts.ids), config.kept(side), config.token_dim), np.float32)
         vectors = np.zeros((len(texts.ids), config.vector_dim), np.float32)
@@ -122,8 +122,8 @@ class DualEncoder:
     def logits(self, query_tokens: FloatArray, passage_tokens: FloatArray) -> FloatArray:
         """Returns the head's logits, (passages,), from (N, dim) and (passages, M, dim).
 
-        Several classes are one logit as `served_logits` has it. The head computes as it was
-        trained: `HeadScorer` does the same in less time.
+        Several classes become one logit by `served_logits`. The head computes as in training;
+        `HeadScorer` does the same in less time.
         """
         query, passages = (
             torch.from_numpy(np.require(tokens, np.float32, ["C", "W"])).to(self.model.device)

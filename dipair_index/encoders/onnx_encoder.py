@@ -1,4 +1,4 @@
-"""The encoder in ONNX Runtime: texts in, numpy out, without torch or transformers."""
+"""The encoder of a DiPair model with ONNX Runtime, without torch or transformers."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ from dipair_index.threads import thread_count
 
 
 class OnnxEncoder:
-    """A DiPair model's encoder and head, read from ONNX graphs.
+    """A DiPair model's encoder and head in ONNX graphs, as a `TextEncoder`.
 
-    Its tokens and vectors are those of `DualEncoder` to within 1e-4; those of passages that are
-    encoded with `precision="int8"`, to a cosine of 0.995 or better. A batch is the work of one
-    thread, and there are as many at once as the process may use.
+    Its tokens and vectors equal those of `DualEncoder` to within 1e-4; with `precision="int8"`,
+    those of passages have a cosine of 0.995 or more with them. One thread encodes a batch, and as
+    many threads as the process may use encode batches at once.
     """
 
     backend = "onnx"
@@ -62,9 +62,9 @@ class OnnxEncoder:
         batch_size: int | None = None,
         precision: EncodingPrecision = "float32",
     ) -> OnnxEncoder:
-        """Opens a model by folder; None is the one in the package.
+        """Opens a model by folder; None is the model in the package.
 
-        Raises `ModelError` where it holds no graphs, such as do not fit its weights, or none of
+        Raises `ModelError` if it has no graphs, graphs that do not fit its weights, or no graph of
         this precision.
         """
         graphs = open_graphs(model_folder(name))
@@ -76,15 +76,15 @@ class OnnxEncoder:
         return cls(graphs, name=lasting_name(name), batch_size=batch_size, precision=precision)
 
     def encode_queries(self, texts: Sequence[str]) -> EncodedTexts:
-        """Returns the N kept tokens and the vector of each text, in the order given."""
+        """Returns the N projected tokens and the vector of each query, in their order."""
         return self.encode_tokenised(self.tokenised("query", texts))
 
     def encode_passages(self, texts: Sequence[str]) -> EncodedTexts:
-        """Returns the M kept tokens and the vector of each text, in the order given."""
+        """Returns the M projected tokens and the vector of each passage, in their order."""
         return self.encode_tokenised(self.tokenised("passage", texts))
 
     def tokenised(self, side: str, texts: Sequence[str]) -> Tokenised:
-        """Returns the token ids of texts, cut at the maximum length of a side's texts."""
+        """Returns the token ids of texts, truncated to the maximum length of their side."""
         query = side == "query"
         tokenizer = self._query_tokenizer if query else self._passage_tokenizer
         prefix = self.graphs.record.query_prefix if query else self.graphs.record.passage_prefix
@@ -93,7 +93,7 @@ class OnnxEncoder:
         return Tokenised.of(side, tokenizer.encode_batch(read))
 
     def encode_tokenised(self, texts: Tokenised) -> EncodedTexts:
-        """Returns the kept tokens and the vector of each text, in the order given."""
+        """Returns the projected tokens and the vector of each text, in their order."""
         sizes, query = self.sizes, texts.side == "query"
         kept = sizes.max_query_tokens if query else sizes.max_passage_tokens
         session = self._query_session if query else self._passage_session
@@ -104,8 +104,8 @@ class OnnxEncoder:
             lengths = np.array([len(texts.ids[row]) for row in rows], np.int32)
             shape = len(rows), max(kept, int(lengths.max()))
             ids = np.full(shape, self.graphs.record.padding, np.int64)
-            for place, row in enumerate(rows):
-                ids[place, : lengths[place]] = texts.ids[row]
+            for position, row in enumerate(rows):
+                ids[position, : lengths[position]] = texts.ids[row]
             with COMPUTING:
                 encoded = session.run(["tokens", "vectors"], {"ids": ids, "lengths": lengths})
             tokens[rows], vectors[rows] = encoded
@@ -118,7 +118,7 @@ class OnnxEncoder:
     def logits(self, query_tokens: FloatArray, passage_tokens: FloatArray) -> FloatArray:
         """Returns the head's logits, (passages,), from (N, dim) and (passages, M, dim) in float32.
 
-        They are torch's to within 1e-4. All is the work of the calling thread.
+        They equal those of torch to within 1e-4. Only the calling thread computes.
         """
         query = np.ascontiguousarray(query_tokens[np.newaxis], np.float32)
         logits: FloatArray
@@ -138,7 +138,7 @@ class OnnxEncoder:
     def _passage_session(self) -> Any:
         return self.graphs.session(PASSAGE if self._precision == "float32" else PASSAGE_INT8)
 
-    # two of them, since the length at which one cuts is its own
+    # two tokenizers, since the maximum length is a setting of the tokenizer itself
     @cached_property
     def _query_tokenizer(self) -> Any:
         return self._tokenizer(self.graphs.record.query_length)
@@ -151,7 +151,7 @@ class OnnxEncoder:
         from tokenizers import Tokenizer
 
         path = self.graphs.folder / "tokenizer.json"
-        # what `tokenizers` raises has no class of its own
+        # `tokenizers` raises plain `Exception`
         try:
             tokenizer = Tokenizer.from_file(str(path))
         except Exception as error:

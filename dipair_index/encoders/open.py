@@ -1,4 +1,4 @@
-"""Opens a model's encoder with torch or with ONNX Runtime, whichever is asked for and there."""
+"""Opens a model's encoder with the backend that is asked for: torch or ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -21,13 +21,12 @@ def open_encoder(
     batch_size: int | None = None,
     precision: EncodingPrecision = "float32",
 ) -> TextEncoder:
-    """Opens a DiPair model by folder or hub name; None is the one in the package.
+    """Opens the encoder of a DiPair model by folder or hub name; None is the model in the package.
 
-    "auto" is ONNX Runtime where the model's folder holds graphs that fit its weights, and torch
-    elsewhere; the precision "int8" is ONNX Runtime's alone. Raises `ModelError` where there is no
-    such model, or, with "onnx" or "int8", no such graphs; `SettingsError` for choices that exclude
-    each other and for a device that is not there; `MissingPackageError` where torch is to compute
-    and is not installed.
+    "auto" is ONNX Runtime if the model's folder has graphs that fit its weights, and torch if not;
+    only ONNX Runtime has the precision "int8". Raises `ModelError` if there is no such model, or,
+    with "onnx" or "int8", if it has no such graphs; `SettingsError` if settings exclude each other
+    or there is no such device; `MissingPackageError` if torch is needed and not installed.
 
     Examples
     --------
@@ -59,12 +58,15 @@ def open_encoder(
 
 
 def backend_for(precision: Precision, backend: Backend) -> Backend:
-    """Returns torch for "auto" where the head is to be in bfloat16, which ONNX Runtime lacks."""
+    """Returns "torch" for "auto" if the head's precision is bfloat16, which ONNX Runtime lacks."""
     return "torch" if precision == "bfloat16" and backend == "auto" else backend
 
 
 def _settled(backend: Backend, device: str, precision: EncodingPrecision) -> Backend:
-    """Narrows "auto" by what only one library has; refuses what the one asked for lacks."""
+    """Returns the one backend that has the device and precision, or `backend` if both have.
+
+    Raises `SettingsError` if a setting is unknown, or `backend` lacks the device or precision.
+    """
     check_choice("backend", backend, get_args(Backend))
     check_choice("precision of encoding", precision, get_args(EncodingPrecision))
     if precision == "int8":

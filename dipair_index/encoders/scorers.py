@@ -1,4 +1,4 @@
-"""Scores of pairs or tuples of texts by any model, a DiPair one or a cross-encoder."""
+"""Scores pairs or tuples of texts with a DiPair model or a cross-encoder."""
 
 from __future__ import annotations
 
@@ -19,29 +19,29 @@ if TYPE_CHECKING:
     from dipair_index.encoders.dual_encoder import DualEncoder
 
 Texts: TypeAlias = Mapping[str, list[str]]
-"""The texts of some tuples by side, "query" first, each (tuples,)."""
+"""The texts of tuples by side, "query" first, each (tuples,)."""
 Scorer: TypeAlias = Callable[[Texts], FloatArray]
-"""Gives a logit a tuple, (tuples,), or (tuples, outputs) where a model has several."""
+"""A function that returns one logit per tuple, (tuples,), or (tuples, outputs) if several."""
 
 FOLLOWING = (
     "name a folder that `dipair-index train` or `train-teacher` has written, a hub model that can "
     "be reached, or an ONNX file"
 )
-"""What to do where a name gives no model of either kind."""
+"""The next step, at the end of an error, if no model of either kind has the name."""
 TUPLES_AT_ONCE = 1024
 
 
 def scores_of_model(
     model: str, texts: Texts, *, device: str = "cpu", report: Callable[[int], None]
 ) -> FloatArray:
-    """Returns one logit a tuple, (tuples,), of a DiPair model or a cross-encoder.
+    """Returns one logit per tuple, (tuples,), of a DiPair model or a cross-encoder.
 
-    Several outputs are grades from 0, of which the expected one counts. `report` is told the
-    tuples done so far. Raises `ModelError` where there is no such model, or a score is not a
-    number.
+    Several outputs are grades from 0, and the logit is that of the expected grade. `report` is
+    called with the number of tuples scored so far. Raises `ModelError` if there is no such model,
+    or if a score is not a finite number.
     """
     score, count = open_scorer(model, tuple(texts), device=device), len(texts["query"])
-    # a DiPair model sees everything at once, to encode each different text once
+    # a DiPair model gets all tuples at once, to encode each different text once
     at_once = count if is_dipair(model) else TUPLES_AT_ONCE
     scores = np.empty(count, np.float32)
     for start in range(0, count, at_once):
@@ -55,7 +55,7 @@ def scores_of_model(
 
 
 def _served(logits: FloatArray) -> FloatArray:
-    """(tuples, outputs) to one logit a tuple, as `served_logits` has it."""
+    """Returns one logit per tuple, (tuples,), by `served_logits` of (tuples, outputs)."""
     import torch
 
     from dipair_index.models.heads import served_logits
@@ -67,7 +67,7 @@ def _served(logits: FloatArray) -> FloatArray:
 def open_scorer(model: str, sides: tuple[str, ...], *, device: str = "cpu") -> Scorer:
     """Loads a DiPair model or a cross-encoder to score tuples of these sides.
 
-    Raises `ModelError` where there is no such model, or it was trained here on other sides.
+    Raises `ModelError` if there is no such model, or it is known to be trained on other sides.
     """
     if not is_dipair(model):
         order = order_of_sides(model, sides)
@@ -82,10 +82,10 @@ def open_scorer(model: str, sides: tuple[str, ...], *, device: str = "cpu") -> S
 
 
 def order_of_sides(cross_encoder: str, sides: tuple[str, ...]) -> tuple[str, ...]:
-    """Returns the order in which a cross-encoder is to read these sides: that of its training.
+    """Returns the order of these sides in a cross-encoder's training, which records it.
 
-    One that was not trained here reads them as they are given. Raises `ModelError` where it was
-    trained on others.
+    Without such a record, it is the order of `sides`. Raises `ModelError` if the cross-encoder was
+    trained on other sides.
     """
     try:
         record = json.loads((Path(cross_encoder) / "training.json").read_text(encoding="utf-8"))
@@ -114,23 +114,26 @@ def score_tuples(encoder: DualEncoder, texts: Texts) -> FloatArray:
     model = encoder.model
     tokens, rows = [], []
     for side in model.config.sides:
-        different, places = np.unique(np.array(texts[side], object), return_inverse=True)
+        different, inverse = np.unique(np.array(texts[side], object), return_inverse=True)
         tokens.append(encoder.encode(side, list(different)).tokens)
-        rows.append(places)
+        rows.append(inverse)
     blocks = [np.empty(0, np.float32)]
     with torch.inference_mode():
         for start in range(0, len(texts["query"]), TUPLES_AT_ONCE):
             block = slice(start, start + TUPLES_AT_ONCE)
             inputs = [
-                torch.from_numpy(of_side[places[block]]).to(model.device)
-                for of_side, places in zip(tokens, rows, strict=True)
+                torch.from_numpy(of_side[inverse[block]]).to(model.device)
+                for of_side, inverse in zip(tokens, rows, strict=True)
             ]
             blocks.append(model.head(*inputs).float().cpu().numpy())
     return np.concatenate(blocks[1:] or blocks)
 
 
 def is_dipair(model: str) -> bool:
-    """Whether a model is a DiPair one, or a cross-encoder; `ModelError` where there is none."""
+    """Returns whether a model is a DiPair model; if not, it is taken for a cross-encoder.
+
+    Raises `ModelError` if there is no such model.
+    """
     if model == DEFAULT_MODEL:
         return True
     if model.endswith(".onnx") or (Path(model) / "model.onnx").is_file():

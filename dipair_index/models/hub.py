@@ -1,4 +1,4 @@
-"""Models that are no folders: whether a hub can be asked for them, found out before it is."""
+"""Quick checks of a model's name, before a library asks the hub for it."""
 
 from __future__ import annotations
 
@@ -9,27 +9,27 @@ from pathlib import Path
 from dipair_index.words import reason
 
 TIMEOUT = 5.0
-"""Seconds for the hub's answer. Its own client tries six times a file, for half a minute each."""
+"""Seconds to wait for the hub. Its client tries each file six times, for half a minute each."""
 REMEMBERED = 60.0
-"""Seconds for which a hub that could not be reached is not asked again."""
+"""Seconds before a hub that could not be reached is asked again."""
 
 OURS = (".model", ".teacher", ".index", ".dataset", ".onnx")
-"""What the commands of this project call their folders and files."""
+"""The suffixes of the folders and files that the commands of this project write."""
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
 _unreachable: dict[str, tuple[float, str]] = {}
-"""When a hub could not be reached, and why."""
+"""The time at which each hub could not be reached, in seconds of `time.monotonic`, and why."""
 
 
 class NotThereError(OSError):
-    """No model is where its name says."""
+    """There is no model of this name."""
 
 
 def check_there(name: str) -> None:
-    """Raises `NotThereError` at once where `name` is no folder and no hub can be asked for it.
+    """Raises `NotThereError` if `name` is no folder and cannot be a model of a reachable hub.
 
-    Models that are in the hub's cache need no hub.
+    A model in the hub's local cache needs no connection.
     """
     if not Path(name).is_dir():
         check_may_be_on_hub(name)
@@ -37,7 +37,7 @@ def check_there(name: str) -> None:
 
 
 def check_may_be_on_hub(name: str) -> None:
-    """Raises `NotThereError` for what can only be a folder, and is none."""
+    """Raises `NotThereError` if `name` can only be a folder's, and there is no such folder."""
     path = Path(name)
     looks_local = (
         not _HUB_NAME.fullmatch(name)
@@ -60,7 +60,7 @@ def _check_reachable(name: str) -> None:
     when, why = _unreachable.get(host, (-REMEMBERED, ""))
     if time.monotonic() - when >= REMEMBERED:
         try:
-            # whatever it answers, it can be asked; what it has is then the loader's business
+            # any answer will do: the loader finds out whether the hub has the model
             get_session().head(hf_hub_url(name, "config.json"), timeout=TIMEOUT)
             return
         except Exception as error:  # of httpx, or of requests in older versions

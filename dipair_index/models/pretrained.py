@@ -1,8 +1,7 @@
-"""Pretrained models and tokenizers of transformers, loaded whole or refused in one sentence.
+"""Pretrained models of transformers, checked when they are loaded.
 
-transformers draws the weights that a checkpoint lacks at random, reads a folder without tokenizer
-files with an empty vocabulary, and leaves it to the first batch to fail in a model that is no
-encoder. Here each of these is a `ModelError` before anything is encoded.
+transformers initialises weights that a checkpoint lacks at random, and a model that is no encoder
+fails only with its first batch. Here both are a `ModelError` when the model is loaded.
 """
 
 from __future__ import annotations
@@ -34,11 +33,11 @@ def load_encoder(
 ) -> tuple[Any, frozenset[str], bool]:
     """Loads an encoder in float32, in evaluation mode, by folder or hub name.
 
-    Returns it with the names of the weights that none of its output depends on, as none does on
-    BERT's pooler, and whether its checkpoint holds all of them: one that it lacks is random.
-    `layers` takes the first ones only.
-    Raises `ModelError` where there is no such encoder, where it is damaged or no encoder of texts,
-    and where it lacks weights that are read; `SettingsError` where it has fewer layers.
+    Returns the encoder, the names of the weights on which no output depends, such as those of
+    BERT's pooler, and whether the checkpoint holds all of these weights; otherwise they are random.
+    `layers` is how many layers to load, from the first; None loads all. Raises `ModelError` if
+    there is no such encoder, if it is damaged or no encoder of texts, and if weights on which the
+    output depends are missing; `SettingsError` if it has fewer than `layers` layers.
     """
     model, missing = load_weights(
         AutoModel, encoder_source(name), name, ENCODER,
@@ -57,9 +56,9 @@ def load_encoder(
 
 
 def load_classifier(name: str, *, layers: int | None = None, outputs: int) -> Any:
-    """Loads an encoder with a classifier of so many outputs, which may be a new, random one.
+    """Loads an encoder with a classifier of `outputs` outputs, new and random if it has none.
 
-    Raises what `load_encoder` does.
+    Raises `ModelError` and `SettingsError` as `load_encoder` does.
     """
     model, missing = load_weights(
         AutoModelForSequenceClassification, encoder_source(name), name, ENCODER,
@@ -79,7 +78,7 @@ def load_classifier(name: str, *, layers: int | None = None, outputs: int) -> An
 def load_cross_encoder(name: str) -> Any:
     """Loads a cross-encoder in float32, in evaluation mode, by folder or hub name.
 
-    Raises `ModelError` where there is none, or it was never trained to score pairs.
+    Raises `ModelError` if there is none, and if it has no trained classifier.
     """
     model, missing = load_weights(
         AutoModelForSequenceClassification, name, name, CROSS_ENCODER,
@@ -94,21 +93,22 @@ def load_cross_encoder(name: str) -> Any:
 
 
 def readable_tokens(model: nn.Module) -> int | None:
-    """Returns how many tokens of a text a model can read, special ones included; None is any."""
+    """Returns a model's maximum length in tokens, special tokens included; None is no limit."""
     limits = [getattr(model.config, "max_position_embeddings", None)]
     for name, table in model.named_modules():
         if name.endswith("position_embeddings") and isinstance(table, nn.Embedding):
-            # RoBERTa and its kin number positions from behind that of padding
-            taken = 0 if table.padding_idx is None else table.padding_idx + 1
-            limits.append(table.num_embeddings - taken)
-    # some families without a limit say -1
+            # in RoBERTa and its relatives, positions start after the index of padding
+            reserved = 0 if table.padding_idx is None else table.padding_idx + 1
+            limits.append(table.num_embeddings - reserved)
+    # some families have -1 for no limit
     return min((limit for limit in limits if isinstance(limit, int) and limit > 0), default=None)
 
 
 def first_layers(name: str, layers: int | None) -> dict[str, Any]:
-    """Returns what has transformers load the first `layers` layers of an encoder; None is all.
+    """Returns the settings with which transformers loads only the first `layers` layers.
 
-    Raises `SettingsError` where it has fewer: those that are missing would be random.
+    None loads all of them. Raises `SettingsError` if the encoder has fewer: the missing layers
+    would be random.
     """
     if layers is None:
         return {}
@@ -118,7 +118,7 @@ def first_layers(name: str, layers: int | None) -> dict[str, Any]:
         config = AutoConfig.from_pretrained(source, trust_remote_code=False)
         depth = getattr(config, "num_hidden_layers", None)
     except (OSError, ValueError):
-        depth = None  # there is no such encoder, which loading it says
+        depth = None  # there is no such encoder: loading it raises the error
     if depth is not None and layers > depth:
         raise SettingsError(
             f"--layers {layers} is more than the encoder's {depth}: pass {depth} or fewer"
@@ -129,11 +129,12 @@ def first_layers(name: str, layers: int | None) -> dict[str, Any]:
 def load_weights(
     loader: Any, source: str | None, name: str, kind: str, *, following: str = NEXT, **settings: Any
 ) -> tuple[Any, list[str]]:
-    """Returns what `loader.from_pretrained` makes of `source`, and the weights it lacks, sorted.
+    """Loads a model with `loader.from_pretrained`; returns it and the missing weights, sorted.
 
-    Code that lies beside a model is never run. Raises `ModelError`, which calls it a `kind` and
-    says `following` at its end, where it cannot be loaded, where shapes are not those of its
-    config, and where a weight is not finite, or a whole number that it has no scale for.
+    Code in the model's folder is never run. Raises `ModelError` if the model cannot be loaded, if
+    the shapes of weights do not fit its config.json, and if a weight is not finite or stored as
+    integers without a scale. The sentence calls the model a `kind` and ends with `following`, the
+    next step.
     """
     folder = Path(source or "")
     if source is not None and (folder / "adapter_config.json").is_file():
@@ -166,7 +167,7 @@ def load_weights(
 
 
 def refuse_not_finite(model: nn.Module, name: str) -> None:
-    """Raises `ModelError` where a weight is NaN or infinite."""
+    """Raises `ModelError` if a weight is NaN or infinite."""
     for weight, values in model.named_parameters():
         if not torch.isfinite(values).all():
             raise ModelError(
@@ -176,17 +177,17 @@ def refuse_not_finite(model: nn.Module, name: str) -> None:
 
 
 def refuse_whole_numbers(model: nn.Module, folder: Path, name: str) -> None:
-    """Raises `ModelError` where a folder's files hold whole numbers for a weight of a model.
+    """Raises `ModelError` if a folder's files hold integers as a weight of a model.
 
-    transformers would take these for the weight itself, without the scale that they lack.
+    transformers would load these as the weight itself, without the scale that they need.
     """
-    # an encoder is saved with the prefix of a model around it, or without
-    around = f"{getattr(model, 'base_model_prefix', '')}."
-    weights = {weight.removeprefix(around) for weight, _ in model.named_parameters()}
+    # names of weights start with the prefix of the base model if it was saved with a head
+    prefix = f"{getattr(model, 'base_model_prefix', '')}."
+    weights = {weight.removeprefix(prefix) for weight, _ in model.named_parameters()}
     for file in sorted(folder.glob("*.safetensors")):
         with safe_open(file, "pt") as stored:
             for weight in stored.keys():  # noqa: SIM118 - no mapping
-                if weight.removeprefix(around) not in weights:
+                if weight.removeprefix(prefix) not in weights:
                     continue
                 kind = stored.get_slice(weight).get_dtype()
                 if not kind.startswith(("F", "BF")):
@@ -197,17 +198,18 @@ def refuse_whole_numbers(model: nn.Module, folder: Path, name: str) -> None:
 
 
 def weights_read(model: Any, names: Collection[str], name: str) -> list[str]:
-    """Returns those of the weights called `names` that a model's output depends on.
+    """Returns the names, out of `names`, of the weights on which a model's output depends.
 
-    The model reads a few tokens for that. Raises `ModelError` where it gives no vector of its
-    hidden size a token, being no encoder of texts, and where padding changes these.
+    The model encodes a few tokens to find out. Raises `ModelError` if the model is no encoder of
+    texts, whose output is one vector of its hidden size per token, and if padding changes these
+    vectors.
     """
     kind = f"{name} is no encoder that can be used here"
     if model.config.is_encoder_decoder:
         raise ModelError(f"{kind}, since it has a decoder: name a model such as BERT")
     ids = torch.arange(min(8, readable_tokens(model) or 8))[None]  # (1, tokens)
     mask = torch.ones_like(ids)
-    # the same tokens but for the last, in whose place there is padding
+    # the same tokens, with padding in place of the last
     shorter = (mask.cumsum(1) < ids.shape[1]).to(mask.dtype)
     try:
         with torch.enable_grad():
@@ -216,7 +218,7 @@ def weights_read(model: Any, names: Collection[str], name: str) -> list[str]:
             alone = model(input_ids=ids[:, :-1], attention_mask=mask[:, :-1])[0]
             padded = model(input_ids=ids, attention_mask=shorter)[0][:, :-1]
         fits = hidden.shape == (*ids.shape, model.config.hidden_size)
-    # whatever a model of another kind, which wants images or sounds, does with tokens
+    # models of other kinds, such as those of images or sounds, raise errors of many types
     except Exception as error:
         raise ModelError(f"{kind} ({reason(error)}): name a model such as BERT") from error
     if not fits:

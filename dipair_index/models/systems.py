@@ -1,4 +1,4 @@
-"""Names of what can be chosen, for those who need no torch."""
+"""The names of architectures, backends and precisions; imports no torch."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import Literal, NamedTuple
 from dipair_index.errors import SettingsError
 
 SYSTEMS = ("tsf", "ffnn", "de-ffnn", "de-cos", "dse", "poly", "maxsim")
-"""What scores the tokens of a tuple, in the order of the papers."""
+"""The architectures of the head, in the order of the papers."""
 
 TUPLE_SYSTEMS = ("tsf", "ffnn", "de-ffnn")
-"""Those that read three sides and more; the others compare two."""
+"""The architectures that can read three sides or more; the others compare two."""
 
 CLASS_SYSTEMS = ("tsf", "ffnn", "de-ffnn", "dse")
-"""Those that end in a linear layer, which can have an output a class; the others are one number."""
+"""The architectures with a linear output layer, one output per class; others have one logit."""
 
 FIRST_TOKEN_SIDES = {
     "de-ffnn": ("query", "passage"),
@@ -22,29 +22,31 @@ FIRST_TOKEN_SIDES = {
     "dse": ("query", "passage"),
     "poly": ("query",),
 }
-"""The sides of which a system reads the first token alone; with de-ffnn the extra ones too."""
+"""The sides of which an architecture reads only the first token; for de-ffnn, these are all."""
 
 RESIDUALS = ("none", "cosine", "maxsim")
-"""What a head may begin at: the cosine of the first tokens, or the mean over the query's tokens of
-the largest cosine with a passage's."""
+"""The similarity that is added to a head's logit: none, the cosine of the first tokens, or the mean
+over the query's tokens of the largest cosine with a token of the passage."""
 
 KEEP = ("first", "last", "spans")
-"""Which tokens of a text are kept; `dipair_index.models.truncation` says how."""
-
+"""The truncation of an encoder's output, which `dipair_index.models.truncation` describes."""
 
 Backend = Literal["auto", "torch", "onnx"]
-
+"""The library that computes; "auto" is ONNX Runtime if the model has graphs, and torch if not."""
 
 Precision = Literal["float32", "bfloat16"]
 """The precision of the head; bfloat16 changes a logit by about 0.01 and is faster."""
-
 
 EncodingPrecision = Literal["float32", "int8"]
 """The precision of encoding passages; int8 is faster, at a cosine of about 0.999 with float32."""
 
 
 class Sizes(NamedTuple):
-    """The shapes of what an encoder gives: N of a query, M of a passage, and the widths."""
+    """The shapes of an encoder's output.
+
+    `max_query_tokens` is N and `max_passage_tokens` M, the tokens of the truncated outputs; `dim`
+    is the width of these tokens, and `vector_dim` that of the pooled vector.
+    """
 
     max_query_tokens: int
     max_passage_tokens: int
@@ -53,7 +55,7 @@ class Sizes(NamedTuple):
 
 
 WeightCodec = Literal["float16", "int8"]
-"""How a trained model is saved; `dipair_index.models.weights` says more."""
+"""The format of saved weights, which `dipair_index.models.weights` describes."""
 
 
 def check_choice(what: str, value: str, choices: Sequence[str]) -> None:

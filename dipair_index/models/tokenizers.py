@@ -14,18 +14,19 @@ from dipair_index.models.sources import encoder_source
 from dipair_index.words import reason
 
 UNKNOWN = "\U00013080 \U00012000 \ua66e"
-"""Words of a hieroglyph, a cuneiform sign and a rare Cyrillic letter."""
+"""A text of unknown words: a hieroglyph, a cuneiform sign and a rare Cyrillic letter."""
 
 
 def load_tokenizer(name: str, model: Any = None) -> Any:
-    """Loads the fast tokenizer beside a model, by folder or hub name.
+    """Loads the fast tokenizer of a model, by folder or hub name.
 
-    Raises `ModelError` where there is none, or one without a fast form, a vocabulary or a padding
-    token, and where `model` has fewer embeddings than it has pieces.
+    A `model` whose configuration lacks a padding token gets the tokenizer's.
+    Raises `ModelError` if there is no tokenizer, if it has no fast form, vocabulary or padding
+    token, and if `model` has fewer embeddings than the tokenizer has tokens.
     """
     try:
         tokenizer = AutoTokenizer.from_pretrained(encoder_source(name), trust_remote_code=False)
-        # texts that no vocabulary has, for which some need a token that this one may lack
+        # some tokenizers fail at an unknown word, if they lack the token for it
         tokenizer(UNKNOWN)
     # transformers and tokenizers raise errors of many types, of which some have no base
     except Exception as error:
@@ -41,7 +42,7 @@ def load_tokenizer(name: str, model: Any = None) -> Any:
     vocabulary: dict[str, int] = tokenizer.get_vocab()
     special = set(tokenizer.all_special_tokens)
     pieces = {piece: row for piece, row in vocabulary.items() if piece not in special}
-    # what transformers makes of no files at all knows special tokens and marks of a space
+    # without files, transformers makes a tokenizer of special tokens and marks of a space alone
     if not any(any(map(str.isalnum, piece)) for piece in pieces):
         raise ModelError(
             f"{name} has no vocabulary, so it would read all words as unknown: put the "
@@ -58,10 +59,10 @@ def load_tokenizer(name: str, model: Any = None) -> Any:
             "model that has one"
         )
     if model is not None:
-        if model.config.pad_token_id is None:  # where a decoder's classifier looks for the end
+        if model.config.pad_token_id is None:  # by which a decoder's classifier finds the end
             model.config.pad_token_id = tokenizer.pad_token_id
         rows = model.get_input_embeddings().num_embeddings
-        # special tokens that no text gets may lie beyond, as [MASK] where transformers adds it
+        # special tokens that occur in no text, as a [MASK] that transformers adds, may have none
         given = [tokenizer.pad_token_id, *tokenizer("")["input_ids"]]
         needed = max(*pieces.values(), *given) + 1
         if needed > rows:
@@ -73,7 +74,7 @@ def load_tokenizer(name: str, model: Any = None) -> Any:
 
 
 def lacks_merges(tokenizer: Any, pieces: Iterable[str]) -> bool:
-    """Returns whether byte-pair encoding makes none of the vocabulary's longer pieces."""
+    """Returns whether a byte-pair encoding produces none of its vocabulary's longer tokens."""
     model = tokenizer.backend_tokenizer.model
     if not isinstance(model, BPE):
         return False
@@ -82,7 +83,10 @@ def lacks_merges(tokenizer: Any, pieces: Iterable[str]) -> bool:
 
 
 def check_length(tokenizer: Any, tokens: int, what: str, *, pair: bool = False) -> None:
-    """Raises `SettingsError` where texts of so many tokens would be nothing but special ones."""
+    """Raises `SettingsError` if a length of `tokens` leaves no room beside special tokens.
+
+    `what` names the length in the sentence; `pair` is for pairs of texts.
+    """
     special = tokenizer.num_special_tokens_to_add(pair)
     if tokens <= special:
         raise SettingsError(

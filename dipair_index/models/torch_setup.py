@@ -1,4 +1,4 @@
-"""Prepares torch: it must be installed and have the device, and transformers keeps quiet."""
+"""Prepares torch: checks that it is installed and has the device, and silences transformers."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from dipair_index.optional import require
 
 
 def prepare_torch(device: str = "cpu", *, needed_by: str = "the torch backend") -> None:
-    """Call it before the first import of a module that imports torch.
+    """Checks that torch can be used; to be called before a module that imports torch.
 
-    `needed_by` is the noun that the sentence about a missing package begins with. Raises
-    `MissingPackageError` where it is not installed, and `SettingsError` where torch has no such
-    device here.
+    `needed_by` is the noun with which the sentence about a missing package begins. Raises
+    `MissingPackageError` if torch is not installed, and `SettingsError` if torch has no such device
+    here.
     """
     require("torch", needed_by)
     import torch
@@ -30,10 +30,11 @@ def prepare_torch(device: str = "cpu", *, needed_by: str = "the torch backend") 
 def prepare_torch_for(
     source: str, *, kind: str, following: str, needed_by: str, device: str = "cpu"
 ) -> None:
-    """As `prepare_torch`, before a model of a folder or hub name is loaded.
+    """Checks that torch can be used to load the model `source`, a folder or hub name.
 
-    Raises `ModelError`, which calls the model a `kind` and says `following` at its end, where it
-    can be known before torch is imported that there is none: that takes seconds.
+    Raises `ModelError` before torch is imported, which takes seconds, if there can be no such
+    model: the sentence calls the model a `kind` and ends with `following`, the next step. Raises
+    `MissingPackageError` and `SettingsError` as `prepare_torch` does.
     """
     with loading(kind, source, following):
         check_may_be_on_hub(source)

@@ -1,4 +1,4 @@
-"""DiPair's transformer head, and what it shares with the other heads.
+"""DiPair's transformer head, and the base classes of all heads.
 
     tokens of each side, (pairs, kept, dim) ─► transformer layers ─► first token ─► logits (pairs,)
 
@@ -6,10 +6,10 @@ Source: Chen et al., "DiPair: Fast and Accurate Distillation for Trillion-Scale 
 Pair Modeling", Findings of EMNLP 2020, section 3.5.
 
 Deviation from the paper: `similarity_residual` adds a scaled similarity to the logit, and the last
-layer begins at zero, so that training begins at the encoder's own ranking. "cosine" is that of the
-first tokens, "maxsim" the mean over the query's tokens of the largest cosine with the other text's;
-with several sides it is the mean over them. With several classes it is added k times to that of
-grade k. "none" is the paper's.
+layer starts at zero, so that training starts from the encoder's own ranking. "cosine" is the cosine
+of the first tokens; "maxsim" is the mean over the query's tokens of the largest cosine with a token
+of the other text. With several other sides, the similarity is the mean over them. With several
+classes, the logit of grade k gets k times the similarity. "none" is the paper's head.
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ from torch.nn import functional
 from dipair_index.models.config import DiPairConfig
 
 FIRST_SCALE, FIRST_BIAS = 20.0, -10.0
-"""Where a similarity begins: the mean of a teacher's logits is near zero, where that of a cosine
-is about a half."""
+"""The initial scale and bias of a similarity, by which a cosine of 0.5, about the mean, becomes a
+logit of 0, about the mean of a teacher's."""
 
 
 class TupleHead(nn.Module, ABC):
-    """Scores tuples of texts, from the tokens of each side."""
+    """The base class of heads, which score tuples of texts by the tokens of each side."""
 
     @abstractmethod
     def forward(self, *tokens: Tensor) -> Tensor:
-        """(pairs, kept, dim) of each side to logits (pairs,), or (pairs, classes)."""
+        """Returns logits, (pairs,) or (pairs, classes), of tokens, (pairs, kept, dim) per side."""
 
     def initialise(self) -> None:
-        """Sets the parameters that no module of its own holds, as a new model has them."""
+        """Sets the initial values of the head's own parameters, those outside its submodules."""
 
 
 class ClassHead(TupleHead):
-    """A head that ends in a linear layer, with an output a class."""
+    """A head that ends in a linear layer with one output per class."""
 
     def __init__(self, config: DiPairConfig, width: int) -> None:
         super().__init__()
@@ -50,18 +50,18 @@ class ClassHead(TupleHead):
 
     @property
     def has_residual(self) -> bool:
-        """Whether a similarity is added."""
+        """Whether a similarity is added to the logits."""
         return self.similarity_residual != "none"
 
     def initialise(self) -> None:
-        """Begins at the similarity, where there is one."""
+        """Sets the initial values; a residual, if there is one, is the whole logit at first."""
         if self.has_residual:
             self.similarity_scale.fill_(FIRST_SCALE)
             self.output.weight.zero_()
             self.output.bias.copy_(FIRST_BIAS * self.grades())
 
     def _logits(self, read: Tensor, tokens: tuple[Tensor, ...]) -> Tensor:
-        """(pairs, width), and the tokens for the residual, to logits."""
+        """Returns the logits of the last layer's input, (pairs, width), with the residual added."""
         logits: Tensor = self.output(read)
         if self.has_residual:
             query, *others = map(self.compared, tokens)
@@ -70,20 +70,24 @@ class ClassHead(TupleHead):
         return logits.squeeze(-1) if logits.shape[-1] == 1 else logits
 
     def compared(self, tokens: Tensor) -> Tensor:
-        """The tokens that the residual compares, at length one: (pairs, first or all, dim)."""
+        """Returns the tokens that the residual compares, at unit length.
+
+        "cosine" compares the first, (pairs, 1, dim), and "maxsim" all of them, (pairs, kept, dim).
+        """
         chosen = tokens[:, :1] if self.similarity_residual == "cosine" else tokens
         return functional.normalize(chosen, dim=-1)
 
     def grades(self) -> Tensor:
-        """How often the residual is added to the logit of each class; once where there is one."""
+        """Returns the factor of the residual in each class's logit, (classes,); 1 for one class."""
         bias = self.output.bias
         return torch.arange(len(bias), device=bias.device) if len(bias) > 1 else bias.new_ones(1)
 
 
 class TransformerHead(ClassHead):
-    """tsf, DiPair's transformer head (section 3.5): a BERT over the tokens of all sides.
+    """tsf, DiPair's transformer head (section 3.5): BERT layers over the tokens of all sides.
 
-    Its first output token represents the tuple. Positions and segments are added as in BERT.
+    The first hidden state of the last layer represents the tuple. Position and segment embeddings
+    are added as in BERT.
     """
 
     def __init__(self, config: DiPairConfig) -> None:
@@ -106,13 +110,13 @@ class TransformerHead(ClassHead):
         )
 
     def initialise(self) -> None:
-        """As BERT's own embeddings."""
+        """Sets the initial position and segment embeddings as in BERT."""
         super().initialise()
         self.position.normal_(std=0.02)
         self.segment.normal_(std=0.02)
 
     def forward(self, *tokens: Tensor) -> Tensor:
-        """(pairs, kept, dim) of each side to logits (pairs,), or (pairs, classes)."""
+        """Returns logits, (pairs,) or (pairs, classes), of tokens, (pairs, kept, dim) per side."""
         segments = [one.expand_as(side[0]) for one, side in zip(self.segment, tokens, strict=True)]
         hidden = torch.cat(tokens, dim=1)  # (pairs, all kept tokens, dim)
         hidden = self.norm(hidden + self.position + torch.cat(segments))
@@ -122,5 +126,9 @@ class TransformerHead(ClassHead):
 
 
 def largest_cosines(query: Tensor, passage: Tensor) -> Tensor:
-    """(pairs or 1, N, dim) and (pairs, M, dim), at length one or zero, to the residual (pairs,)."""
+    """Returns the mean over the query's tokens of the largest cosine, (pairs,).
+
+    `query` is (pairs or 1, N, dim) and `passage` (pairs, M, dim), of unit length or, as padding,
+    zero.
+    """
     return (passage @ query.mT).amax(1).mean(-1)

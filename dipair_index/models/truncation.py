@@ -1,4 +1,4 @@
-"""Which of a text's output tokens are kept (DiPair, section 3.3), and how spans stand for all."""
+"""Truncation of an encoder's output to a few tokens (DiPair, section 3.3), and token pooling."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ from torch.nn import functional
 
 
 def keep_tokens(hidden: Tensor, attention_mask: Tensor, count: int, keep: str) -> Tensor:
-    """Returns `count` tokens of each text, (texts, count, width), from (texts, tokens, width).
+    """Returns the truncated output of each text, (texts, count, width).
 
-    "first" and "last" are the paper's. "spans" keeps the first token, and in the place of the
-    others the means of `count - 1` consecutive spans of even length, so that the end of a text has
-    its say: it is no part of the paper. A text with fewer tokens is filled with zeros.
+    `hidden` are the hidden states, (texts, tokens, width), and `attention_mask` is (texts, tokens).
+    `keep` is "first" or "last", as in the paper, or "spans", which is token pooling and no part of
+    the paper: the first token, and the means of `count - 1` consecutive spans of nearly equal
+    length over the other tokens, so that the end of a text counts too. A text with fewer than
+    `count` tokens is padded with zeros.
     """
     hidden = hidden * attention_mask.unsqueeze(-1).to(hidden.dtype)
     if keep == "last":
@@ -26,25 +28,25 @@ def keep_tokens(hidden: Tensor, attention_mask: Tensor, count: int, keep: str) -
 
 
 def _means(hidden: Tensor, attention_mask: Tensor, spans: int) -> Tensor:
-    """The mean of each span of the tokens after the first, (texts, spans, width)."""
-    place = torch.arange(hidden.shape[1], device=hidden.device)
-    # a text of fewer tokens than spans has one token a span
+    """Returns the mean of each span of the tokens after the first, (texts, spans, width)."""
+    position = torch.arange(hidden.shape[1], device=hidden.device)
+    # a text of fewer tokens than spans has one token per span
     length = (attention_mask.sum(1, keepdim=True) - 1).clamp(min=spans)
-    span = (place * spans).div(length, rounding_mode="floor")  # (texts, tokens)
+    span = (position * spans).div(length, rounding_mode="floor")  # (texts, tokens)
     belongs = span.unsqueeze(1) == torch.arange(spans, device=hidden.device).unsqueeze(-1)
     weight = (belongs & (attention_mask[:, None, 1:] > 0)).to(hidden.dtype)
     return weight @ hidden / weight.sum(-1, keepdim=True).clamp(min=1)
 
 
 def _last(attention_mask: Tensor, count: int, hidden: Tensor) -> Tensor:
-    """The places of the last tokens, (texts, count, width), as `gather` takes them."""
+    """Returns the positions of the last tokens, (texts, count, width), for `gather`."""
     start = (attention_mask.sum(1) - count).clamp(min=0)
-    places = start[:, None] + torch.arange(count, device=hidden.device)
-    places = places.clamp(max=hidden.shape[1] - 1).unsqueeze(-1)
-    return places.expand(-1, -1, hidden.shape[-1])
+    positions = start[:, None] + torch.arange(count, device=hidden.device)
+    positions = positions.clamp(max=hidden.shape[1] - 1).unsqueeze(-1)
+    return positions.expand(-1, -1, hidden.shape[-1])
 
 
 def _inside(attention_mask: Tensor, count: int, hidden: Tensor) -> Tensor:
-    """1 where a text has a token at that place of its last ones, else 0, (texts, count, 1)."""
+    """Returns the mask of the last tokens, (texts, count, 1): 0 for the padding of short texts."""
     has = torch.arange(count, device=hidden.device) < attention_mask.sum(1, keepdim=True)
     return has.to(hidden.dtype).unsqueeze(-1)

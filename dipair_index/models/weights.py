@@ -1,12 +1,12 @@
-"""A model's weights on disk: half precision, or its encoder's matrices in int8.
+"""Saves and loads a model's weights: in half precision, or the encoder's matrices in int8.
 
     config.json                      "weights": "float16" or "int8"
-    frozen.safetensors               what training leaves as it is, word embeddings above all
-    trained.safetensors              all else: a later model replaces this file alone
-    model.safetensors.index.json     which tensor is in which file, as transformers writes it
+    frozen.safetensors               weights that training does not change, such as embeddings
+    trained.safetensors              all other weights: a later model replaces this file alone
+    model.safetensors.index.json     the file of each tensor, in the format of transformers
 
-int8 keeps a matrix W of the encoder as whole numbers `W` of -127 to 127 and a float32 scale a row,
-`W.scale`: W is about `W * scale`, row by row.
+In int8, a matrix of the encoder is stored as integers from -127 to 127 under its own name, say `W`,
+and one float32 scale per row under `W.scale`: a row is about its integers times its scale.
 """
 
 from __future__ import annotations
@@ -34,15 +34,16 @@ from dipair_index.words import listed
 
 INDEX_FILE = "model.safetensors.index.json"
 SCALE = ".scale"
-"""The ending that makes a matrix's name that of its scales."""
+"""The suffix of a matrix's name that gives the name of its scales."""
 
 
 def save_weights(
     model: DiPairModel, folder: Path, *, codec: WeightCodec = "float16", frozen: str = "embeddings"
 ) -> None:
-    """Saves the weights and the config; those whose names hold `frozen` in a file of their own.
+    """Saves the weights and the configuration.
 
-    A later model that leaves these as they are replaces the other file alone.
+    Weights whose names contain `frozen` go to a file of their own, so that a later model in which
+    they are the same replaces only the other file.
     """
     folder.mkdir(parents=True, exist_ok=True)
     parts: dict[str, dict[str, Tensor]] = {"frozen.safetensors": {}, "trained.safetensors": {}}
@@ -63,8 +64,8 @@ def save_weights(
 def load_model(source: str | Path) -> DiPairModel:
     """Loads a model from a folder or from the hub, in float32.
 
-    Raises `ModelError` where there is none, where no model could have its config.json, and where
-    its weights are not all there or do not fit that.
+    Raises `ModelError` if there is none, if its config.json is invalid, and if weights are missing
+    or do not fit the config.json.
     """
     with loading(DIPAIR, str(source), DIPAIR_NEXT):
         check_there(str(source))
@@ -72,17 +73,17 @@ def load_model(source: str | Path) -> DiPairModel:
             config = DiPairConfig.from_pretrained(str(source))
         except SettingsError as error:
             raise ModelError(f"{source} has an invalid config.json: {error}") from error
-        kept: dict[str, Any] = {"config": config}
+        options: dict[str, Any] = {"config": config}
         if getattr(config, "weights", "float16") == "int8":
-            kept["state_dict"] = dequantised(_read(source))
+            options["state_dict"] = dequantised(_read(source))
     model: DiPairModel
     model, missing = load_weights(
         DiPairModel,
-        None if "state_dict" in kept else str(source),
+        None if "state_dict" in options else str(source),
         str(source),
         DIPAIR,
         following=DIPAIR_NEXT,
-        **kept,
+        **options,
     )
     if missing:
         raise ModelError(
@@ -93,12 +94,12 @@ def load_model(source: str | Path) -> DiPairModel:
 
 
 def round_weights(model: DiPairModel, codec: WeightCodec) -> None:
-    """Sets a model's weights to what `load_model` would give once they are saved."""
+    """Rounds a model's weights to the values that saving and loading them would give."""
     model.load_state_dict(dequantised(_stored(model, codec)))
 
 
 def quantised(matrix: Tensor) -> tuple[Tensor, Tensor]:
-    """Returns int8 (rows, columns) and float32 scales (rows,) nearest to a matrix."""
+    """Returns a matrix in int8, (rows, columns), and its float32 scales, (rows,)."""
     scale = matrix.float().abs().amax(1).clamp(min=torch.finfo(torch.float32).tiny) / 127
     return (matrix.float() / scale[:, None]).round().to(torch.int8), scale
 
@@ -106,7 +107,7 @@ def quantised(matrix: Tensor) -> tuple[Tensor, Tensor]:
 def dequantised(stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Returns float32 tensors by name, those in int8 multiplied by their scales.
 
-    Raises `ModelError` where one in int8 has no scales, of one number a row.
+    Raises `ModelError` if a tensor in int8 does not have one scale per row.
     """
     for name, tensor in stored.items():
         scales = stored.get(name + SCALE, torch.empty(0))
@@ -125,7 +126,7 @@ def dequantised(stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _stored(model: DiPairModel, codec: WeightCodec) -> dict[str, Tensor]:
-    """The tensors that are saved, by name."""
+    """Returns the tensors to save, by name."""
     stored: dict[str, Tensor] = {}
     for name, tensor in model.state_dict().items():
         of_encoder = name.startswith(("encoder.", "other_encoders."))
@@ -137,7 +138,7 @@ def _stored(model: DiPairModel, codec: WeightCodec) -> dict[str, Tensor]:
 
 
 def _read(source: str | Path) -> dict[str, Tensor]:
-    """The tensors of all files of a model, by name."""
+    """Reads the tensors of all files of a model, by name."""
     index = json.loads(Path(_file(source, INDEX_FILE)).read_text(encoding="utf-8"))
     stored: dict[str, Tensor] = {}
     for file in sorted(set(index["weight_map"].values())):
@@ -146,7 +147,10 @@ def _read(source: str | Path) -> dict[str, Tensor]:
 
 
 def _file(source: str | Path, name: str) -> str:
-    """The path of one file of a model, fetched from the hub where `source` is no folder."""
+    """Returns the path of one file of a model, which is downloaded if `source` is a hub name.
+
+    Raises `ModelError` if the model has no such file.
+    """
     found = cached_file(str(source), name)
     if found is None:
         raise ModelError(f"{source} has no {name}: its model was saved incompletely")
@@ -156,9 +160,9 @@ def _file(source: str | Path, name: str) -> str:
 def fingerprint(
     model: torch.nn.Module, also: str = "", *, without: Collection[str] = frozenset()
 ) -> str:
-    """Returns 16 hex digits that change when any weight does, or what is `also` told of them.
+    """Returns a digest of a model's weights and of `also`, as 16 hex digits.
 
-    The weights called `without` do not count, such as random ones that nothing is read of.
+    The weights named in `without` do not count, such as random ones on which no output depends.
     """
 
     def pieces() -> Iterator[bytes]:
