@@ -195,7 +195,8 @@ def test_a_terminal_gets_no_control_sequences_of_a_text(folder: Path) -> None:
         "--config|\x1b[2J|build",
     ],
 )
-def test_nor_of_a_message(words: str) -> None:
+def test_nor_of_a_message(words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # the default index of a command is in the current directory
     result = CliRunner().invoke(cli, words.split("|"), color=True)
     assert isinstance(result.exception, SystemExit)
     assert "\x1b" not in result.output
