@@ -11,7 +11,6 @@ from dipair_index.errors import FormatError
 from dipair_index.formats.trec import iter_qrels, read_qrels, read_run, write_run
 from dipair_index.records import ScoredPassage
 
-texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\t\n\r\ufeff"))
 words = st.text(st.characters(min_codepoint=33, max_codepoint=0x2FF), min_size=1, max_size=8)
 words = words.filter(lambda word: word.split() == [word] and word.splitlines() == [word])
 in_one_folder = settings(
