@@ -13,6 +13,7 @@ import click
 from click.core import ParameterSource
 
 from dipair_index.cli._console import print_json, progress, remark, say, snippet, table, write_data
+from dipair_index.cli._fusion import fusion_options
 from dipair_index.cli._identical import identical_ids_option, without_own
 from dipair_index.cli._options import (
     QUERIES_AT_ONCE,
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from dipair_index.models.systems import Backend, Precision
     from dipair_index.records import Query, Run
     from dipair_index.rerank.index import DiPairIndex
+    from dipair_index.rerank.names import FusionMethod
     from dipair_index.rerank.ranking import RankedPassage, Ranking, Timings
 
     Rankings = Iterator[tuple[Query, Ranking]]
@@ -69,6 +71,7 @@ NEED_IDS = {
     metavar="RUN",
     help="Rerank the passages of this TREC run instead of retrieving",
 )
+@fusion_options()
 @click.option("--no-rerank", is_flag=True, help="Print the ranking of the vector search")
 @click.option(
     "--compare", is_flag=True, help="Print the rankings before and after DiPair side by side"
@@ -90,6 +93,8 @@ def rerank(
     candidates: int,
     top_k: int | None,
     run_file: str | None,
+    fusion: FusionMethod | None,
+    weight: float | None,
     no_rerank: bool,
     compare: bool,
     as_json: bool,
@@ -110,6 +115,7 @@ def rerank(
       dipair-index rerank --query "why does dough rise"
       dipair-index rerank --queries queries.tsv --trec > dipair.run
       dipair-index rerank --queries queries.tsv --run bm25.run --trec > dipair.run
+      dipair-index rerank --queries queries.tsv --run splade.run --fusion weighted --trec
     """
     _check_usage(ctx.params)
     from dipair_index.encoders.open import backend_for, open_encoder
@@ -135,8 +141,10 @@ def rerank(
             top_k=max(top_k, candidates) if compare else top_k,
             candidates=candidates,
             rerank=not no_rerank,
-            raw_scores=raw_scores,
             ignore_identical_ids=ignore_identical_ids,
+            raw_scores=raw_scores,
+            fusion=fusion,
+            weight=weight,
         )
         if as_trec:
             _print_trec(ranked)
@@ -162,6 +170,16 @@ def _check_usage(given: Mapping[str, Any]) -> None:
         option = "--compare" if given["compare"] else "--run"
         raise click.UsageError(
             f"--no-rerank leaves nothing to do for {option}: leave out one of them"
+        )
+    if given["weight"] is not None and given["fusion"] != "weighted":
+        raise click.UsageError("--weight is that of --fusion weighted: give both, or neither")
+    for name, option in (("no_rerank", "--no-rerank"), ("raw_scores", "--raw-scores")):
+        if given["fusion"] and given[name]:
+            raise click.UsageError(f"--fusion and {option} exclude each other: leave out one")
+    if given["fusion"] and given["ignore_identical_ids"] and not run_file:
+        raise click.UsageError(
+            "--fusion with --ignore-identical-ids needs --run: the search's own ranks and scores "
+            "count the passage that is left out"
         )
     candidates, top_k = given["candidates"], given["top_k"] or TOP_K
     if not run_file and not given["no_rerank"] and candidates < top_k:
@@ -239,10 +257,13 @@ def _answers(
     top_k: int,
     candidates: int,
     rerank: bool,
-    raw_scores: bool,
     ignore_identical_ids: bool,
+    **scoring: Any,
 ) -> Rankings:
-    """Yields each query with its ranking, in batches; prints the timings at the end."""
+    """Yields each query with its ranking, in batches; prints the timings at the end.
+
+    `scoring` are settings that `search` and `rerank_run` both take.
+    """
     from dipair_index.rerank.ranking import Timings
 
     waiting, spent, count = iter(asked), Timings(), 0
@@ -253,23 +274,15 @@ def _answers(
             rankings: list[Ranking]
             if run is None and ignore_identical_ids:
                 depth = candidates if rerank else top_k
-                found = index.search(
-                    texts, depth + 1, depth + 1, rerank=rerank, raw_scores=raw_scores
-                )
+                found = index.search(texts, depth + 1, depth + 1, rerank=rerank, **scoring)
                 rankings = [
                     without_own(query.query_id, ranking, depth, top_k)
                     for query, ranking in zip(batch, found, strict=True)
                 ]
             elif run is None:
-                rankings = index.search(
-                    texts,
-                    top_k=top_k,
-                    candidates=candidates,
-                    rerank=rerank,
-                    raw_scores=raw_scores,
-                )
+                rankings = index.search(texts, top_k, candidates, rerank=rerank, **scoring)
             else:
-                ranked = index.rerank_run(batch, run, top_k=top_k, raw_scores=raw_scores)
+                ranked = index.rerank_run(batch, run, top_k, **scoring)
                 rankings = [ranked[query.query_id] for query in batch]
             spent = Timings.total([spent, *(ranking.timings for ranking in rankings)])
             yield from zip(batch, rankings, strict=True)

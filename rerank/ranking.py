@@ -90,7 +90,7 @@ class Rankings(list[Ranking]):
 
 
 def best_first(
-    order: Sequence[str | int], scores: npt.NDArray[np.float32], top_k: int | None = None
+    order: Sequence[str | int], scores: npt.NDArray[np.floating[Any]], top_k: int | None = None
 ) -> list[int]:
     """Returns the indexes of the `top_k` highest scores, or of all, ties by `order`, e.g. ids."""
     best = sorted(range(len(order)), key=lambda index: (-scores[index], order[index]))

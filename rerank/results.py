@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+
+import numpy as np
 
 from dipair_index.records import FloatArray
 from dipair_index.rerank.candidates import Candidate
+from dipair_index.rerank.fusion import Fusion
 from dipair_index.rerank.ranking import (
     RankedPassage,
     Ranking,
@@ -28,6 +31,26 @@ def best_candidates(
     if not raw_scores:
         scores = [probability(score) for score in scores]
     return [(candidates[index], score) for index, score in zip(best, scores, strict=True)]
+
+
+def ranked_candidates(
+    candidates: Sequence[Candidate],
+    logits: FloatArray,
+    retrieval: Mapping[str, float],
+    fusion: Fusion | None,
+    top_k: int | None,
+    raw_scores: bool,
+) -> list[tuple[Candidate, float]]:
+    """Returns the `top_k` best candidates with their scores, by the head or by a fusion.
+
+    `retrieval` are the scores of the first stage by passage id, with which the head's are fused.
+    """
+    if fusion is None:
+        return best_candidates(candidates, logits, top_k, raw_scores)
+    ids = [candidate.id for candidate in candidates]
+    fused = fusion.scores(retrieval, dict(zip(ids, logits.tolist(), strict=True)))
+    scores = np.array([fused[passage_id] for passage_id in ids])
+    return [(candidates[index], float(scores[index])) for index in best_first(ids, scores, top_k)]
 
 
 def described(

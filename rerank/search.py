@@ -17,9 +17,11 @@ from dipair_index.rerank.arguments import (
     checked_top_k,
 )
 from dipair_index.rerank.candidates import Candidate, candidates_of, candidates_of_each
+from dipair_index.rerank.fusion import checked_fusion
+from dipair_index.rerank.names import FusionMethod
 from dipair_index.rerank.opened import Current, Opened
 from dipair_index.rerank.ranking import Ranking, Rankings, Stopwatch
-from dipair_index.rerank.results import best_candidates, described
+from dipair_index.rerank.results import best_candidates, described, ranked_candidates
 from dipair_index.rerank.scorer import TokenScorer
 from dipair_index.rerank.text_cache import TextCache
 from dipair_index.stores.codecs import EncodedRows
@@ -46,6 +48,8 @@ class Searcher:
         *,
         rerank: bool = True,
         raw_scores: bool = False,
+        fusion: FusionMethod | None = None,
+        weight: float | None = None,
     ) -> Ranking: ...
 
     @overload
@@ -57,6 +61,8 @@ class Searcher:
         *,
         rerank: bool = True,
         raw_scores: bool = False,
+        fusion: FusionMethod | None = None,
+        weight: float | None = None,
     ) -> Rankings: ...
 
     def search(
@@ -67,6 +73,8 @@ class Searcher:
         *,
         rerank: bool = True,
         raw_scores: bool = False,
+        fusion: FusionMethod | None = None,
+        weight: float | None = None,
     ) -> Ranking | Rankings:
         """Returns the best of the nearest passages, best first, ties by id.
 
@@ -82,6 +90,12 @@ class Searcher:
             If false, the nearest passages are returned as they were retrieved.
         raw_scores : bool
             Return logits, or cosines, instead of scores in [0, 1].
+        fusion : {"rrf", "weighted"}, optional
+            Order passages by the vector search and the head together, instead of by the head alone:
+            by reciprocal ranks, or by the weighted sum of both scores, each mapped to [0, 1] among
+            the query's candidates. Scores are the fused ones.
+        weight : float, optional
+            The head's share of a weighted fusion, from 0 to 1.
 
         Returns
         -------
@@ -91,7 +105,8 @@ class Searcher:
         Raises
         ------
         SettingsError
-            If a query is empty or not a str, or if a number is invalid.
+            If a query is empty or not a str, if a number is invalid, or if settings contradict each
+            other.
 
         Examples
         --------
@@ -104,6 +119,9 @@ class Searcher:
         candidates = checked_count("candidates", candidates)
         if rerank and top_k is not None and candidates < top_k:
             raise SettingsError(f"candidates must be top_k ({top_k}) or more, got {candidates}")
+        fused = checked_fusion(fusion, weight, raw_scores=raw_scores)
+        if fused and not rerank:
+            raise SettingsError("fusion needs the head's ranking: leave out rerank=False or fusion")
         watch, rankings = Stopwatch(), Rankings()
         with self._current.lent() as opened:
             encoded, vectors = self._encode(queries, opened, watch)
@@ -118,7 +136,7 @@ class Searcher:
                 retrieval = dict(zip(found, cosines.tolist(), strict=True))
                 if rerank:
                     logits = self._logits(encoded.tokens[row], named, opened.snapshot, watch)
-                    ranked = best_candidates(named, logits, top_k, raw_scores)
+                    ranked = ranked_candidates(named, logits, retrieval, fused, top_k, raw_scores)
                 else:
                     scores = cosines if raw_scores else (1 + cosines) / 2
                     ranked = list(zip(named, np.clip(scores, -1, 1).tolist(), strict=True))
@@ -222,12 +240,16 @@ class Searcher:
         top_k: int | None = None,
         *,
         raw_scores: bool = False,
+        fusion: FusionMethod | None = None,
+        weight: float | None = None,
     ) -> dict[str, Ranking]:
         """Reranks the passages that a run has for each query; returns rankings by query id.
 
-        `top_k` and `raw_scores` are those of `rerank`. Raises `MissingPassagesError`, which names
-        the query and the passages, if passages of the run are not in the index, and `SettingsError`
-        if a query is not a `Query` or if the run has another type.
+        `top_k` and `raw_scores` are those of `rerank`. `fusion` and `weight` are those of `search`,
+        with the run's scores in place of the vector search's. Raises `MissingPassagesError`, which
+        names the query and the passages, if passages of the run are not in the index, and
+        `SettingsError` if a query is not a `Query`, if the run has another type, or if settings are
+        invalid.
 
         Examples
         --------
@@ -239,6 +261,7 @@ class Searcher:
         [12.5, 12.0]
         """
         asked, top_k = checked_run_queries(queries, run), checked_top_k(top_k)
+        fused = checked_fusion(fusion, weight, raw_scores=raw_scores)
         texts = checked_queries([query.text for query in asked])
         watch, rankings = Stopwatch(), {}
         with self._current.lent() as opened:
@@ -256,8 +279,8 @@ class Searcher:
                         f"the run has passages for query {query_id} that the index does not have "
                         f"({error}): index these passages too, or remove them from the run"
                     ) from error
-                best = best_candidates(named, logits, top_k, raw_scores)
                 retrieval = {passage_id: scores[passage_id] for passage_id in ids}
+                best = ranked_candidates(named, logits, retrieval, fused, top_k, raw_scores)
                 rankings[query_id] = described(best, opened.snapshot, watch, retrieval)
         return rankings
 

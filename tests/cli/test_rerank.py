@@ -285,3 +285,40 @@ def test_a_terminal_gets_a_table(
     lines = result.stdout.splitlines()
     assert "─────" in result.stdout
     assert [line.split()[3] for line in lines if line.strip()[:1].isdigit()] == expected[:2]
+
+
+def test_fusion_prints_the_order_of_both(run: Run, built_index: Path, queries: Path) -> None:
+    with DiPairIndex.open(built_index) as index:
+        expected = [
+            (passage.id, f"{passage.score:.4f}")
+            for passage in index.search(QUERY, 3, fusion="weighted", weight=0.25)
+        ]
+    command = ["rerank", "--index-dir", built_index, "--top-k", "3"]
+    fused = [*command, "--fusion", "weighted", "--weight", "0.25"]
+    assert [(row[3], row[1]) for row in rows(run(*fused, "--query", QUERY))[1:]] == expected
+
+    retrieved = run(*command, "--queries", queries, "--no-rerank", "--trec").stdout
+    (queries.parent / "first.run").write_text(retrieved)
+    kept = run(*command, "--queries", queries, "--run", queries.parent / "first.run",
+               "--fusion", "weighted", "--weight", "0", "--trec").stdout  # fmt: skip
+    assert [row.split()[2] for row in kept.splitlines()] == [
+        row.split()[2] for row in retrieved.splitlines()
+    ]
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--weight", "0.5"], "--weight is that of --fusion weighted"),
+        (["--fusion", "rrf", "--weight", "0.5"], "--weight is that of --fusion weighted"),
+        (["--fusion", "rrf", "--no-rerank"], "--fusion and --no-rerank exclude each other"),
+        (["--fusion", "rrf", "--raw-scores"], "--fusion and --raw-scores exclude each other"),
+        (["--fusion", "rrf", "--ignore-identical-ids"], "needs --run"),
+    ],
+)
+def test_fusion_refuses_what_it_cannot_be_beside(
+    run: Run, built_index: Path, queries: Path, options: list[str], sentence: str
+) -> None:
+    result = run("rerank", "--index-dir", built_index, "--queries", queries, *options)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert sentence in result.stderr
