@@ -18,7 +18,7 @@ from dipair_index.cli._encoding import (
     write_graphs,
 )
 from dipair_index.cli._options import encoding_options, index_dir_option
-from dipair_index.cli._types import NOT_NEGATIVE_COUNT
+from dipair_index.cli._types import NOT_NEGATIVE_COUNT, TEXT
 from dipair_index.stores.names import CODEC_NAMES, STORE_NAMES
 from dipair_index.words import counted
 
@@ -37,6 +37,13 @@ if TYPE_CHECKING:
 )
 @index_dir_option("Write the index into this directory")
 @click.option("--model", help="Encode with this DiPair model  [default: the bundled one]")
+@click.option(
+    "--side",
+    type=TEXT,
+    metavar="SIDE",
+    help="Index texts of this side of the model's tuples, such as query, to score pairs of two "
+    "indexes with `match`  [default: passage, which `rerank` ranks]",
+)
 @click.option(
     "--vectors",
     default="model",
@@ -89,6 +96,7 @@ def build(
     corpus: str | None,
     index_dir: Path,
     model: str | None,
+    side: str | None,
     store: str,
     store_url: str | None,
     batch_size: int | None,
@@ -108,6 +116,7 @@ def build(
       dipair-index build --corpus passages.tsv --index-dir passages.index
       zcat passages.jsonl.gz | dipair-index build --corpus - --ann hnsw
       dipair-index build --corpus passages.tsv --store tensorstore --store-url s3://bucket/tokens
+      dipair-index build --corpus queries.tsv --side query --index-dir queries.index
     """
     from dipair_index.encoders.open import open_encoder
     from dipair_index.stores.index_directory import check_target
@@ -130,12 +139,14 @@ def build(
         ),
         backend,
         again="the same command with --resume",
+        side=side,
         store=store,
         store_url=store_url or "",
         overwrite=overwrite,
         **settings,
     )
-    remark(f"wrote {index_dir}: {how_to_ask(index_dir)}")
+    ask = how_to_ask(index_dir) if side in (None, "passage") else "score pairs of it with `match`"
+    remark(f"wrote {index_dir}: {ask}")
 
 
 def build_sample(

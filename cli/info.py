@@ -117,6 +117,7 @@ def _describe(index_dir: Path, *, as_json: bool) -> None:
         if deleted
         else "0",
         "parts": f"{len(manifest.parts):,}",
+        "side": manifest.side,
         "model": f"{manifest.model} ({manifest.model_fingerprint})",
         "tokens": f"{manifest.max_query_tokens} of a query, {manifest.max_passage_tokens} of a "
         f"passage, {manifest.dim} dimensions",
@@ -158,7 +159,8 @@ def _record(index_dir: Path, found: IndexInfo, begun: BuildProgress | None) -> d
         **{
             name: getattr(manifest, name)
             for name in (
-                "model", "model_fingerprint", "max_query_tokens", "max_passage_tokens", "dim",
+                "side", "kept_tokens", "model", "model_fingerprint", "max_query_tokens",
+                "max_passage_tokens", "dim",
                 "embedder", "embedder_fingerprint", "vector_dim", "store", "store_url", "codec",
                 "ann_kind", "seed", "truncated", "generation", "created", "package_version",
                 "library_versions",

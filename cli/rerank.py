@@ -119,6 +119,7 @@ def rerank(
     """
     _check_usage(ctx.params)
     from dipair_index.encoders.open import backend_for, open_encoder
+    from dipair_index.rerank.fitting import refuse_other_sides
     from dipair_index.stores.manifest import MANIFEST, Manifest
 
     run, asked = _run(run_file, _queries(query, queries), ignore_identical_ids)
@@ -128,6 +129,7 @@ def rerank(
         build_sample(index_dir, model=model, device=device, backend=backend)
     # says what is wrong with the index before a model is loaded
     manifest = Manifest.read(index_dir)
+    refuse_other_sides(manifest, index_dir)
     encoder = open_encoder(
         model or manifest.model, backend=backend_for(precision, backend), device=device
     )

@@ -17,6 +17,7 @@ from dipair_index.encoders.sentence_embedders import SentenceEmbedder, made_by, 
 from dipair_index.errors import DirectoryError, SettingsError
 from dipair_index.models.sources import lasting_name
 from dipair_index.optional import installed_versions
+from dipair_index.records import PAIR
 from dipair_index.rerank.arguments import GivenPassage, iter_passages
 from dipair_index.rerank.fitting import open_fitting
 from dipair_index.rerank.part_builder import BuildSummary, PartBuilder
@@ -24,7 +25,7 @@ from dipair_index.stores.ann import AnnInfo
 from dipair_index.stores.faiss_kinds import check_kind
 from dipair_index.stores.index_directory import Layout, check_target
 from dipair_index.stores.index_writer import IndexWriter
-from dipair_index.stores.manifest import Manifest
+from dipair_index.stores.manifest import PASSAGE, Manifest
 from dipair_index.stores.snapshot import Snapshot
 from dipair_index.words import counted
 
@@ -36,6 +37,7 @@ def build_index(
     index_dir: str | Path,
     encoder: TextEncoder,
     *,
+    side: str | None = None,
     vectors: str = "model",
     store: str = "lmdb",
     store_url: str = "",
@@ -60,6 +62,9 @@ def build_index(
         The directory of the index.
     encoder : TextEncoder
         The DiPair model.
+    side : str, optional
+        The side of the model's tuples whose texts these are, such as "query": pairs of two indexes
+        are scored by `match_indexes`. The default is the passages of a model of pairs.
     vectors : str
         The embedder of the vectors: "model" (the DiPair model), "use", or a transformers encoder
         by name.
@@ -87,7 +92,8 @@ def build_index(
     FormatError
         If a passage is invalid or repeated, or if there is none.
     SettingsError
-        If settings are invalid, or if the model reads more than a query and a passage.
+        If settings are invalid, if the model does not read the side, or if it reads more than a
+        query and a passage and no side is named.
 
     Examples
     --------
@@ -100,7 +106,7 @@ def build_index(
     check_target(index_dir, overwrite=overwrite)
     if store_url and store != "tensorstore":
         raise SettingsError(f"the store {store} keeps no tokens at a URL: choose tensorstore")
-    refuse_tuples(encoder.sides)
+    side, side_tokens = _checked_side(side, encoder)
     embedder = open_embedder(vectors, dual_encoder=encoder, device=encoder.device)
     reused = None if ann_from is None else _reusable_vectors(Path(ann_from), embedder)
     check_kind(ann or "flat", embedder.dim)
@@ -120,6 +126,8 @@ def build_index(
         seed=int(seed),
         store_url=store_url,
         library_versions=installed_versions("faiss-cpu", "lmdb", "onnxruntime", "torch"),
+        side=side,
+        side_tokens=side_tokens,
     )
     with _writer_of_new(index_dir, overwrite=overwrite) as writer:
         building = PartBuilder(writer, manifest, encoder, embedder, reused)
@@ -173,6 +181,24 @@ def add_passages(
             replaced = len(snapshot) - sum(each.live for each in parts)
             writer.replace_manifest(replace(writer.current, parts=(*parts, part)))
     return summary._replace(replaced=replaced)
+
+
+def _checked_side(side: str | None, encoder: TextEncoder) -> tuple[str, int]:
+    """Returns the side of the texts, and the kept tokens of each if `Sizes` does not tell them.
+
+    Raises `SettingsError` if the model has no such side, or if it must be named.
+    """
+    if side is None:
+        refuse_tuples(encoder.sides)
+        return PASSAGE, 0
+    if side not in encoder.sides:
+        raise SettingsError(
+            f"{encoder.name} reads {', '.join(encoder.sides)}, and no {side}: name one of these "
+            "sides"
+        )
+    if side in PAIR:
+        return side, 0
+    return side, encoder.encode_tokenised(encoder.tokenised(side, ["a"])).tokens.shape[1]
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Checks that an encoder is the one that built an index."""
+"""Checks that an index holds what is asked of it, and that an encoder is the one that built it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,16 @@ from pathlib import Path
 from dipair_index.encoders.base import TextEncoder
 from dipair_index.encoders.sentence_embedders import SentenceEmbedder, made_by, open_embedder
 from dipair_index.errors import DirectoryError
-from dipair_index.stores.manifest import Manifest
+from dipair_index.stores.manifest import PASSAGE, Manifest
+
+
+def refuse_other_sides(manifest: Manifest, index_dir: str | Path) -> None:
+    """Raises `DirectoryError` if an index holds other texts than passages, which are ranked."""
+    if manifest.side != PASSAGE:
+        raise DirectoryError(
+            f"{index_dir} holds texts of the side {manifest.side}, and only passages are ranked: "
+            "give an index that was built without --side, or score pairs with `dipair-index match`"
+        )
 
 
 def open_fitting(

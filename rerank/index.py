@@ -14,7 +14,7 @@ from dipair_index.locks import ForkSafeLock
 from dipair_index.models.systems import Backend, EncodingPrecision, Precision
 from dipair_index.progress import Report
 from dipair_index.rerank.arguments import GivenPassage, checked_ids
-from dipair_index.rerank.fitting import open_fitting
+from dipair_index.rerank.fitting import open_fitting, refuse_other_sides
 from dipair_index.rerank.open_scorer import open_token_scorer
 from dipair_index.rerank.opened import Current, Opened
 from dipair_index.rerank.search import Searcher
@@ -214,6 +214,7 @@ class DiPairIndex(Searcher, Closing):
         snapshot = Snapshot.open(path)
         try:
             manifest = snapshot.manifest
+            refuse_other_sides(manifest, path)
             encoder = _encoder(model or manifest.model, backend_for(precision, backend), device)
             embedder = open_fitting(manifest, path, encoder)
             return cls(path, snapshot, encoder, embedder, precision, cache)

@@ -31,7 +31,7 @@ from dipair_index.rerank.unfinished import UnfinishedPart
 from dipair_index.stores.ann import AnnInfo, FaissIndex, VectorSource
 from dipair_index.stores.backends import open_token_store
 from dipair_index.stores.index_writer import IndexWriter, build_ann
-from dipair_index.stores.manifest import Manifest, PartInfo
+from dipair_index.stores.manifest import PASSAGE, QUERY, Manifest, PartInfo
 from dipair_index.stores.packed_ids import PackedIds
 from dipair_index.stores.passages import PassageStore
 from dipair_index.stores.token_store import TokenStore
@@ -107,6 +107,8 @@ class PartBuilder:
                 "store_url": manifest.store_url,
                 "codec": manifest.codec,
                 "ann_from": None if self._reused is None else str(self._reused.resolve()),
+                # not of passages, so that what earlier versions began can be resumed
+                **({} if manifest.side == PASSAGE else {"side": manifest.side}),
             },
             vector_dim=0 if self._reused else self._embedder.dim,
             store_url=manifest.store_url,
@@ -122,7 +124,7 @@ class PartBuilder:
                 open_token_store(
                     manifest.store,
                     unfinished.part.tokens_location(),
-                    tokens_per_passage=manifest.max_passage_tokens,
+                    tokens_per_passage=manifest.kept_tokens,
                     dim=manifest.dim,
                     codec=manifest.codec,
                 ) as tokens,
@@ -172,20 +174,23 @@ class PartBuilder:
         _delete_uncounted(unfinished, tokens, texts)
         report(unfinished.progress.passages)
 
+        side, embedder = self._manifest.side, self._embedder
+        embed = embedder.embed_queries if side == QUERY else embedder.embed_passages
+
         def tokenise(chunk: list[Passage]) -> Tokenised:
             ids = [passage.passage_id for passage in chunk]
             check_ids(ids)
             _check_unique(ids, texts)
-            return self._encoder.tokenised("passage", [each.full_text for each in chunk])
+            return self._encoder.tokenised(side, [each.full_text for each in chunk])
 
         def store(chunk: list[Passage], encoded: EncodedTexts, truncated: int) -> None:
             ids = [passage.passage_id for passage in chunk]
             vectors = encoded.vectors
             if not unfinished.keeps_vectors:
                 vectors = np.empty((len(chunk), 0), np.float32)
-            elif self._embedder.name != "model":
+            elif embedder.name != "model":
                 different, indexes = _different(each.full_text for each in chunk)
-                vectors = self._embedder.embed_passages(different)[indexes]
+                vectors = embed(different)[indexes]
             _check_unique(ids, texts)  # again, since the previous chunk is stored only now
             _check_finite(ids, vectors)
             tokens.put(ids, encoded.tokens)

@@ -91,7 +91,7 @@ class Basis:
             manifest.store,
             manifest.codec,
             manifest.ann_kind,
-            manifest.max_passage_tokens,
+            manifest.kept_tokens,
             manifest.dim,
             manifest.vector_dim,
         )

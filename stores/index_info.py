@@ -82,7 +82,7 @@ def _bytes_elsewhere(part: PartLayout, manifest: Manifest) -> int:
     with open_token_store(
         manifest.store,
         location,
-        tokens_per_passage=manifest.max_passage_tokens,
+        tokens_per_passage=manifest.kept_tokens,
         dim=manifest.dim,
         codec=manifest.codec,
         readonly=True,

@@ -212,7 +212,7 @@ class IndexWriter(Closing):
                 open_token_store(
                     manifest.store,
                     target.tokens_location(),
-                    tokens_per_passage=manifest.max_passage_tokens,
+                    tokens_per_passage=manifest.kept_tokens,
                     dim=manifest.dim,
                     codec=manifest.codec,
                 ) as tokens,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -12,10 +12,12 @@ from typing import Any
 from dipair_index.digests import checksum
 from dipair_index.errors import DirectoryError
 from dipair_index.files import write_whole
+from dipair_index.records import PAIR
 
 FORMAT_VERSION = 2
 _KIND = "dipair-index"
 MANIFEST = "manifest.json"
+QUERY, PASSAGE = PAIR
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,9 @@ class Manifest:
     """The settings that an index was built with, and its parts in the order of their passages.
 
     `generation` grows with every change. `store_url` is the URL below which the token embeddings of
-    each part are stored; it is empty if they are in the parts' folders.
+    each part are stored; it is empty if they are in the parts' folders. `side` is the side of the
+    tuple whose texts are stored, and `side_tokens` the tokens that are kept of each, for a side
+    beyond query and passage.
     """
 
     package_version: str
@@ -70,6 +74,19 @@ class Manifest:
     created: str = field(
         default_factory=lambda: datetime.now(timezone.utc).isoformat(timespec="seconds")
     )
+    side: str = PASSAGE
+    side_tokens: int = 0
+
+    @property
+    def kept_tokens(self) -> int:
+        """The tokens that are stored of each text: N of a query, M of a passage."""
+        two = {QUERY: self.max_query_tokens, PASSAGE: self.max_passage_tokens}
+        return two.get(self.side, self.side_tokens)
+
+    @property
+    def digest(self) -> str:
+        """The checksum in the file, which tells every state of every index apart."""
+        return str(json.loads(self._text())["digest"])
 
     @property
     def passages(self) -> int:
@@ -141,6 +158,10 @@ class Manifest:
             "format_version": FORMAT_VERSION,
             **asdict(self),
         }
+        for later in fields(self):
+            # as versions wrote it that knew of passages alone
+            if later.name in ("side", "side_tokens") and values[later.name] == later.default:
+                del values[later.name]
         values["digest"] = checksum(json.dumps(values).encode())
         return json.dumps(values, indent=2, ensure_ascii=False) + "\n"
 

@@ -47,7 +47,7 @@ class _OpenFiles:
                 open_token_store(
                     manifest.store,
                     layout.tokens_location(),
-                    tokens_per_passage=manifest.max_passage_tokens,
+                    tokens_per_passage=manifest.kept_tokens,
                     dim=manifest.dim,
                     codec=manifest.codec,
                     readonly=True,

@@ -27,7 +27,7 @@ class Snapshot(Closing):
         self.manifest = manifest
         self.parts = parts
         self.codec = open_codec(
-            manifest.codec, tokens_per_passage=manifest.max_passage_tokens, dim=manifest.dim
+            manifest.codec, tokens_per_passage=manifest.kept_tokens, dim=manifest.dim
         )
 
     @classmethod

@@ -45,6 +45,7 @@ def test_an_index_is_described(run: Run, index: Path, tiny_model_dir: Path) -> N
         "passages": "5",
         "deleted": "1, which `dipair-index compact` removes",
         "parts": "1",
+        "side": "passage",
         "model": f"{tiny_model_dir} ({manifest.model_fingerprint})",
         "tokens": "4 of a query, 8 of a passage, 16 dimensions",
         "store": "lmdb, int8",
