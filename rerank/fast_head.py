@@ -31,7 +31,7 @@ from torch.nn import functional
 
 from dipair_index.models.config import Side
 from dipair_index.models.heads import served_logits
-from dipair_index.models.transformer_head import ClassHead, TransformerHead, largest_cosines
+from dipair_index.models.transformer_head import ClassHead, TransformerHead
 
 
 class Prepared(NamedTuple):
@@ -62,10 +62,10 @@ class FastHead:
             "query": position[:query_tokens] + head.segment.detach()[0],
             "passage": position[query_tokens:] + head.segment.detach()[1],
         }
-        self._norm = _copy(head.norm, dtype)
+        self._norm = copied(head.norm, dtype)
         *layers, last = cast("list[nn.TransformerEncoderLayer]", list(head.layers))
-        self._layers = [_Layer(layer, form) for layer in layers]
-        self._last = _LastLayer(last, form)
+        self._layers = [Layer(layer, form) for layer in layers]
+        self._last = LastLayer(last, form)
         self._output = ServedOutput(head)
 
     def prepare(self, side: Side, tokens: Tensor) -> Prepared:
@@ -90,10 +90,10 @@ class ServedOutput:
     """The output layer of a head, with its residual, in float32: one logit per pair."""
 
     def __init__(self, head: ClassHead) -> None:
-        self._output = _copy(head.output, torch.float32)
+        self._output = copied(head.output, torch.float32)
         self._has_classes = head.output.out_features > 1
         self._similarity_scale: Tensor | None = None
-        self.compared = head.compared
+        self.compared, self._similarity = head.compared, head.similarity
         if head.has_residual:
             scale = head.similarity_scale.detach().clone().float()
             self._similarity_scale = scale * head.grades()
@@ -102,7 +102,7 @@ class ServedOutput:
         """Returns logits (pairs,) from `read`, (pairs, width), and both sides' compared tokens."""
         logits: Tensor = self._output(read.float())
         if self._similarity_scale is not None:
-            similarity = largest_cosines(query, passages)
+            similarity = self._similarity(query, passages)
             logits = logits + similarity.unsqueeze(-1) * self._similarity_scale
         return served_logits(logits) if self._has_classes else logits.squeeze(-1)
 
@@ -123,7 +123,8 @@ def has_onednn(dtype: torch.dtype) -> bool:
     return dtype == torch.float32 or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
-def _copy(module: nn.Module, dtype: torch.dtype) -> nn.Module:
+def copied(module: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """Returns a copy of a module in another type, which is not trained."""
     return deepcopy(module).to(dtype).requires_grad_(False)
 
 
@@ -159,7 +160,7 @@ class Product:
         return result
 
 
-class _Layer:
+class Layer:
     """A transformer layer that computes all tokens."""
 
     def __init__(self, layer: nn.TransformerEncoderLayer, form: ProductForm) -> None:
@@ -176,8 +177,11 @@ class _Layer:
         self.project = Product(merged, bias, form)
         self._feed_forward = _FeedForward(layer, form)
 
-    def __call__(self, hidden: Tensor, projected: Tensor) -> Tensor:
-        """Returns (pairs, tokens, dim) from `hidden`, of this shape, and its `project`."""
+    def __call__(self, hidden: Tensor, projected: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Returns (pairs, tokens, dim) from `hidden`, of this shape, and its `project`.
+
+        `mask`, (pairs, 1, 1, tokens), is False for tokens to which none attends.
+        """
         parts = projected.chunk(2 if self._join is None else 3, dim=-1)
         if self._join is None:
             parts = (parts[0], hidden, parts[1])
@@ -185,14 +189,14 @@ class _Layer:
         queries, keys, values = (
             part.unflatten(-1, (self._heads, -1)).transpose(1, 2) for part in parts
         )
-        mixed = functional.scaled_dot_product_attention(queries, keys, values, scale=1.0)
+        mixed = functional.scaled_dot_product_attention(queries, keys, values, mask, scale=1.0)
         mixed = mixed.transpose(1, 2).flatten(2)
         return self._feed_forward(
             hidden + mixed if self._join is None else self._join(mixed, hidden)
         )
 
 
-class _LastLayer:
+class LastLayer:
     """A transformer layer that computes the first token only."""
 
     def __init__(self, layer: nn.TransformerEncoderLayer, form: ProductForm) -> None:
@@ -207,12 +211,12 @@ class _LastLayer:
         self._join = Product(joined, output.bias, form)
         self._feed_forward = _FeedForward(layer, form)
 
-    def __call__(self, hidden: Tensor) -> Tensor:
-        """Returns (pairs, dim) from hidden states (pairs, tokens, dim)."""
+    def __call__(self, hidden: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Returns (pairs, dim) from hidden states (pairs, tokens, dim); `mask` as in `Layer`."""
         first = hidden[:, 0]
         asked = self._query(first).unflatten(-1, (self._heads, 1, -1))  # (pairs, heads, 1, dim)
         states = hidden.unsqueeze(1).expand(-1, self._heads, -1, -1)
-        mixed = functional.scaled_dot_product_attention(asked, states, states, scale=1.0)
+        mixed = functional.scaled_dot_product_attention(asked, states, states, mask, scale=1.0)
         return self._feed_forward(self._join(mixed.flatten(1), first))
 
 
@@ -221,7 +225,7 @@ class _FeedForward:
 
     def __init__(self, layer: nn.TransformerEncoderLayer, form: ProductForm) -> None:
         up, down = layer.linear1, layer.linear2
-        self._before, self._after = (_copy(n, form.dtype) for n in (layer.norm1, layer.norm2))
+        self._before, self._after = (copied(n, form.dtype) for n in (layer.norm1, layer.norm2))
         self._up = Product(up.weight.detach(), up.bias.detach(), form, gelu=True)
         self._down = Product(down.weight.detach(), down.bias.detach(), form)
 

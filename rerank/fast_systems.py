@@ -13,8 +13,10 @@ from dipair_index.encoders.base import refuse_tuples
 from dipair_index.models.config import Side
 from dipair_index.models.dipair import DiPairModel
 from dipair_index.models.heads import DenseHead, DistilledSentenceHead, SimilarityHead
+from dipair_index.models.prettr import JointLayersHead
 from dipair_index.models.transformer_head import TransformerHead
 from dipair_index.rerank.fast_head import FastHead, ServedOutput
+from dipair_index.rerank.fast_prettr import FastJointLayers
 
 
 class FastSystem(Protocol):
@@ -40,6 +42,8 @@ def fast_system(model: DiPairModel, dtype: torch.dtype = torch.float32) -> FastS
         return FastSimilarity(head)
     if isinstance(head, DistilledSentenceHead):
         return FastSentences(head, [dim, dim, 2 * dim], dtype)
+    if isinstance(head, JointLayersHead):
+        return FastJointLayers(head, dtype)
     if isinstance(head, DenseHead):
         return FastDense(head, [config.kept(side) * dim for side in config.sides], dtype)
     return FastHead(cast("TransformerHead", head), config.max_query_tokens, dtype)

@@ -29,6 +29,8 @@ FOLLOWING = (
 )
 """The next step, at the end of an error, if no model of either kind has the name."""
 TUPLES_AT_ONCE = 1024
+TOKENS_AT_ONCE = 16 * 1024
+"""The tokens of the tuples that the head reads at once; those of prettr's are many."""
 
 
 def scores_of_model(
@@ -118,9 +120,10 @@ def score_tuples(encoder: DualEncoder, texts: Texts) -> FloatArray:
         tokens.append(encoder.encode(side, list(different)).tokens)
         rows.append(inverse)
     blocks = [np.empty(0, np.float32)]
+    at_once = max(1, TOKENS_AT_ONCE // sum(map(model.config.kept, model.config.sides)))
     with torch.inference_mode():
-        for start in range(0, len(texts["query"]), TUPLES_AT_ONCE):
-            block = slice(start, start + TUPLES_AT_ONCE)
+        for start in range(0, len(texts["query"]), at_once):
+            block = slice(start, start + at_once)
             inputs = [
                 torch.from_numpy(of_side[inverse[block]]).to(model.device)
                 for of_side, inverse in zip(tokens, rows, strict=True)

@@ -28,13 +28,15 @@ class DiPairConfig(PretrainedConfig):
     """The configuration of a DiPair model; the defaults are those of Q2P-MAT (section 4.4).
 
     `system` is the architecture of the head, one of `SYSTEMS`. If it reads only the first token of
-    a side, the truncated output of that side is one token, whatever was passed. `head_hidden` are
-    the widths of the layers of ffnn, de-ffnn and dse; `head_dropout` is for these and tsf, and the
-    other `head_*` settings are for tsf alone. With `dim` None, there is no projection, and tokens
-    have the encoder's width. `extra_sides` turn pairs into tuples (section 3.8): each name has the
-    length of its truncated output and the maximum length of its texts, both in tokens; the sides
-    are sorted by name. `classes` above 1 are grades from 0, or unordered classes. A prefix, such as
-    "query: ", is put before every text of its side; its tokens count towards the maximum length.
+    a side, the truncated output of that side is one token, whatever was passed, and prettr keeps
+    all tokens. `head_hidden` are the widths of the layers of ffnn, de-ffnn and dse; `head_dropout`
+    is for these, tsf and prettr, and `head_layers` for the last two. The other `head_*` settings
+    are for tsf alone; prettr's layers have the encoder's sizes. With `dim` None, there is no
+    projection, and tokens have the encoder's width. `extra_sides` turn pairs into tuples (section
+    3.8): each name has the length of its truncated output and the maximum length of its texts, both
+    in tokens; the sides are sorted by name. `classes` above 1 are grades from 0, or unordered
+    classes. A prefix, such as "query: ", is put before every text of its side; its tokens count
+    towards the maximum length.
     Raises `SettingsError` if a setting is invalid or two of them exclude each other.
     """
 
@@ -90,6 +92,9 @@ class DiPairConfig(PretrainedConfig):
         sides = sorted((extra_sides or {}).items())
         self.extra_sides = {name: list(sizes) for name, sizes in sides}
         self._check()
+        if system == "prettr":
+            self.keep = "first"
+            self.max_query_tokens, self.max_passage_tokens = query_length, passage_length
         if "query" in FIRST_TOKEN_SIDES.get(system, ()):
             self.max_query_tokens = 1
         if "passage" in FIRST_TOKEN_SIDES.get(system, ()):

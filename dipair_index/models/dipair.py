@@ -30,6 +30,7 @@ from dipair_index.errors import SettingsError
 from dipair_index.models.config import DiPairConfig, Side
 from dipair_index.models.heads import make_head
 from dipair_index.models.pretrained import load_encoder, readable_tokens, weights_read
+from dipair_index.models.prettr import JointLayersHead, lower_layers, move_upper_layers
 from dipair_index.models.transformer_head import TupleHead
 from dipair_index.models.truncation import keep_tokens
 
@@ -97,7 +98,13 @@ class DiPairModel(PreTrainedModel):
         encoder, *_ = load_encoder(name, layers=layers)
         described = encoder.config.to_diff_dict()
         described.pop("_name_or_path", None)  # a path of this machine is of no use elsewhere
-        model = cls(DiPairConfig(encoder=described, **settings))
+        config = DiPairConfig(encoder=described, **settings)
+        if config.system == "prettr":
+            below = lower_layers(encoder, config.head_layers, name)
+            config.encoder["num_hidden_layers"] = below
+        model = cls(config)
+        if isinstance(model.head, JointLayersHead):
+            move_upper_layers(encoder, model.head, name)
         encoder.pooler = None
         weights_read(encoder, (), name)  # SqueezeBERT, for example, fails without a pooler
         for own in (model.encoder, *model.other_encoders.values()):
@@ -125,12 +132,13 @@ class DiPairModel(PreTrainedModel):
     def states(self, side: Side, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Returns the truncated hidden states, (texts, kept, vector_dim), before the projection.
 
-        With `pooling="mean"`, the first of them is the mean of all hidden states of the text.
+        With `pooling="mean"`, the first of them is the mean of all hidden states of the text; not
+        for prettr, whose states are all of the text's.
         """
         hidden = self.encoder_of(side)(input_ids=input_ids, attention_mask=attention_mask)[0]
         config = self.config
         kept = keep_tokens(hidden, attention_mask, config.kept(side), config.keep)
-        if config.pooling == "mean":
+        if config.pooling == "mean" and config.system != "prettr":
             mask = attention_mask.to(hidden.dtype).unsqueeze(-1)  # (texts, tokens, 1)
             mean = (hidden * mask).sum(1) / mask.sum(1).clamp(min=1)
             kept = torch.cat([mean.unsqueeze(1), kept[:, 1:]], dim=1)
@@ -139,7 +147,17 @@ class DiPairModel(PreTrainedModel):
     def encode(self, side: Side, input_ids: Tensor, attention_mask: Tensor) -> Encoded:
         """Returns the projected tokens and the pooled vector of each text."""
         states = self.states(side, input_ids, attention_mask)
-        return Encoded(self.project(side, states), functional.normalize(states[:, 0], dim=-1))
+        return Encoded(self.project(side, states), self.vectors(states))
+
+    def vectors(self, states: Tensor) -> Tensor:
+        """Returns the pooled vectors of texts, (..., vector_dim), unit length.
+
+        `states` are (..., kept, vector_dim), as `states` returns them.
+        """
+        pooled = states[..., 0, :]
+        if self.config.pooling == "mean" and self.config.system == "prettr":
+            pooled = states.sum(-2)  # absent tokens are zeros, and a mean has the same direction
+        return functional.normalize(pooled, dim=-1)
 
     def forward(
         self,
@@ -170,8 +188,8 @@ class DiPairModel(PreTrainedModel):
         tokens += [self.project(side, states[side].flatten(0, 1)) for side in sides[1:]]
         return DiPairOutput(
             logits=self.head(*tokens).unflatten(0, (count, group)),
-            query_vectors=functional.normalize(states["query"][:, 0], dim=-1),
-            passage_vectors=functional.normalize(states["passage"][:, :, 0], dim=-1),
+            query_vectors=self.vectors(states["query"]),
+            passage_vectors=self.vectors(states["passage"]),
         )
 
     def _states_by_length(self, side: Side, input_ids: Tensor, attention_mask: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The heads of all architectures; DiPair's transformer head is in `transformer_head`.
+"""The heads of all architectures; `transformer_head` and `prettr` hold those with layers.
 
     tokens of each side, (pairs, kept, dim) ─► head ─► logits (pairs,), or (pairs, classes)
 
@@ -21,16 +21,16 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dipair_index.models.config import DiPairConfig
+from dipair_index.models.prettr import JointLayersHead
 from dipair_index.models.transformer_head import (
     FIRST_BIAS,
     FIRST_SCALE,
+    LOWEST,
     ClassHead,
     TransformerHead,
     TupleHead,
+    mean_of_largest,
 )
-
-LOWEST = -1e4
-"""The logit of a masked token: below every scaled cosine, in half precision too."""
 
 
 class DenseHead(ClassHead):
@@ -153,9 +153,7 @@ class MaxSim(SimilarityHead):
 
     def similarity(self, cosines: Tensor, in_query: Tensor, in_passage: Tensor) -> Tensor:
         """Returns the mean of the query tokens' largest cosines; 0 if a text has no token."""
-        largest = cosines.masked_fill(~in_passage.unsqueeze(-1), LOWEST).amax(1)  # (pairs, N)
-        counted = in_query & in_passage.any(-1, keepdim=True)
-        return largest.masked_fill(~counted, 0).sum(-1) / counted.sum(-1).clamp(min=1)
+        return mean_of_largest(cosines, in_query, in_passage)
 
 
 def served_logits(logits: Tensor) -> Tensor:
@@ -183,6 +181,7 @@ def make_head(config: DiPairConfig) -> TupleHead:
         "dse": DistilledSentenceHead,
         "poly": Poly,
         "maxsim": MaxSim,
+        "prettr": JointLayersHead,
     }
     head: TupleHead = heads[config.system](config)
     return head

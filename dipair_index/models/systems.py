@@ -7,13 +7,13 @@ from typing import Literal, NamedTuple
 
 from dipair_index.errors import SettingsError
 
-SYSTEMS = ("tsf", "ffnn", "de-ffnn", "de-cos", "dse", "poly", "maxsim")
+SYSTEMS = ("tsf", "ffnn", "de-ffnn", "de-cos", "dse", "poly", "maxsim", "prettr")
 """The architectures of the head, in the order of the papers."""
 
 TUPLE_SYSTEMS = ("tsf", "ffnn", "de-ffnn")
 """The architectures that can read three sides or more; the others compare two."""
 
-CLASS_SYSTEMS = ("tsf", "ffnn", "de-ffnn", "dse")
+CLASS_SYSTEMS = ("tsf", "ffnn", "de-ffnn", "dse", "prettr")
 """The architectures with a linear output layer, one output per class; others have one logit."""
 
 FIRST_TOKEN_SIDES = {

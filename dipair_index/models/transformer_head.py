@@ -26,6 +26,9 @@ FIRST_SCALE, FIRST_BIAS = 20.0, -10.0
 """The initial scale and bias of a similarity, by which a cosine of 0.5, about the mean, becomes a
 logit of 0, about the mean of a teacher's."""
 
+LOWEST = -1e4
+"""The logit of a masked token: below every scaled cosine, in half precision too."""
+
 
 class TupleHead(nn.Module, ABC):
     """The base class of heads, which score tuples of texts by the tokens of each side."""
@@ -65,7 +68,7 @@ class ClassHead(TupleHead):
         logits: Tensor = self.output(read)
         if self.has_residual:
             query, *others = map(self.compared, tokens)
-            similarity = torch.stack([largest_cosines(query, each) for each in others]).mean(0)
+            similarity = torch.stack([self.similarity(query, each) for each in others]).mean(0)
             logits = logits + (self.similarity_scale * similarity).unsqueeze(-1) * self.grades()
         return logits.squeeze(-1) if logits.shape[-1] == 1 else logits
 
@@ -76,6 +79,11 @@ class ClassHead(TupleHead):
         """
         chosen = tokens[:, :1] if self.similarity_residual == "cosine" else tokens
         return functional.normalize(chosen, dim=-1)
+
+    @staticmethod
+    def similarity(query: Tensor, passage: Tensor) -> Tensor:
+        """Returns the similarity, (pairs,), of `compared` tokens; one query may have all pairs."""
+        return largest_cosines(query, passage)
 
     def grades(self) -> Tensor:
         """Returns the factor of the residual in each class's logit, (classes,); 1 for one class."""
@@ -132,3 +140,14 @@ def largest_cosines(query: Tensor, passage: Tensor) -> Tensor:
     zero.
     """
     return (passage @ query.mT).amax(1).mean(-1)
+
+
+def mean_of_largest(cosines: Tensor, in_query: Tensor, in_passage: Tensor) -> Tensor:
+    """Returns the mean of the query tokens' largest cosines, (pairs,); 0 if a text has no token.
+
+    `cosines` are (pairs, M, N). `in_query`, (pairs or 1, N), and `in_passage`, (pairs, M), are
+    False for padding.
+    """
+    largest = cosines.masked_fill(~in_passage.unsqueeze(-1), LOWEST).amax(1)  # (pairs, N)
+    counted = in_query & in_passage.any(-1, keepdim=True)
+    return largest.masked_fill(~counted, 0).sum(-1) / counted.sum(-1).clamp(min=1)

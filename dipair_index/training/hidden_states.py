@@ -86,17 +86,6 @@ def _compute_side(
 ) -> npt.NDArray[np.float16]:
     config = model.config
     shape = (config.kept(side), config.vector_dim)
-    max_length = config.text_length(side)
-
-    def states(chunk: Sequence[str]) -> npt.NDArray[np.float16]:
-        rows = np.empty((len(chunk), *shape), np.float16)
-        for rows_of_batch, batch in TokenisedBatches(tokenizer, chunk, max_length=max_length):
-            batch = batch.to(model.device)
-            precision = torch.autocast(model.device.type, torch.bfloat16, enabled=bf16)
-            with torch.inference_mode(), precision:
-                output = model.states(side, batch["input_ids"], batch["attention_mask"])
-            rows[rows_of_batch] = output.half().cpu().numpy()
-        return rows
 
     digest = TextsDigest()
     digest.update(map(str, range(len(texts))), texts)
@@ -107,13 +96,29 @@ def _compute_side(
             np.float16,
             key={
                 "encoder": fingerprint(model.encoder_of(side)),
-                "kept": [max_length, config.keep, config.pooling, bf16],
+                "kept": [config.text_length(side), config.keep, config.pooling, bf16],
                 "texts": digest.hexdigest(),
             },
             chunks=(
                 texts[start : start + TEXTS_PER_CHUNK]
                 for start in range(0, len(texts), TEXTS_PER_CHUNK)
             ),
-            compute=states,
+            compute=lambda chunk: hidden_states(model, tokenizer, side, chunk, bf16=bf16),
             report=report,
         )
+
+
+def hidden_states(
+    model: DiPairModel, tokenizer: Any, side: Side, texts: Sequence[str], *, bf16: bool = False
+) -> npt.NDArray[np.float16]:
+    """Returns the truncated hidden states of texts, (texts, kept, vector_dim), in their order."""
+    config = model.config
+    rows = np.empty((len(texts), config.kept(side), config.vector_dim), np.float16)
+    batches = TokenisedBatches(tokenizer, texts, max_length=config.text_length(side))
+    for rows_of_batch, batch in batches:
+        batch = batch.to(model.device)
+        precision = torch.autocast(model.device.type, torch.bfloat16, enabled=bf16)
+        with torch.inference_mode(), precision:
+            output = model.states(side, batch["input_ids"], batch["attention_mask"])
+        rows[rows_of_batch] = output.half().cpu().numpy()
+    return rows

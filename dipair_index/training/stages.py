@@ -13,14 +13,14 @@ from torch import Tensor, nn
 from transformers import set_seed
 
 from dipair_index.encoders.batches import padded, tokenise
-from dipair_index.encoders.dual_encoder import DualEncoder
 from dipair_index.errors import SettingsError
 from dipair_index.files import replacing
 from dipair_index.models.dipair import DiPairModel
+from dipair_index.models.prettr import JointLayersHead
 from dipair_index.progress import Progress
 from dipair_index.training.calibration import fit_similarity
 from dipair_index.training.groups import GroupDataset, LabelledGroups, stacked_labels
-from dipair_index.training.hidden_states import HiddenStateCache
+from dipair_index.training.hidden_states import HiddenStateCache, hidden_states
 from dipair_index.training.losses import LOSSES, vector_loss
 from dipair_index.training.settings import TrainingSettings
 from dipair_index.training.trainer import Schedule, run_training
@@ -67,7 +67,7 @@ def train(
             model, tokenizer, texts_of, folder / "states", progress, bf16=settings.bf16
         )
         if settings.projection_start == "principal":
-            initialise_projections(model, cache.states["passage"][:DIRECTION_SAMPLE, 0])
+            initialise_projections(model, direction_sample(model, cache.states["passage"]))
         items = GroupDataset(groups, settings.group, settings.seed)
         every = max(1, len(items) // SCALE_SAMPLE)
         batches = [cache.collate([items[index]]) for index in range(0, len(items), every)]
@@ -78,11 +78,10 @@ def train(
         with replacing(done) as unfinished:
             torch.save(model.state_dict(), unfinished)
     elif model.projections and settings.projection_start == "principal":
-        ids = groups.ids["passage"]
-        sample_ids = ids[:: max(1, len(ids) // DIRECTION_SAMPLE)]
-        passages = [texts["passage"][name] for name in sample_ids]
-        student = DualEncoder(model, tokenizer, name="", device=settings.device)
-        initialise_projections(model, student.encode("passage", passages).vectors)
+        passages = texts_of["passage"]
+        passages = passages[:: max(1, len(passages) // direction_texts(model))]
+        states = hidden_states(model.eval(), tokenizer, "passage", passages, bf16=settings.bf16)
+        initialise_projections(model, direction_sample(model, states))
     unfreeze(model, settings)
 
     def collate(items: list[dict[str, Any]]) -> dict[str, Any]:
@@ -104,7 +103,8 @@ def train(
 def initialise_projections(model: DiPairModel, vectors: npt.NDArray[np.floating[Any]]) -> None:
     """Sets all projections to the leading directions of `vectors`, (vectors, vector_dim).
 
-    They preserve cosines best among projections to so few dimensions.
+    They preserve cosines best among projections to so few dimensions. prettr expands its tokens by
+    the same directions.
     """
     sample = np.asarray(vectors, np.float32)
     directions = np.linalg.eigh(sample.T @ sample)[1][:, ::-1].T  # rows, largest first
@@ -112,6 +112,29 @@ def initialise_projections(model: DiPairModel, vectors: npt.NDArray[np.floating[
         for projection in cast("Iterable[nn.Linear]", model.projections.values()):
             rows = min(len(projection.weight), len(directions))
             projection.weight[:rows] = torch.from_numpy(directions[:rows].copy())
+    if isinstance(model.head, JointLayersHead):
+        model.head.start_expansions(model.projections)
+
+
+def direction_sample(
+    model: DiPairModel, states: npt.NDArray[np.floating[Any]]
+) -> npt.NDArray[np.floating[Any]]:
+    """Returns the vectors, (vectors, vector_dim), whose directions the projections begin with.
+
+    They are the first of each text's states, (texts, kept, vector_dim). prettr, which has nothing
+    but the projected tokens, begins with the directions of all of them.
+    """
+    states = states[: direction_texts(model)]
+    if model.config.system != "prettr":
+        return states[:, 0]
+    tokens = states.reshape(-1, states.shape[-1])
+    return tokens[tokens.any(-1)]
+
+
+def direction_texts(model: DiPairModel) -> int:
+    """Returns from how many texts a sample of `DIRECTION_SAMPLE` vectors is taken."""
+    a_text = model.config.max_passage_tokens if model.config.system == "prettr" else 1
+    return max(1, DIRECTION_SAMPLE // a_text)
 
 
 def unfreeze(model: DiPairModel, settings: TrainingSettings) -> None:

@@ -146,7 +146,7 @@ def test_a_model_of_any_system_builds_an_index_and_answers_from_it(
     tmp_path: Path,
 ) -> None:
     torch.manual_seed(0)
-    sizes = {"dim": 16, "head_intermediate": 8, "head_hidden": [8]} | changes
+    sizes = {"dim": 16, "head_layers": 1, "head_intermediate": 8, "head_hidden": [8]} | changes
     model = DiPairModel.from_encoder(str(tiny_encoder_dir), system=system, **sizes)
     with torch.no_grad():
         for parameter in model.head.parameters():

@@ -40,7 +40,7 @@ def unit(row: Array) -> Array:
 
 
 def slow_transformer(weights: Weights, sides: list[Array]) -> Array:
-    """Section 3.5 of DiPair, one token and one number at a time, for one attention head."""
+    """Section 3.5 of DiPair, one token and one number at a time."""
     tokens = [(token, segment) for segment, side in enumerate(sides) for token in side]
     hidden = [
         layer_norm(
@@ -50,6 +50,12 @@ def slow_transformer(weights: Weights, sides: list[Array]) -> Array:
         )
         for place, (token, segment) in enumerate(tokens)
     ]
+    first = slow_attention_layers(weights, hidden)[0]
+    return slow_output(weights, first, [np.array(side) for side in there])
+
+
+def slow_attention_layers(weights: Weights, hidden: list[Array]) -> list[Array]:
+    """Layers of BERT with one attention head."""
     number = 0
     while f"layers.{number}.norm1.bias" in weights:
         own = {
@@ -79,7 +85,7 @@ def slow_transformer(weights: Weights, sides: list[Array]) -> Array:
             out = own["linear2.weight"] @ inner + own["linear2.bias"]
             hidden.append(layer_norm(token + out, own["norm2.weight"], own["norm2.bias"]))
         number += 1
-    return slow_output(weights, hidden[0], sides)
+    return hidden
 
 
 def slow_dense(weights: Weights, sides: list[Array]) -> Array:
@@ -148,7 +154,12 @@ TWINS: dict[str, Callable[[Weights, list[Array]], Array]] = {
     "dse": slow_sentences,
     "poly": slow_poly,
     "maxsim": slow_maxsim,
+    "prettr": slow_joint,
 }
+SMALL_BERT = {
+    "model_type": "bert", "hidden_size": 10, "num_hidden_layers": 1, "num_attention_heads": 1,
+    "intermediate_size": 12, "vocab_size": 8,
+}  # fmt: skip
 CASES = [
     *((system, {}) for system in SYSTEMS),
     *((system, {"similarity_residual": "cosine"}) for system in CLASS_SYSTEMS),
@@ -166,6 +177,8 @@ def random_head(system: str, **sizes: Any) -> tuple[DiPairConfig, TupleHead]:
     """A head in which no weight is zero or one."""
     extra = {"title": [3, 9], "brand": [2, 9]} if sizes.pop("three", False) else {}
     sizes = {"dim": 8, "head_intermediate": 12, "head_hidden": [6, 5]} | sizes
+    if system == "prettr":  # whose layers have the encoder's sizes, and which keeps all tokens
+        sizes |= {"encoder": SMALL_BERT, "query_length": 4, "passage_length": 8}
     config = DiPairConfig(system=system, extra_sides=extra, **sizes)
     torch.manual_seed(0)
     head = make_head(config).eval()
@@ -226,7 +239,12 @@ def test_a_text_is_scored_alike_whatever_it_was_padded_with(
 ) -> None:
     torch.manual_seed(0)
     model = DiPairModel.from_encoder(
-        str(tiny_encoder_dir), dim=16, system=system, head_intermediate=8, head_hidden=[8]
+        str(tiny_encoder_dir),
+        dim=16,
+        system=system,
+        head_layers=1,
+        head_intermediate=8,
+        head_hidden=[8],
     ).eval()
     texts = ["tea", "the queen of the honey bees", "", "lava ash erupts in the mountain " * 9]
     alone, together = (
@@ -266,6 +284,7 @@ def test_a_similarity_starts_at_the_cosine_of_the_first_tokens(
         str(tiny_encoder_dir),
         system=system,
         dim=16,
+        head_layers=1,
         head_intermediate=32,
         similarity_residual="cosine",
     ).eval()
@@ -314,7 +333,7 @@ def test_a_saved_model_scores_as_it_did(
     tiny_tokenizer: Any,
     tmp_path: Path,
 ) -> None:
-    sizes = {"dim": 16, "head_intermediate": 8, "head_hidden": [9, 7]} | changes
+    sizes = {"dim": 16, "head_layers": 1, "head_intermediate": 8, "head_hidden": [9, 7]} | changes
     model = DiPairModel.from_encoder(str(tiny_encoder_dir), system=system, **sizes)
     with torch.no_grad():
         for parameter in [*model.head.parameters(), *model.other_encoders.parameters()]:

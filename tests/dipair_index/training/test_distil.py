@@ -277,7 +277,12 @@ def test_every_system_learns_by_the_same_call(
     texts = {"query": {"a": "lava", "b": "tea"}, "passage": {"x": "lava ash", "y": "green tea"}}
     torch.manual_seed(0)
     model = DiPairModel.from_encoder(
-        str(tiny_encoder_dir), dim=16, system=system, head_hidden=[32], head_intermediate=32
+        str(tiny_encoder_dir),
+        dim=16,
+        system=system,
+        head_layers=1,
+        head_hidden=[32],
+        head_intermediate=32,
     )
 
     def scores() -> FloatArray:
