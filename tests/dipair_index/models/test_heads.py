@@ -50,6 +50,17 @@ def slow_transformer(weights: Weights, sides: list[Array]) -> Array:
         )
         for place, (token, segment) in enumerate(tokens)
     ]
+    return slow_output(weights, slow_attention_layers(weights, hidden)[0], sides)
+
+
+def slow_joint(weights: Weights, sides: list[Array]) -> Array:
+    """The layers of PreTTR that read both texts, over the tokens that are there."""
+    there = [[token for token in side if token.any()] for side in sides]
+    hidden = [
+        weights[f"expansions.{segment}.weight"] @ token + weights["segment"][segment]
+        for segment, side in enumerate(there)
+        for token in side
+    ]
     first = slow_attention_layers(weights, hidden)[0]
     return slow_output(weights, first, [np.array(side) for side in there])
 
