@@ -29,6 +29,8 @@ SYSTEM_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "de-ffnn": {"dim": None},
     "de-cos": {"dim": None},
     "dse": {"dim": None, "loss": "regression"},
+    # its joint layers are pretrained ones, which a high rate would spoil
+    "prettr": {"stage_one_epochs": 1.0, "stage_one_learning_rate": 5e-5},
     # from random weights, in one stage
     BERT_TINY: {"stage_two_epochs": 10.0, "stage_two_learning_rate": 5e-4},
 }
@@ -98,16 +100,17 @@ def system_option() -> Callable[[Command], Command]:
         show_default=True,
         help="Architecture to train: DiPair with its transformer head (tsf) or a feed-forward head "
         "(ffnn), a dual encoder with such a head or the cosine (de-ffnn, de-cos), DSE, a "
-        "Poly-encoder, MaxSim, or a small cross-encoder (bert-tiny)",
+        "Poly-encoder, MaxSim, PreTTR (prettr), which caches all tokens for the upper layers of a "
+        "cross-encoder, or a small cross-encoder (bert-tiny)",
     )
 
 
 model_options = all_of(
     click.option("--layers", type=COUNT, help="Keep only the first K layers of the encoder"),
     click.option("--max-query-tokens", type=COUNT, default=4, show_default=True,
-                 help="Keep this many output tokens of each query (N)"),
+                 help="Keep this many output tokens of each query (N); prettr keeps all"),
     click.option("--max-passage-tokens", type=COUNT, default=8, show_default=True,
-                 help="Keep this many output tokens of each passage (M)"),
+                 help="Keep this many output tokens of each passage (M); prettr keeps all"),
     click.option("--dim", type=click.UNPROCESSED, callback=_width, default=256,
                  show_default=True, metavar="D|none",
                  help="Project kept tokens to D dimensions; none, which is the "
@@ -141,7 +144,8 @@ model_options = all_of(
     click.option("--shared-projections/--separate-projections", default=False, show_default=True,
                  help="Project all sides with one projection, or each with its own"),
     click.option("--head-layers", type=COUNT, default=2, show_default=True,
-                 help="Number of layers of the tsf head"),
+                 help="Number of layers of the tsf head; of prettr, that of the encoder's last "
+                 "layers, which read both texts"),
     click.option("--head-attention-heads", type=COUNT, default=1, show_default=True,
                  help="Number of attention heads of the tsf head"),
     click.option("--head-intermediate", type=COUNT, default=1024, show_default=True,
@@ -184,8 +188,10 @@ training_options = all_of(
     _setting("--stages", click.Choice(["one", "two"]),
              "Train first the new parameters and then all, or all parameters from the start with "
              "the settings of stage two"),
-    _setting("--stage-one-epochs", NOT_NEGATIVE, "Epochs of stage one, with a frozen encoder"),
-    _setting("--stage-one-learning-rate", POSITIVE, "Peak learning rate of stage one"),
+    _setting("--stage-one-epochs", NOT_NEGATIVE,
+             "Epochs of stage one, with a frozen encoder; 1 for prettr"),
+    _setting("--stage-one-learning-rate", POSITIVE,
+             "Peak learning rate of stage one; 5e-5 for prettr"),
     _setting("--stage-two-epochs", NOT_NEGATIVE,
              "Epochs of stage two, with all parameters; 10 from random weights"),
     _setting("--stage-two-learning-rate", POSITIVE,
