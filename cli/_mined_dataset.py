@@ -147,7 +147,7 @@ class FaissFolder:
         previous: Path,
         taken_from: Path | None,
     ) -> None:
-        from dipair_index.stores.ann import AnnInfo
+        from dipair_index.stores.ann_info import AnnInfo
 
         self._folder = folder
         self._embedder = embedder
@@ -182,7 +182,8 @@ class FaissFolder:
 
     def build(self, ids: Sequence[str], vectors: FloatArray, key: Key) -> None:
         """Makes the index and saves it."""
-        from dipair_index.stores.ann import FaissIndex, VectorSource
+        from dipair_index.stores.ann import FaissIndex
+        from dipair_index.stores.ann_info import VectorSource
 
         shutil.rmtree(self._folder, ignore_errors=True)
         index = FaissIndex.build(ids, vectors, kind=self.kind, source=VectorSource(**key))
@@ -198,7 +199,7 @@ class FaissFolder:
         """Why the index in the folder cannot be reused; empty if it can."""
         from dipair_index.encoders.sentence_embedders import made_by
         from dipair_index.errors import DirectoryError
-        from dipair_index.stores.ann import AnnInfo
+        from dipair_index.stores.ann_info import AnnInfo
 
         try:
             info = AnnInfo.read(folder)

@@ -13,6 +13,7 @@ import click
 from click.core import ParameterSource
 
 from dipair_index.cli._console import print_json, progress, remark, say, snippet, table, write_data
+from dipair_index.cli._filter_option import filter_option, parsed_filter
 from dipair_index.cli._fusion import fusion_options
 from dipair_index.cli._identical import identical_ids_option, without_own
 from dipair_index.cli._options import (
@@ -72,6 +73,7 @@ NEED_IDS = {
     help="Rerank the passages of this TREC run instead of retrieving",
 )
 @fusion_options()
+@filter_option()
 @click.option("--no-rerank", is_flag=True, help="Print the ranking of the vector search")
 @click.option(
     "--compare", is_flag=True, help="Print the rankings before and after DiPair side by side"
@@ -95,6 +97,7 @@ def rerank(
     run_file: str | None,
     fusion: FusionMethod | None,
     weight: float | None,
+    filters: tuple[str, ...],
     no_rerank: bool,
     compare: bool,
     as_json: bool,
@@ -116,8 +119,10 @@ def rerank(
       dipair-index rerank --queries queries.tsv --trec > dipair.run
       dipair-index rerank --queries queries.tsv --run bm25.run --trec > dipair.run
       dipair-index rerank --queries queries.tsv --run splade.run --fusion weighted --trec
+      dipair-index rerank --query "why does dough rise" --filter lang=en --filter "year>=2000"
     """
     _check_usage(ctx.params)
+    conditions = parsed_filter(filters)
     from dipair_index.encoders.open import backend_for, open_encoder
     from dipair_index.rerank.fitting import refuse_other_sides
     from dipair_index.stores.manifest import MANIFEST, Manifest
@@ -143,6 +148,7 @@ def rerank(
             top_k=max(top_k, candidates) if compare else top_k,
             candidates=candidates,
             rerank=not no_rerank,
+            conditions=conditions,
             ignore_identical_ids=ignore_identical_ids,
             raw_scores=raw_scores,
             fusion=fusion,
@@ -182,6 +188,10 @@ def _check_usage(given: Mapping[str, Any]) -> None:
         raise click.UsageError(
             "--fusion with --ignore-identical-ids needs --run: the search's own ranks and scores "
             "count the passage that is left out"
+        )
+    if given["filters"] and run_file:
+        raise click.UsageError(
+            "--filter narrows the vector search, and --run takes its place: leave out one of them"
         )
     candidates, top_k = given["candidates"], given["top_k"] or TOP_K
     if not run_file and not given["no_rerank"] and candidates < top_k:
@@ -259,6 +269,7 @@ def _answers(
     top_k: int,
     candidates: int,
     rerank: bool,
+    conditions: dict[str, Any] | None,
     ignore_identical_ids: bool,
     **scoring: Any,
 ) -> Rankings:
@@ -269,6 +280,7 @@ def _answers(
     from dipair_index.rerank.ranking import Timings
 
     waiting, spent, count = iter(asked), Timings(), 0
+    matched = conditions is None
     # a few queries are answered before a bar could be read
     with progress("Ranking", "queries") if len(asked) > QUERIES_AT_ONCE else _quiet() as show:
         while batch := list(islice(waiting, QUERIES_AT_ONCE)):
@@ -276,13 +288,17 @@ def _answers(
             rankings: list[Ranking]
             if run is None and ignore_identical_ids:
                 depth = candidates if rerank else top_k
-                found = index.search(texts, depth + 1, depth + 1, rerank=rerank, **scoring)
+                found = index.search(
+                    texts, depth + 1, depth + 1, rerank=rerank, filter=conditions, **scoring
+                )
                 rankings = [
                     without_own(query.query_id, ranking, depth, top_k)
                     for query, ranking in zip(batch, found, strict=True)
                 ]
             elif run is None:
-                rankings = index.search(texts, top_k, candidates, rerank=rerank, **scoring)
+                rankings = index.search(
+                    texts, top_k, candidates, rerank=rerank, filter=conditions, **scoring
+                )
             else:
                 ranked = index.rerank_run(batch, run, top_k, **scoring)
                 rankings = [ranked[query.query_id] for query in batch]
@@ -290,6 +306,9 @@ def _answers(
             yield from zip(batch, rankings, strict=True)
             count += len(batch)
             show(count)
+            matched = matched or any(rankings)
+    if not matched:
+        remark("no passage of the index fulfils --filter: `rerank --json` shows the metadata")
     remark(_spent(spent, count))
 
 

@@ -21,7 +21,7 @@ from dipair_index.records import PAIR
 from dipair_index.rerank.arguments import GivenPassage, iter_passages
 from dipair_index.rerank.fitting import open_fitting
 from dipair_index.rerank.part_builder import BuildSummary, PartBuilder
-from dipair_index.stores.ann import AnnInfo
+from dipair_index.stores.ann_info import AnnInfo
 from dipair_index.stores.faiss_kinds import check_kind
 from dipair_index.stores.index_directory import Layout, check_target
 from dipair_index.stores.index_writer import IndexWriter

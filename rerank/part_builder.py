@@ -28,7 +28,8 @@ from dipair_index.errors import DirectoryError, FormatError, StoreError
 from dipair_index.files import link
 from dipair_index.records import FloatArray, Passage
 from dipair_index.rerank.unfinished import UnfinishedPart
-from dipair_index.stores.ann import AnnInfo, FaissIndex, VectorSource
+from dipair_index.stores.ann import FaissIndex
+from dipair_index.stores.ann_info import AnnInfo, VectorSource
 from dipair_index.stores.backends import open_token_store
 from dipair_index.stores.index_writer import IndexWriter, build_ann
 from dipair_index.stores.manifest import PASSAGE, QUERY, Manifest, PartInfo

@@ -18,6 +18,7 @@ from dipair_index.rerank.arguments import (
 )
 from dipair_index.rerank.candidates import Candidate, candidates_of, candidates_of_each
 from dipair_index.rerank.fusion import checked_fusion
+from dipair_index.rerank.metadata_filter import Filter, checked_filter
 from dipair_index.rerank.names import FusionMethod
 from dipair_index.rerank.opened import Current, Opened
 from dipair_index.rerank.ranking import Ranking, Rankings, Stopwatch
@@ -50,6 +51,7 @@ class Searcher:
         raw_scores: bool = False,
         fusion: FusionMethod | None = None,
         weight: float | None = None,
+        filter: Filter | None = None,
     ) -> Ranking: ...
 
     @overload
@@ -63,6 +65,7 @@ class Searcher:
         raw_scores: bool = False,
         fusion: FusionMethod | None = None,
         weight: float | None = None,
+        filter: Filter | None = None,
     ) -> Rankings: ...
 
     def search(
@@ -75,6 +78,7 @@ class Searcher:
         raw_scores: bool = False,
         fusion: FusionMethod | None = None,
         weight: float | None = None,
+        filter: Filter | None = None,
     ) -> Ranking | Rankings:
         """Returns the best of the nearest passages, best first, ties by id.
 
@@ -96,6 +100,12 @@ class Searcher:
             the query's candidates. Scores are the fused ones.
         weight : float, optional
             The head's share of a weighted fusion, from 0 to 1.
+        filter : dict, optional
+            Conditions on the metadata of the passages, all of which must hold: a value that a field
+            equals, a list of values of which it equals one, or bounds, as in
+            `{"language": ["en", "fr"], "year": {"gte": 2000, "lt": 2010}}`. The nearest
+            `candidates` that fulfil them are retrieved, and fewer only if no more do. See
+            `dipair_index.rerank.metadata_filter` for the details.
 
         Returns
         -------
@@ -105,8 +115,8 @@ class Searcher:
         Raises
         ------
         SettingsError
-            If a query is empty or not a str, if a number is invalid, or if settings contradict each
-            other.
+            If a query is empty or not a str, if a number or the filter is invalid, or if
+            settings contradict each other.
 
         Examples
         --------
@@ -117,6 +127,7 @@ class Searcher:
         """
         queries, top_k = checked_queries(query), checked_top_k(top_k)
         candidates = checked_count("candidates", candidates)
+        matches = checked_filter(filter)
         if rerank and top_k is not None and candidates < top_k:
             raise SettingsError(f"candidates must be top_k ({top_k}) or more, got {candidates}")
         fused = checked_fusion(fusion, weight, raw_scores=raw_scores)
@@ -127,7 +138,7 @@ class Searcher:
             encoded, vectors = self._encode(queries, opened, watch)
             with watch.step("retrieve"):
                 count = candidates if rerank or top_k is None else top_k
-                ids, similarities = opened.snapshot.search(vectors, count)
+                ids, similarities = opened.snapshot.search(vectors, count, matches)
             shared = watch.share(len(queries))
             for row, found in enumerate(ids):
                 watch = Stopwatch(shared)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Collection, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -13,9 +13,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dipair_index.errors import DirectoryError, FormatError, SettingsError, StoreError
+from dipair_index.errors import FormatError, SettingsError, StoreError
 from dipair_index.files import utf8_path, write_whole
+from dipair_index.locks import ForkSafeLock
 from dipair_index.records import FloatArray
+from dipair_index.stores.ann_info import AnnInfo, VectorSource
 from dipair_index.stores.faiss_kinds import new_index, reason
 from dipair_index.stores.faiss_search import (
     Candidates,
@@ -29,53 +31,16 @@ from dipair_index.stores.faiss_search import (
 )
 from dipair_index.stores.packed_ids import PackedIds
 from dipair_index.stores.token_store import validated_keys
+from dipair_index.stores.wanted_rows import Accepts, WantedRows
 from dipair_index.threads import answer_after_fork
 from dipair_index.words import counted
 
-ANN_FORMAT_VERSION = 1
 _ORIGINALS = "vectors.npy"
 _ROWS_AT_ONCE = 65_536
 _SPARE = 32
 """Candidates requested from FAISS beyond those that are returned; longer ties are rare."""
-
-
-@dataclass(frozen=True)
-class VectorSource:
-    """The embedder of the vectors and the digest of their passages (see `dipair_index.digests`)."""
-
-    embedder: str = ""
-    embedder_fingerprint: str = ""
-    passages_digest: str = ""
-
-
-@dataclass(frozen=True)
-class AnnInfo:
-    """The contents of `ann.json`, which describes the index in the same folder."""
-
-    kind: str
-    count: int
-    dim: int
-    source: VectorSource
-    index_bytes: int
-    format_version: int = ANN_FORMAT_VERSION
-
-    @classmethod
-    def read(cls, folder: str | Path) -> AnnInfo:
-        """Reads `ann.json`; raises `DirectoryError` if it is absent, damaged or too new."""
-        file = Path(folder) / "ann.json"
-        try:
-            values = json.loads(file.read_text("utf-8"))
-            version = values["format_version"]
-            if version == ANN_FORMAT_VERSION:
-                return cls(**{**values, "source": VectorSource(**values["source"])})
-        except FileNotFoundError as error:
-            raise DirectoryError(f"there is no ANN index in {folder}: no ann.json") from error
-        except (OSError, ValueError, TypeError, KeyError) as error:
-            raise DirectoryError(f"{file} is damaged ({error}): build it again") from error
-        raise DirectoryError(
-            f"{file} has format version {version}, this version reads {ANN_FORMAT_VERSION}: "
-            "upgrade dipair-index or build it again"
-        )
+_EXACT_SHARE = 8
+"""A filter that leaves too few candidates of 1/8 of the vectors is applied to all of them."""
 
 
 class FaissIndex:
@@ -93,6 +58,7 @@ class FaissIndex:
         self._index = index
         self._originals = originals
         self._stored = flat_vectors(index) if originals is None else originals
+        self._mapping = ForkSafeLock()
         self.ids = ids
         self.kind = kind
         self.source = source
@@ -161,15 +127,22 @@ class FaissIndex:
             return False
 
     def search(
-        self, vectors: FloatArray, top_k: int, *, deleted: Collection[str] = frozenset()
+        self,
+        vectors: FloatArray,
+        top_k: int,
+        *,
+        deleted: Collection[str] = frozenset(),
+        accepts: Accepts | None = None,
     ) -> tuple[list[list[str]], FloatArray]:
         """Returns the ids and the scores of the nearest passages of each vector, (queries, dim).
 
         Results are best first, ties by id, without the ids in `deleted`, all of which must be in
-        the index. Scores are (queries, k) with k = min(top_k, number of live passages); if an
-        approximate kind finds fewer, the query's list of ids is shorter and its last scores are
-        -inf. Equal vectors have equal scores for every kind, and a query has the same results alone
-        as in a batch. Raises `SettingsError` if `top_k` or the shape of `vectors` is wrong.
+        the index, and without those that `accepts` refuses. Scores are (queries, k) with
+        k = min(top_k, number of live passages); if fewer are found, by an approximate kind or since
+        few are accepted, the query's list of ids is shorter and its last scores are -inf. With
+        `accepts`, fewer than k are found only if no more are accepted. Equal vectors have equal
+        scores for every kind, and a query has the same results alone as in a batch. Raises
+        `SettingsError` if `top_k` or the shape of `vectors` is wrong.
         """
         vectors = validated_query_vectors(vectors, dim=self.dim, top_k=top_k)
         kept = min(top_k, len(self) - len(deleted))
@@ -177,15 +150,16 @@ class FaissIndex:
         if not kept or not len(vectors):
             return [[] for _ in vectors], best
         count = min(kept + _SPARE + min(kept, len(deleted)), len(self))
+        wanted = WantedRows(deleted, accepts)
         if is_flat(self._index) and len(vectors) > 1:
             proposed = search_flat(self._index, vectors, count)
             found = [
-                self._best(vector, kept, count, deleted, candidates)
+                self._best(vector, kept, count, wanted, candidates)
                 for vector, candidates in zip(vectors, proposed, strict=True)
             ]
         else:
             found = in_threads(
-                lambda query: self._best(vectors[query], kept, count, deleted), len(vectors)
+                lambda query: self._best(vectors[query], kept, count, wanted), len(vectors)
             )
         for row, (_, scores) in zip(best, found, strict=True):
             row[: len(scores)] = scores
@@ -196,7 +170,7 @@ class FaissIndex:
         query: FloatArray,
         kept: int,
         count: int,
-        deleted: Collection[str],
+        wanted: WantedRows,
         candidates: Candidates | None = None,
     ) -> tuple[list[str], FloatArray]:
         """Returns the `kept` best ids for one query and their scores.
@@ -210,13 +184,21 @@ class FaissIndex:
                     self._index, query, count, with_vectors=self._stored is None
                 )
             rows, scores, exhausted, vectors = candidates
+            live = wanted.among(rows, self.ids)
+            rows, live_scores = rows[live], scores[live]
+            if (
+                len(rows) < kept
+                and wanted.filters
+                and (exhausted or _EXACT_SHARE * count >= len(self))
+            ):
+                rows = self._wanted_rows(wanted)
+                vectors = self._vectors_at(rows)
+                break
             if vectors is None:
                 assert self._stored is not None
                 vectors = self._stored[rows]
-            live: Any = slice(None)
-            if deleted:
-                live = np.array([each not in deleted for each in self.ids.at(rows)], bool)
-            rows, live_scores, vectors = rows[live], scores[live], vectors[live]
+            else:
+                vectors = vectors[live]
             if exhausted or count == len(self):
                 break
             if len(rows) >= kept:
@@ -225,6 +207,12 @@ class FaissIndex:
                     break
             count, candidates = min(2 * count, len(self)), None
         return self._first(rows, inner_products(vectors, query), kept)
+
+    def _wanted_rows(self, wanted: WantedRows) -> npt.NDArray[np.int64]:
+        """Returns all rows that are wanted, ascending."""
+        starts = range(0, len(self), _ROWS_AT_ONCE)
+        chunks = [np.arange(start, min(start + _ROWS_AT_ONCE, len(self))) for start in starts]
+        return np.concatenate([rows[wanted.among(rows, self.ids)] for rows in chunks])
 
     def _first(
         self, rows: npt.NDArray[np.int64], scores: FloatArray, kept: int
@@ -242,14 +230,27 @@ class FaissIndex:
         """Returns the vectors (count, dim) in the order of `ids`, exactly as they were given."""
         return self._reconstructed(0, len(self)) if self._originals is None else self._originals
 
+    def _vectors_at(self, rows: npt.NDArray[np.int64]) -> FloatArray:
+        """Returns the vectors (rows, dim) of some rows."""
+        if self._stored is not None:
+            return self._stored[rows]
+        with self._mapping:
+            self._map_rows()
+        vectors: FloatArray = self._index.reconstruct_batch(rows)
+        return vectors
+
     def _reconstructed(self, start: int, count: int) -> FloatArray:
+        self._map_rows()
+        vectors: FloatArray = self._index.reconstruct_n(start, count)
+        return vectors
+
+    def _map_rows(self) -> None:
+        """Has an inverted file find its vectors by row; once is enough."""
         import faiss
 
         ivf = faiss.try_extract_index_ivf(self._index)
         if ivf is not None:
             ivf.make_direct_map()
-        vectors: FloatArray = self._index.reconstruct_n(start, count)
-        return vectors
 
     def save(self, folder: str | Path) -> None:
         """Writes the index into `folder`; `ann.json` comes last and makes it valid.

@@ -24,7 +24,8 @@ from dipair_index.errors import (
 )
 from dipair_index.files import sync, write_whole
 from dipair_index.records import FloatArray
-from dipair_index.stores.ann import FaissIndex, VectorSource
+from dipair_index.stores.ann import FaissIndex
+from dipair_index.stores.ann_info import VectorSource
 from dipair_index.stores.backends import open_token_store
 from dipair_index.stores.file_digests import damages, seal
 from dipair_index.stores.index_directory import Layout, PartLayout, WriterLock

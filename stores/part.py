@@ -10,15 +10,16 @@ import fcntl
 import os
 import shutil
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from dipair_index.errors import StoreError
+from dipair_index.records import FloatArray
 from dipair_index.stores.ann import FaissIndex
 from dipair_index.stores.backends import open_token_store, remove_token_store
 from dipair_index.stores.file_digests import check_sizes, read_lines
@@ -27,6 +28,9 @@ from dipair_index.stores.manifest import Manifest, PartInfo
 from dipair_index.stores.passages import PassageStore
 from dipair_index.stores.text_lookup import TextLookup
 from dipair_index.stores.token_store import TokenStore
+
+MetadataTest: TypeAlias = Callable[[Mapping[str, Any]], bool]
+"""A function that tells from a passage's metadata whether a search may find it."""
 
 
 class _OpenFiles:
@@ -118,6 +122,25 @@ class Part:
         if self.deleted:
             held &= np.fromiter((each not in self.deleted for each in ids), bool, len(ids))
         return held
+
+    def search(
+        self, vectors: FloatArray, top_k: int, matches: MetadataTest | None = None
+    ) -> tuple[list[list[str]], FloatArray]:
+        """Finds the nearest live passages, whose metadata `matches` accepts if it is given.
+
+        Results are those of `FaissIndex.search`.
+        """
+
+        def accepts(ids: list[str]) -> list[bool]:
+            assert matches is not None
+            return [matches(passage.metadata) for passage in self.passages.get(ids)]
+
+        return self.ann.search(
+            vectors,
+            top_k,
+            deleted=self.deleted,
+            accepts=None if matches is None else accepts,
+        )
 
     def find_texts(self, texts: Sequence[str]) -> list[str | None]:
         """Returns for each text the id of a live passage with this full text, or None."""

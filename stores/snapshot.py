@@ -15,7 +15,7 @@ from dipair_index.errors import DirectoryError, MissingPassagesError, StoreError
 from dipair_index.records import FloatArray, Passage
 from dipair_index.stores.codecs import EncodedRows, open_codec
 from dipair_index.stores.manifest import Manifest
-from dipair_index.stores.part import Part
+from dipair_index.stores.part import MetadataTest, Part
 
 _NOWHERE = -1
 
@@ -51,9 +51,15 @@ class Snapshot(Closing):
                     if Manifest.read(root) == manifest:
                         raise
 
-    def search(self, vectors: FloatArray, top_k: int) -> tuple[list[list[str]], FloatArray]:
-        """Finds the nearest live passages of vectors (queries, dim): see `FaissIndex.search`."""
-        found = [part.ann.search(vectors, top_k, deleted=part.deleted) for part in self.parts]
+    def search(
+        self, vectors: FloatArray, top_k: int, matches: MetadataTest | None = None
+    ) -> tuple[list[list[str]], FloatArray]:
+        """Finds the nearest live passages of vectors (queries, dim).
+
+        With `matches`, they are the nearest whose metadata it accepts. Results are those of
+        `FaissIndex.search`.
+        """
+        found = [part.search(vectors, top_k, matches) for part in self.parts]
         if len(found) == 1:
             return found[0]
         kept = min(top_k, len(self))

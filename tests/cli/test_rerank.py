@@ -322,3 +322,49 @@ def test_fusion_refuses_what_it_cannot_be_beside(
     result = run("rerank", "--index-dir", built_index, "--queries", queries, *options)
     assert (result.exit_code, result.stdout) == (2, "")
     assert sentence in result.stderr
+
+
+@pytest.fixture
+def dated_index(tmp_path: Path, tiny_model_dir: Path) -> Path:
+    """Six passages in two languages, of the years 2000 to 2005."""
+    passages = [
+        {"id": f"p{row}", "text": f"the moon {'and the tide ' * row}", "year": 2000 + row}
+        | {"lang": "fr" if row % 2 else "en"}
+        for row in range(6)
+    ]
+    DiPairIndex.build(passages, tmp_path / "dated.index", model=tiny_model_dir).close()
+    return tmp_path / "dated.index"
+
+
+@pytest.mark.parametrize(
+    ("conditions", "fulfilling"),
+    [
+        (["lang=en"], {"p0", "p2", "p4"}),
+        (["lang=en", "lang=fr", "year>=2003"], {"p3", "p4", "p5"}),
+        (['{"lang": ["fr"], "year": {"lt": 2004}}'], {"p1", "p3"}),
+    ],
+)
+@pytest.mark.parametrize("how", [[], ["--no-rerank"]])
+def test_a_filter_leaves_the_passages_that_fulfil_it(
+    run: Run, dated_index: Path, conditions: list[str], fulfilling: set[str], how: list[str]
+) -> None:
+    filters = [word for condition in conditions for word in ("--filter", condition)]
+    command = ["rerank", "--index-dir", dated_index, "--query", QUERY, "--json", *how]
+    everything = [each["id"] for each in json.loads(run(*command).stdout)["results"]]
+    result = run(*command, *filters)
+    found = json.loads(result.stdout)["results"]
+    assert [each["id"] for each in found] == [each for each in everything if each in fulfilling]
+    assert sorted(each["retrieval_rank"] for each in found) == list(range(1, len(fulfilling) + 1))
+
+
+def test_a_filter_that_nothing_fulfils_is_said(run: Run, dated_index: Path) -> None:
+    result = run("rerank", "--index-dir", dated_index, "--query", QUERY, "--filter", "lang=de")
+    assert len(rows(result)) == 1
+    assert "no passage of the index fulfils --filter" in result.stderr
+
+
+def test_a_filter_of_a_run_is_refused(run: Run, built_index: Path, queries: Path) -> None:
+    result = run("rerank", "--index-dir", built_index, "--queries", queries, "--run", "any.run",
+                 "--filter", "lang=en")  # fmt: skip
+    assert result.exit_code == 2
+    assert "--filter narrows the vector search, and --run takes its place" in result.stderr

@@ -10,7 +10,8 @@ from dipair_index.errors import DirectoryError
 from dipair_index.records import Passage
 from dipair_index.rerank.build import build_index
 from dipair_index.rerank.index import DiPairIndex
-from dipair_index.stores.ann import AnnInfo, FaissIndex
+from dipair_index.stores.ann import FaissIndex
+from dipair_index.stores.ann_info import AnnInfo
 from dipair_index.stores.index_directory import Layout
 from dipair_index.stores.manifest import Manifest
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from dipair_index.records import FloatArray, Passage
-from dipair_index.stores.ann import VectorSource
+from dipair_index.stores.ann_info import VectorSource
 from dipair_index.stores.backends import open_token_store
 from dipair_index.stores.index_writer import IndexWriter, build_ann
 from dipair_index.stores.manifest import Manifest, PartInfo

@@ -15,7 +15,8 @@ import pytest
 
 from dipair_index.errors import DirectoryError, FormatError, SettingsError, StoreError
 from dipair_index.records import FloatArray
-from dipair_index.stores.ann import AnnInfo, FaissIndex, VectorSource
+from dipair_index.stores.ann import FaissIndex
+from dipair_index.stores.ann_info import AnnInfo, VectorSource
 from dipair_index.stores.faiss_kinds import check_kind
 
 DIM = 24
@@ -479,3 +480,40 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     vectors, _ = clustered(5, 1)
     with pytest.raises(StoreError, match=r"cannot write the ANN index to .*file/ann"):
         FaissIndex.build(ids_of(5), vectors).save(tmp_path / "file" / "ann")
+
+
+@pytest.mark.parametrize("queries", [1, 20])
+@pytest.mark.parametrize("kind", ["flat", "hnsw", "ivf", "SQ8", "PCA16,Flat"])
+def test_a_filter_of_few_is_exact_for_every_kind(exact: Exact, kind: str, queries: int) -> None:
+    """Among them kinds that would look at a few of the lists, where none of the few may be."""
+    vectors, asked = clustered(2000, queries)
+    ids = ids_of(2000)
+    index = FaissIndex.build(ids, vectors, kind=kind)
+    few = set(ids[::97])
+    deleted = frozenset([ids[0], ids[1]])
+    left = [row for row, each in enumerate(ids) if each in few - deleted]
+    judged: list[str] = []
+
+    def accepts(names: list[str]) -> list[bool]:
+        judged.extend(names)
+        return [each in few for each in names]
+
+    found, scores = index.search(asked, 40, deleted=deleted, accepts=accepts)
+    expected_ids, expected_scores = exact([ids[row] for row in left], vectors[left], asked, 40)
+    assert found == expected_ids
+    np.testing.assert_allclose(scores[:, : len(left)], expected_scores, rtol=0, atol=1e-6)
+    assert (scores[:, len(left) :] == -np.inf).all()
+    assert not deleted & set(judged)
+
+
+@pytest.mark.parametrize("kind", ["flat", "hnsw", "ivf"])
+def test_a_filter_of_many_fills_top_k(kind: str) -> None:
+    vectors, asked = clustered(2000, 20)
+    index = FaissIndex.build(ids_of(2000), vectors, kind=kind)
+    every_third = set(ids_of(2000)[::3])
+    found, _ = index.search(
+        asked, 50, accepts=lambda names: [each in every_third for each in names]
+    )
+    for names in found:
+        assert len(set(names)) == 50
+        assert set(names) <= every_third
