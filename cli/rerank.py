@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from io import StringIO
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from dipair_index.cli._console import print_json, progress, remark, say, snippet, table, write_data
+from dipair_index.cli._console import progress, remark
 from dipair_index.cli._filter_option import filter_option, parsed_filter
 from dipair_index.cli._fusion import fusion_options
 from dipair_index.cli._identical import identical_ids_option, without_own
@@ -24,6 +23,13 @@ from dipair_index.cli._options import (
     json_option,
     precision_option,
 )
+from dipair_index.cli._rankings import (
+    Rankings,
+    write_beside,
+    write_json,
+    write_table,
+    write_trec,
+)
 from dipair_index.cli._types import COUNT, TEXT
 from dipair_index.cli.build import build_sample
 from dipair_index.words import counted, listed
@@ -33,11 +39,8 @@ if TYPE_CHECKING:
     from dipair_index.records import Query, Run
     from dipair_index.rerank.index import DiPairIndex
     from dipair_index.rerank.names import FusionMethod
-    from dipair_index.rerank.ranking import RankedPassage, Ranking, Timings
+    from dipair_index.rerank.ranking import Ranking, Timings
 
-    Rankings = Iterator[tuple[Query, Ranking]]
-
-TAG = "dipair-index"
 TOP_K = 10
 NEED_IDS = {
     "as_trec": "--trec",
@@ -155,13 +158,13 @@ def rerank(
             weight=weight,
         )
         if as_trec:
-            _print_trec(ranked)
+            write_trec(ranked)
         elif as_json:
-            _print_json(ranked)
+            write_json(ranked)
         elif compare:
-            _print_beside(ranked, top_k, "run" if run_file else "vector search")
+            write_beside(ranked, top_k, "run" if run_file else "vector search")
         else:
-            _print_table(ranked, several=queries is not None)
+            write_table(ranked, several=queries is not None)
 
 
 def _check_usage(given: Mapping[str, Any]) -> None:
@@ -323,54 +326,3 @@ def _spent(timings: Timings, queries: int) -> str:
         if seconds > 0
     )
     return f"{parts} ({counted(queries, 'query')})"
-
-
-def _print_trec(ranked: Rankings) -> None:
-    from dipair_index.formats.trec import write_run
-    from dipair_index.records import ScoredPassage
-
-    for query, passages in ranked:
-        scored = [ScoredPassage(passage.id, passage.score) for passage in passages]
-        lines = StringIO()
-        write_run({query.query_id: scored}, lines, TAG)
-        write_data(lines.getvalue())
-
-
-def _print_json(ranked: Rankings) -> None:
-    for query, passages in ranked:
-        results = [passage._asdict() for passage in passages]
-        answer = {"query_id": query.query_id, "query": query.text, "results": results}
-        print_json(answer)
-
-
-def _print_table(ranked: Rankings, *, several: bool) -> None:
-    """Prints one table, with the query in the first column if there are several."""
-    columns = ["rank", "score", "retrieval rank", "id", "text"]
-    rows = (_cells(query, passage, several) for query, passages in ranked for passage in passages)
-    table(["query", *columns] if several else columns, rows, numbers=columns[:3])
-
-
-def _cells(query: Query, passage: RankedPassage, several: bool) -> list[str]:
-    before = "" if passage.retrieval_rank is None else str(passage.retrieval_rank)
-    cells = [str(passage.rank), f"{passage.score:.4f}", before, passage.id, _text(passage)]
-    return [query.query_id, *cells] if several else cells
-
-
-def _print_beside(ranked: Rankings, top_k: int, before_name: str) -> None:
-    """Prints for each query the rankings before and after DiPair, rank by rank."""
-    for query, passages in ranked:
-        say(query.text)
-        before = sorted(passages, key=lambda passage: passage.retrieval_rank or 0)
-        rows = [
-            [str(rank), _short(left), _short(right)]
-            for rank, (left, right) in enumerate(zip(before, passages, strict=True), start=1)
-        ]
-        table(["rank", before_name, "DiPair"], rows[:top_k], numbers=["rank"])
-
-
-def _text(passage: RankedPassage) -> str:
-    return snippet(f"{passage.title} {passage.text}" if passage.title else passage.text)
-
-
-def _short(passage: RankedPassage) -> str:
-    return f"{passage.id}: {snippet(_text(passage), 60)}"
