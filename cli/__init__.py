@@ -23,6 +23,7 @@ from dipair_index.cli.label import label
 from dipair_index.cli.make_dataset import make_dataset
 from dipair_index.cli.rerank import rerank
 from dipair_index.cli.score import score
+from dipair_index.cli.serve import serve
 from dipair_index.cli.train import train
 from dipair_index.cli.train_teacher import train_teacher
 from dipair_index.cli.verify import verify
@@ -59,7 +60,7 @@ def cli() -> None:
 
 for command in (
     make_dataset, train_teacher, label, train, export,
-    build, add, update, delete, compact, verify, info, rerank, score, evaluate, bench,
+    build, add, update, delete, compact, verify, info, rerank, serve, score, evaluate, bench,
 ):  # fmt: skip
     cli.add_command(command)
 

@@ -10,13 +10,14 @@ from typing import Literal
 
 from dipair_index.errors import MissingPackageError
 
-Extra = Literal["torch", "tensorstore", "evaluate", "export", "train"]
+Extra = Literal["torch", "tensorstore", "evaluate", "export", "serve", "train"]
 
 PACKAGES: dict[Extra, tuple[str, ...]] = {
     "torch": ("torch", "transformers", "safetensors"),
     "tensorstore": ("tensorstore",),
     "evaluate": ("ir_measures",),
     "export": ("torch", "transformers", "safetensors", "onnx"),
+    "serve": ("fastapi", "uvicorn", "prometheus_client"),
     "train": ("torch", "transformers", "safetensors", "accelerate"),
 }
 """The packages of each extra of setup.cfg, by the names that are imported."""

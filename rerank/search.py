@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
 from typing import overload
 
 import numpy as np
@@ -294,6 +295,20 @@ class Searcher:
                 best = ranked_candidates(named, logits, retrieval, fused, top_k, raw_scores)
                 rankings[query_id] = described(best, opened.snapshot, watch, retrieval)
         return rankings
+
+    @property
+    def encoder(self) -> TextEncoder:
+        """The encoder of the model that built the index."""
+        return self._encoder
+
+    @property
+    def scorer(self) -> TokenScorer:
+        """The head, as a scorer of a query's tokens against passages' tokens."""
+        return self._scorer
+
+    def lent(self) -> AbstractContextManager[Opened]:
+        """Lends the index as it is now for a block, whatever changes meanwhile."""
+        return self._current.lent()
 
     def _encode(
         self, queries: list[str], opened: Opened, watch: Stopwatch

@@ -64,10 +64,7 @@ class TextCache:
 
         Equal texts are encoded once, and cached texts not at all.
         """
-        shape = codec.tokens_per_passage, codec.dim
-        keys = [
-            TextKey(encoder.fingerprint, codec.name, shape, text_digest(text)) for text in texts
-        ]
+        keys = _keys(texts, encoder, codec)
         found = self._held(keys)
         if len(found) < len(set(keys)):
             # one thread at a time, so that a text that two threads need is encoded once
@@ -85,6 +82,14 @@ class TextCache:
         for index, key in enumerate(keys):
             rows[index] = found[key]
         return rows
+
+    def held(
+        self, texts: Sequence[str], encoder: TextEncoder, codec: Codec
+    ) -> list[EncodedRows | None]:
+        """Returns for each text its row as `rows` does, or None if it is not cached."""
+        keys = _keys(texts, encoder, codec)
+        found = self._held(keys)
+        return [found.get(key) for key in keys]
 
     def clear(self) -> None:
         """Removes all texts."""
@@ -120,6 +125,11 @@ class TextCache:
             while self._rows and self._bytes > self.max_bytes:
                 _, row = self._rows.popitem(last=False)
                 self._bytes -= row.nbytes + _ENTRY_BYTES
+
+
+def _keys(texts: Sequence[str], encoder: TextEncoder, codec: Codec) -> list[TextKey]:
+    shape = codec.tokens_per_passage, codec.dim
+    return [TextKey(encoder.fingerprint, codec.name, shape, text_digest(text)) for text in texts]
 
 
 SHARED_CACHE = TextCache()

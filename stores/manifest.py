@@ -86,7 +86,7 @@ class Manifest:
     @property
     def digest(self) -> str:
         """The checksum in the file, which tells every state of every index apart."""
-        return str(json.loads(self._text())["digest"])
+        return checksum(json.dumps(self._values()).encode())
 
     @property
     def passages(self) -> int:
@@ -152,17 +152,16 @@ class Manifest:
         """
         write_whole(Path(root) / MANIFEST, self._text().encode())
 
-    def _text(self) -> str:
-        values: dict[str, Any] = {
-            "kind": _KIND,
-            "format_version": FORMAT_VERSION,
-            **asdict(self),
-        }
+    def _values(self) -> dict[str, Any]:
+        values = {"kind": _KIND, "format_version": FORMAT_VERSION, **asdict(self)}
         for later in fields(self):
             # as versions wrote it that knew of passages alone
             if later.name in ("side", "side_tokens") and values[later.name] == later.default:
                 del values[later.name]
-        values["digest"] = checksum(json.dumps(values).encode())
+        return values
+
+    def _text(self) -> str:
+        values = {**self._values(), "digest": self.digest}
         return json.dumps(values, indent=2, ensure_ascii=False) + "\n"
 
 

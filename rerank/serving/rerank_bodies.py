@@ -1,0 +1,124 @@
+"""What a rerank request may hold, in the dialects of Cohere, Jina, vLLM and others, and of TEI."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from dipair_index.rerank.serving.errors import ApiError, invalid
+
+Flag = Annotated[bool | None, Field(strict=False)]
+"""A boolean, or a word for one; null is the default."""
+
+
+def _filled(query: Any) -> Any:
+    if isinstance(query, str) and not query.strip():
+        raise ValueError("it is empty: give it some text")
+    return query
+
+
+def _documents(given: Any) -> Any:
+    if isinstance(given, list):
+        for place, each in enumerate(given):
+            if not isinstance(each, (str, dict)):
+                raise ValueError(
+                    f"item {place} must be a text, or an object with the field text, got {each!r}"
+                )
+    return given
+
+
+FilledText = Annotated[str, BeforeValidator(_filled)]
+"""A text that does not consist of spaces."""
+Documents = Annotated[list[str | dict[str, Any]], BeforeValidator(_documents)]
+
+
+class LaxBody(BaseModel):
+    """A body whose unknown fields are ignored."""
+
+    model_config = ConfigDict(extra="ignore", populate_by_name=True)
+
+
+class RerankRequest(LaxBody):
+    """A query, and one of `documents`, `ids` and `texts` to rank for it."""
+
+    query: FilledText
+    documents: Documents | None = Field(
+        None, description="Texts, or objects with the field text or the fields in rank_fields"
+    )
+    ids: list[str] | None = Field(None, description="Ids of passages in the index")
+    texts: list[str] | None = Field(
+        None, description="Texts, in TEI's dialect: the answer is a bare list with all of them"
+    )
+    model: str | None = Field(None, description="Any name; the answer repeats it")
+    top_n: int | None = Field(
+        None,
+        validation_alias=AliasChoices("top_n", "top_k"),
+        ge=0,
+        description="Results to return; null, 0 or too many are all. top_k is another name",
+    )
+    rank_fields: list[str] | None = Field(
+        None, description="Fields of document objects that are ranked, joined by spaces"
+    )
+    return_documents: Flag = Field(None, description="Return the texts of the results")
+    return_text: Flag = Field(None, description="Return the texts, in TEI's dialect")
+    raw_scores: Flag = Field(None, description="Return logits instead of scores in [0, 1]")
+    relevant_spans: dict[str, Any] | None = Field(
+        None, description="Cohere's setting: return the spans that matched, in code points"
+    )
+
+    @model_validator(mode="after")
+    def _one_source(self) -> RerankRequest:
+        given = [each for each in (self.documents, self.ids, self.texts) if each is not None]
+        if len(given) != 1:
+            raise ValueError(
+                "give exactly one of documents (texts), ids (of the index) and texts (TEI's "
+                f"dialect) to rank, got {len(given)} of them"
+            )
+        return self
+
+    @property
+    def count(self) -> int:
+        """The number of documents."""
+        return len(self.documents or self.ids or self.texts or ())
+
+    def document_texts(self) -> list[str]:
+        """Returns what is ranked of each document; raises `ApiError` if one has no text."""
+        if self.texts is not None:
+            return self.texts
+        fields = self.rank_fields or ["text"]
+        return [
+            each if isinstance(each, str) else _joined(each, fields, place)
+            for place, each in enumerate(self.documents or ())
+        ]
+
+
+def refuse_too_many(count: int, most: int, param: str) -> None:
+    """Raises `ApiError` if there are more documents than the server takes at once."""
+    if count > most:
+        raise ApiError(
+            413,
+            f"{param} holds {count:,} documents, and {most:,} are allowed at once: send them in "
+            "several requests, or start the server with a larger --max-documents",
+            param=param,
+            code="too_many_documents",
+        )
+
+
+def _joined(document: dict[str, Any], fields: Sequence[str], place: int) -> str:
+    """Returns the fields of a document in one text; joined as an index joins title and text."""
+    values = [document[name] for name in fields if document.get(name) is not None]
+    if not values:
+        raise invalid(
+            f"documents[{place}] has none of the fields {', '.join(fields)}: send a text, or name "
+            "its fields in rank_fields",
+            f"documents[{place}]",
+        )
+    for value in values:
+        if not isinstance(value, (str, int, float)):
+            raise invalid(
+                f"documents[{place}]: a field that is ranked must be a text, got {value!r}",
+                f"documents[{place}]",
+            )
+    return " ".join(str(value) for value in values if value != "")

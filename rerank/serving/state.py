@@ -1,0 +1,111 @@
+"""What the handlers of the server share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from fastapi import Request
+
+from dipair_index.encoders.base import TextEncoder
+from dipair_index.errors import DiPairError
+from dipair_index.rerank.index import DiPairIndex
+from dipair_index.rerank.open_scorer import open_token_scorer
+from dipair_index.rerank.scorer import TokenScorer
+from dipair_index.rerank.serving.errors import ApiError
+from dipair_index.rerank.serving.settings import ServerSettings
+from dipair_index.rerank.serving.slot import ModelSlot
+from dipair_index.rerank.serving.token_counts import TokenCounts
+from dipair_index.rerank.text_cache import TextCache
+from dipair_index.stores.codecs import Codec, open_codec
+from dipair_index.stores.snapshot import Snapshot
+
+_CODEC = "int8"
+"""The codec of a model without an index; it is the default of an index, too."""
+
+
+@dataclass
+class Served:
+    """The model with its index, if there is one, and the slot in which both are used."""
+
+    settings: ServerSettings
+    encoder: TextEncoder
+    scorer: TokenScorer
+    cache: TextCache
+    index: DiPairIndex | None
+    slot: ModelSlot = field(init=False)
+    tokens: TokenCounts = field(init=False)
+    stopping: bool = False
+    in_flight: int = 0
+    """The requests that have not been answered yet."""
+    stale: bool = False
+    """Whether the index on disk cannot be read, so that answers are from an earlier state of it."""
+
+    def __post_init__(self) -> None:
+        self.slot = ModelSlot(self.settings.queue)
+        self.tokens = TokenCounts(self.encoder)
+
+    @classmethod
+    def of_index(cls, index: DiPairIndex, cache: TextCache, settings: ServerSettings) -> Served:
+        """Returns the state of a server of an index."""
+        return cls(settings, index.encoder, index.scorer, cache, index)
+
+    @classmethod
+    def of_model(cls, encoder: TextEncoder, cache: TextCache, settings: ServerSettings) -> Served:
+        """Returns the state of a server of a model alone."""
+        return cls(settings, encoder, open_token_scorer(encoder), cache, None)
+
+    def needed_index(self) -> DiPairIndex:
+        """Returns the index, as it is on disk now; raises `ApiError` if a model is served alone.
+
+        It is called in the slot, since it reads the disk.
+        """
+        if self.index is None:
+            raise ApiError(
+                404,
+                "this server has a model and no index: start it with --index-dir, or send texts "
+                "to /v2/rerank",
+                code="no_index",
+            )
+        self.refresh()
+        return self.index
+
+    def refresh(self) -> None:
+        """Reloads the index if it has changed; if it cannot be read, the earlier state stays."""
+        if self.index is None:
+            return
+        try:
+            self.index.refresh()
+            self.stale = False
+        except DiPairError:
+            self.stale = True
+
+    @contextmanager
+    def snapshot(self) -> Iterator[Snapshot | None]:
+        """Lends the index as it is now for a block; None if a model is served alone."""
+        if self.index is None:
+            yield None
+            return
+        with self.index.lent() as opened:
+            yield opened.snapshot
+
+    def codec(self, snapshot: Snapshot | None) -> Codec:
+        """Returns the codec of encoded passages."""
+        if snapshot is not None:
+            return snapshot.codec
+        sizes = self.encoder.sizes
+        return open_codec(_CODEC, tokens_per_passage=sizes.max_passage_tokens, dim=sizes.dim)
+
+    def close(self) -> None:
+        """Ends what is computed, and closes the index."""
+        self.slot.close()
+        if self.index is not None:
+            self.index.close()
+
+
+def served(request: Request) -> Served:
+    """Returns the state of the server that received a request."""
+    found = request.app.state.served
+    assert isinstance(found, Served)
+    return found
