@@ -21,6 +21,7 @@ from dipair_index.cli.export import export
 from dipair_index.cli.info import info
 from dipair_index.cli.label import label
 from dipair_index.cli.make_dataset import make_dataset
+from dipair_index.cli.match import match
 from dipair_index.cli.rerank import rerank
 from dipair_index.cli.score import score
 from dipair_index.cli.serve import serve
@@ -60,7 +61,8 @@ def cli() -> None:
 
 for command in (
     make_dataset, train_teacher, label, train, export,
-    build, add, update, delete, compact, verify, info, rerank, serve, score, evaluate, bench,
+    build, add, update, delete, compact, verify, info, rerank, serve, score, match, evaluate,
+    bench,
 ):  # fmt: skip
     cli.add_command(command)
 

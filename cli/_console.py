@@ -15,6 +15,7 @@ from typing import Any, TextIO
 
 import click
 
+from dipair_index.cli._amounts import time_in_words
 from dipair_index.errors import WriteError
 
 SECONDS_BETWEEN_LINES = 10.0
@@ -102,10 +103,13 @@ def _without_nan(value: Any) -> Any:
 
 
 @contextmanager
-def progress(what: str, unit: str) -> Iterator[Callable[[int], None]]:
+def progress(
+    what: str, unit: str, total: Callable[[], int] = lambda: 0
+) -> Iterator[Callable[[int], None]]:
     """Shows the progress of a long job; yields a function that takes the count so far.
 
-    A terminal gets one line that is updated, a file or pipe a line every ten seconds.
+    A terminal gets one line that is updated, a file or pipe a line every ten seconds. If `total`
+    gives the count at the end, the line has the time that is left.
     """
     # the first call, when and with what count: a resumed job does not start at zero
     first: tuple[float, int] | None = None
@@ -118,7 +122,9 @@ def progress(what: str, unit: str) -> Iterator[Callable[[int], None]]:
             return f"{what}: {count:,} {unit}"
         rate = (count - before) / max(now - since, 1e-9)
         speed = f"{rate:,.0f}" if rate >= 10 else f"{rate:.1f}"
-        return f"{what}: {count:,} {unit}, {speed} a second"
+        shown = f"{what}: {count:,} {unit}, {speed} a second"
+        left = max(total() - count, 0) / max(rate, 1e-9)
+        return f"{shown}, {time_in_words(left)} left" if left else shown
 
     if _is_terminal(sys.stderr):
         from rich.console import Console

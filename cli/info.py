@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
+from dipair_index.cli._amounts import size_in_words, time_in_words
 from dipair_index.cli._console import print_json, remark, table
 from dipair_index.cli._encoding import command_for
 from dipair_index.cli._options import index_dir_option, json_option
@@ -181,30 +182,13 @@ def _show(estimate: Estimate, *, as_json: bool) -> None:
         print_json(estimate.record(), indent=2)
         return
     rows = [
-        [name, f"{size / estimate.passages:,.0f}", _size(size)]
+        [name, f"{size / estimate.passages:,.0f}", size_in_words(size)]
         for name, size in estimate.sizes.items()
     ]
-    rows += [[name, "", _size(size)] for name, size in estimate.peaks.items()]
+    rows += [[name, "", size_in_words(size)] for name, size in estimate.peaks.items()]
     rows += [
-        [f"time to {name}", "", "not measured" if seconds is None else _time(seconds)]
+        [f"time to {name}", "", "not measured" if seconds is None else time_in_words(seconds)]
         for name, seconds in estimate.seconds.items()
     ]
     columns = ["what", "bytes a passage", "in all"]
     table(columns, rows, numbers=columns[1:])
-
-
-def _size(count: float) -> str:
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.3g} {unit}"
-        count /= 1000
-    return f"{count:,.4g} TB"
-
-
-def _time(seconds: float) -> str:
-    hours = seconds / 3600
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    if hours < 2:
-        return f"{seconds / 60:.0f} min"
-    return f"{hours:.0f} h" if hours < 48 else f"{hours / 24:,.0f} days"

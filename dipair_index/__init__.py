@@ -4,6 +4,7 @@
     Passage, Query, RankedPassage, Ranking, Rankings   what goes in and comes out
     TextCache                                          texts that are encoded once a process
     build_index, open_encoder                          the steps below `DiPairIndex.build`
+    match_indexes                                      scores pairs of two indexes
     TokenStore, open_token_store                       the store of token embeddings alone
     DiPairError and its subclasses                     what can go wrong, in sentences
 
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from dipair_index.records import Passage, Query
     from dipair_index.rerank.build import build_index
     from dipair_index.rerank.index import DiPairIndex
+    from dipair_index.rerank.offline.match import match_indexes
     from dipair_index.rerank.ranking import RankedPassage, Ranking, Rankings
     from dipair_index.rerank.reranker import Reranker
     from dipair_index.rerank.text_cache import TextCache
@@ -63,6 +65,7 @@ __all__ = [
     "WriteError",
     "__version__",
     "build_index",
+    "match_indexes",
     "open_encoder",
     "open_token_store",
 ]
@@ -78,6 +81,7 @@ _MODULES = {
     "TextCache": "rerank.text_cache",
     "TokenStore": "stores.token_store",
     "build_index": "rerank.build",
+    "match_indexes": "rerank.offline.match",
     "open_encoder": "encoders.open",
     "open_token_store": "stores.backends",
 }

@@ -10,11 +10,12 @@ from typing import Literal
 
 from dipair_index.errors import MissingPackageError
 
-Extra = Literal["torch", "tensorstore", "evaluate", "export", "serve", "train"]
+Extra = Literal["torch", "tensorstore", "ray", "evaluate", "export", "serve", "train"]
 
 PACKAGES: dict[Extra, tuple[str, ...]] = {
     "torch": ("torch", "transformers", "safetensors"),
     "tensorstore": ("tensorstore",),
+    "ray": ("ray",),
     "evaluate": ("ir_measures",),
     "export": ("torch", "transformers", "safetensors", "onnx"),
     "serve": ("fastapi", "uvicorn", "prometheus_client"),

@@ -6,6 +6,7 @@ each in one thread.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -15,6 +16,7 @@ from dipair_index.errors import ModelError
 from dipair_index.records import FloatArray
 from dipair_index.rerank.scorer import (
     MICRO_BATCH,
+    PairSide,
     PassageTokens,
     TokenScorer,
     micro_batches,
@@ -45,17 +47,40 @@ class EncoderScorer(TokenScorer):
             )
 
     def _logits(self, query_tokens: FloatArray, passages: PassageTokens) -> FloatArray:
-        self._check(query_tokens.shape, passages)
-        logits = np.empty(passages.count, np.float32)
+        queries = query_tokens if query_tokens.ndim == 3 else query_tokens[np.newaxis]
+        self._check(queries.shape[1:], passages.shape)
+        logits = np.empty((len(queries), passages.count), np.float32)
 
         def score(rows: slice) -> None:
             tokens = np.zeros((MICRO_BATCH, *self._passage_shape), np.float32)
             tokens[: rows.stop - rows.start] = passages.read(rows)
-            scored = self._encoder.logits(query_tokens, tokens)
-            logits[rows] = scored[: rows.stop - rows.start]
+            for query, row in zip(queries, logits, strict=True):
+                row[rows] = self._encoder.logits(query, tokens)[: rows.stop - rows.start]
 
-        parts = list(micro_batches(passages.count))
+        self._in_threads(list(micro_batches(passages.count)), score)
+        return logits if query_tokens.ndim == 3 else logits[0]
+
+    def _pair_logits(self, queries: PairSide, passages: PairSide) -> FloatArray:
+        """Scores the pairs of each query together, since an encoder takes one query at a time."""
+        logits = np.empty(len(queries.at), np.float32)
+        order = np.argsort(queries.at, kind="stable")
+        starts = np.flatnonzero(np.diff(queries.at[order], prepend=-1))
+        ends = np.append(starts[1:], len(order))
+        parts = [
+            slice(start + part.start, start + part.stop)
+            for start, end in zip(starts.tolist(), ends.tolist(), strict=True)
+            for part in micro_batches(end - start)
+        ]
+
+        def score(part: slice) -> None:
+            pairs = order[part]
+            query = queries.tokens(queries.at[pairs[:1]])[0]
+            logits[pairs] = self._encoder.logits(query, passages.tokens(passages.at[pairs]))
+
+        self._in_threads(parts, score)
+        return logits
+
+    def _in_threads(self, parts: list[slice], work: Callable[[slice], None]) -> None:
         threads = min(self._threads or thread_count(), max(len(parts), 1))
         with ThreadPoolExecutor(threads) as pool:
-            work_through(parts, score, pool, threads)
-        return logits
+            work_through(parts, work, pool, threads)

@@ -19,6 +19,16 @@ def refuse_other_sides(manifest: Manifest, index_dir: str | Path) -> None:
         )
 
 
+def check_built_by(encoder: TextEncoder, manifest: Manifest, index_dir: str | Path) -> None:
+    """Raises `DirectoryError` if `encoder` is not the one that built an index."""
+    if encoder.fingerprint != manifest.model_fingerprint:
+        raise DirectoryError(
+            f"{index_dir} was built by the model {manifest.model} ({manifest.model_fingerprint}), "
+            f"but {encoder.name} is {encoder.fingerprint}: name the model it was built by, or "
+            "build it again"
+        )
+
+
 def open_fitting(
     manifest: Manifest,
     index_dir: str | Path,
@@ -30,12 +40,7 @@ def open_fitting(
     Raises `DirectoryError` if `encoder`, or the embedder of the recorded name, has another
     fingerprint than when the index was built.
     """
-    if encoder.fingerprint != manifest.model_fingerprint:
-        raise DirectoryError(
-            f"{index_dir} was built by the model {manifest.model} ({manifest.model_fingerprint}), "
-            f"but {encoder.name} is {encoder.fingerprint}: name the model it was built by, or "
-            "build it again"
-        )
+    check_built_by(encoder, manifest, index_dir)
     if opened is not None and made_by(opened, manifest.embedder_fingerprint):
         return opened
     embedder = open_embedder(manifest.embedder, dual_encoder=encoder, device=encoder.device)

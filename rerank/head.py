@@ -17,12 +17,14 @@ import torch
 from torch import Tensor
 
 from dipair_index.locks import COMPUTING
+from dipair_index.models.config import Side
 from dipair_index.models.dipair import DiPairModel
 from dipair_index.models.systems import Precision
 from dipair_index.records import FloatArray
 from dipair_index.rerank.fast_systems import fast_system
 from dipair_index.rerank.scorer import (
     MICRO_BATCH,
+    PairSide,
     PassageTokens,
     TokenScorer,
     micro_batches,
@@ -36,8 +38,8 @@ _GPU_MICRO_BATCH = 4096
 class HeadScorer(TokenScorer):
     """The head of a model of any system, over numpy arrays, with a copy of the model's weights.
 
-    Several queries, (queries, N, dim), give logits (queries, passages); results that depend on a
-    passage only are computed once for all of them.
+    Results that depend on a passage only are computed once for several queries, and those that
+    depend on one side only once for the pairs of a micro-batch that share its text.
 
     `threads` are by default as many as torch has. In float32, logits are within 1e-4 of the
     model's own, or of their `served_logits` if it has several classes; `precision="bfloat16"`
@@ -58,7 +60,7 @@ class HeadScorer(TokenScorer):
 
     def _logits(self, query_tokens: FloatArray, passages: PassageTokens) -> FloatArray:
         queries = query_tokens if query_tokens.ndim == 3 else query_tokens[np.newaxis]
-        self._check(queries.shape[1:], passages)
+        self._check(queries.shape[1:], passages.shape)
         logits = np.empty((len(queries), passages.count), np.float32)
 
         @torch.inference_mode()
@@ -75,13 +77,53 @@ class HeadScorer(TokenScorer):
                 with COMPUTING:
                     _copy_logits(self._head.score(query, side), row[rows])
 
-        on_gpu = self._device.type != "cpu"
-        threads = 1 if on_gpu else self._threads or torch.get_num_threads()
-        # the threads live for one call, so that none exist at a fork
-        with ThreadPoolExecutor(threads, initializer=compute_alone) as pool:
+        with self._pool() as pool:
             prepared = list(pool.map(prepare, queries))
-            work_through(micro_batches(passages.count, self._size), score, pool, threads)
+            work_through(micro_batches(passages.count, self._size), score, pool, self._workers)
         return logits if query_tokens.ndim == 3 else logits[0]
+
+    def _pair_logits(self, queries: PairSide, passages: PairSide) -> FloatArray:
+        logits = np.empty(len(queries.at), np.float32)
+
+        @torch.inference_mode()
+        def score(pairs: slice) -> None:
+            query = self._prepared("query", queries, pairs)
+            passage = self._prepared("passage", passages, pairs)
+            with COMPUTING:
+                _copy_logits(self._head.score(query, passage), logits[pairs])
+
+        with self._pool() as pool:
+            work_through(micro_batches(len(logits), self._size), score, pool, self._workers)
+        return logits
+
+    def _prepared(self, side: Side, of: PairSide, pairs: slice) -> Any:
+        """Returns what depends on one side of a micro-batch of pairs, a row a pair.
+
+        It is computed once for each text. A query that all pairs share has one row.
+        """
+        at = of.at[pairs]
+        at = np.append(at, np.repeat(at[-1:], self._size - len(at)))
+        distinct, inverse = np.unique(at, return_inverse=True)
+        if len(distinct) == len(at):
+            distinct, inverse = at, None
+        elif side == "query" and len(distinct) == 1:
+            inverse = None
+        tokens = self._tensor(of.tokens(distinct))
+        with COMPUTING:
+            prepared = self._head.prepare(side, tokens)
+            if inverse is None:
+                return prepared
+            rows = torch.from_numpy(inverse).to(self._device)
+            return type(prepared)(*(part[rows] for part in prepared))
+
+    @property
+    def _workers(self) -> int:
+        on_gpu = self._device.type != "cpu"
+        return 1 if on_gpu else self._threads or torch.get_num_threads()
+
+    def _pool(self) -> ThreadPoolExecutor:
+        """Returns threads that live for one call, so that none exist at a fork."""
+        return ThreadPoolExecutor(self._workers, initializer=compute_alone)
 
     def _micro_batch(self, tokens: FloatArray) -> Tensor:
         """Returns the tokens padded with zeros to a complete micro-batch, as a tensor."""

@@ -192,7 +192,7 @@ class FaissIndex:
                 and (exhausted or _EXACT_SHARE * count >= len(self))
             ):
                 rows = self._wanted_rows(wanted)
-                vectors = self._vectors_at(rows)
+                vectors = self.vectors_at(rows)
                 break
             if vectors is None:
                 assert self._stored is not None
@@ -230,7 +230,7 @@ class FaissIndex:
         """Returns the vectors (count, dim) in the order of `ids`, exactly as they were given."""
         return self._reconstructed(0, len(self)) if self._originals is None else self._originals
 
-    def _vectors_at(self, rows: npt.NDArray[np.int64]) -> FloatArray:
+    def vectors_at(self, rows: npt.NDArray[np.int64]) -> FloatArray:
         """Returns the vectors (rows, dim) of some rows."""
         if self._stored is not None:
             return self._stored[rows]

@@ -13,6 +13,7 @@ from typing import Any
 
 from dipair_index.errors import DiPairError, StoreError
 from dipair_index.files import utf8_path
+from dipair_index.formats.places import s3_environment
 from dipair_index.optional import require
 
 CACHE_BYTES = 64 * 2**20
@@ -154,8 +155,7 @@ def _spec(location: str) -> dict[str, Any]:
 
 def _s3_settings() -> dict[str, Any]:
     """Returns the settings that TensorStore does not look up itself."""
-    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-    region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
+    endpoint, region = s3_environment()
     settings: dict[str, Any] = {}
     if endpoint:
         settings["endpoint"] = endpoint

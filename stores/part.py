@@ -23,6 +23,7 @@ from dipair_index.records import FloatArray
 from dipair_index.stores.ann import FaissIndex
 from dipair_index.stores.backends import open_token_store, remove_token_store
 from dipair_index.stores.file_digests import check_sizes, read_lines
+from dipair_index.stores.id_table import Integers
 from dipair_index.stores.index_directory import Layout, PartLayout
 from dipair_index.stores.manifest import Manifest, PartInfo
 from dipair_index.stores.passages import PassageStore
@@ -114,6 +115,7 @@ class Part:
         self.tokens, self.passages, self.ann = (
             self._files.tokens, self._files.passages, self._files.ann
         )  # fmt: skip
+        self._live_rows: Integers | None = None
         self._closed = False
 
     def contains(self, ids: Sequence[str]) -> npt.NDArray[np.bool_]:
@@ -149,6 +151,22 @@ class Part:
     def live_ids(self) -> list[str]:
         """Returns the ids in the order in which the passages were added."""
         return [each for each in self.ann.ids if each not in self.deleted]
+
+    def ids_between(self, start: int, stop: int) -> list[str]:
+        """Returns some consecutive ones of `live_ids`, without making a list of all."""
+        return self.ann.ids.at(self._rows_between(start, stop))
+
+    def vectors_between(self, start: int, stop: int) -> FloatArray:
+        """Returns the vectors of `ids_between`, (ids, vector_dim)."""
+        return self.ann.vectors_at(self._rows_between(start, stop))
+
+    def _rows_between(self, start: int, stop: int) -> Integers:
+        if not self.deleted:
+            return np.arange(start, min(stop, len(self.ann)))
+        if self._live_rows is None:
+            live = (each not in self.deleted for each in self.ann.ids)
+            self._live_rows = np.flatnonzero(np.fromiter(live, bool, len(self.ann)))
+        return self._live_rows[start:stop]
 
     def close(self) -> None:
         """Closes the files; closing twice is fine."""

@@ -142,6 +142,29 @@ class Snapshot(Closing):
             numbers[left[held]] = number
         return numbers
 
+    def ids_between(self, start: int, stop: int) -> list[str]:
+        """Returns some consecutive ids in the order of iteration, without reading the others."""
+        return [
+            each
+            for part, first, last in self._parts_between(start, stop)
+            for each in part.ids_between(first, last)
+        ]
+
+    def vectors_between(self, start: int, stop: int) -> FloatArray:
+        """Returns the vectors of `ids_between`, (ids, vector_dim)."""
+        parts = self._parts_between(start, stop)
+        found = [part.vectors_between(first, last) for part, first, last in parts]
+        return np.concatenate(found)
+
+    def _parts_between(self, start: int, stop: int) -> Iterator[tuple[Part, int, int]]:
+        """Yields the parts that hold these positions, with the positions in the part."""
+        before = 0
+        for part in self.parts:
+            first, last = max(start - before, 0), min(stop - before, part.info.live)
+            if first < last:
+                yield part, first, last
+            before += part.info.live
+
     def close(self) -> None:
         """Closes all files; closing twice is fine."""
         for part in self.parts:

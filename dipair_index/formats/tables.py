@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -25,16 +26,23 @@ def write_tables(tables: Iterable[pa.Table], path: Path, schema: pa.Schema) -> i
     Row groups end where the tables end, so the same tables give the same bytes.
     """
     rows = 0
-    with (
-        replacing(path) as unfinished,
-        pq.ParquetWriter(
-            unfinished, schema, compression="zstd", write_page_checksum=True
-        ) as writer,
-    ):
+    with replacing(path) as unfinished, _writer(unfinished, schema) as writer:
         for table in tables:
             writer.write_table(table, row_group_size=ROWS_PER_GROUP)
             rows += table.num_rows
     return rows
+
+
+def table_bytes(table: pa.Table) -> bytes:
+    """Returns a table as the bytes of the file that `write_table` writes."""
+    sink = pa.BufferOutputStream()
+    with _writer(sink, table.schema) as writer:
+        writer.write_table(table, row_group_size=ROWS_PER_GROUP)
+    return bytes(sink.getvalue())
+
+
+def _writer(target: Any, schema: pa.Schema) -> pq.ParquetWriter:
+    return pq.ParquetWriter(target, schema, compression="zstd", write_page_checksum=True)
 
 
 def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
@@ -46,7 +54,7 @@ def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
         try:
             return file.read(columns=columns)
         except (OSError, pa.ArrowException) as error:
-            raise _damaged(path, error) from error
+            raise damaged_table(path, error) from error
 
 
 def iter_tables(path: Path, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
@@ -56,7 +64,7 @@ def iter_tables(path: Path, columns: Sequence[str] | None = None) -> Iterator[pa
             try:
                 yield file.read_row_group(group, columns=columns)
             except (OSError, pa.ArrowException) as error:
-                raise _damaged(path, error) from error
+                raise damaged_table(path, error) from error
 
 
 def _opened(path: Path, columns: Sequence[str] | None) -> pq.ParquetFile:
@@ -65,7 +73,7 @@ def _opened(path: Path, columns: Sequence[str] | None) -> pq.ParquetFile:
     except FileNotFoundError as error:
         raise FormatError(f"there is no file {path}: check the path") from error
     except (OSError, pa.ArrowException) as error:
-        raise _damaged(path, error) from error
+        raise damaged_table(path, error) from error
     missing = [name for name in columns or () if name not in file.schema_arrow.names]
     if missing:
         file.close()
@@ -76,6 +84,7 @@ def _opened(path: Path, columns: Sequence[str] | None) -> pq.ParquetFile:
     return file
 
 
-def _damaged(path: Path, error: Exception) -> FormatError:
+def damaged_table(path: str | Path, error: Exception) -> FormatError:
+    """Returns the error of a file that pyarrow cannot read as Parquet."""
     reason = str(error).splitlines()[0] if str(error) else type(error).__name__
     return FormatError(f"{path} is not a Parquet file or is damaged: make it again ({reason})")

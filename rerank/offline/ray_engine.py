@@ -1,0 +1,96 @@
+"""The blocks of a match on a Ray cluster: Ray Data hands their numbers to actors.
+
+Each actor opens the head and the two indexes once, by their paths on its own machine, and writes
+the files of its blocks. Ray restarts an actor that dies and gives its block to another; the file is
+the same whoever writes it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from dipair_index import errors
+from dipair_index.errors import DiPairError
+from dipair_index.optional import require
+from dipair_index.progress import Report
+from dipair_index.rerank.offline.folder import OutputFolder
+from dipair_index.rerank.offline.matcher import Matcher
+from dipair_index.rerank.offline.run import work_of, write_block
+from dipair_index.rerank.offline.settings import MatchSettings
+from dipair_index.rerank.offline.work import Work
+
+BLOCK, KIND, COMPLAINT = "block", "kind", "complaint"
+TASKS_PER_WORKER = 1000
+"""The most tasks for which blocks are handed out one by one, a worker; else several together."""
+
+
+class RayEngine:
+    """The `Engine` that computes in `workers` processes of a Ray cluster, by default all it has.
+
+    A cluster that this process is connected to, or that RAY_ADDRESS names, is used; otherwise one
+    is started on this machine. Raises `MissingPackageError` if Ray is not installed.
+    """
+
+    def __init__(self, workers: int | None = None) -> None:
+        require("ray", "the engine ray")
+        self._workers = workers
+
+    def __call__(self, work: Work, out: str, blocks: list[int], report: Report) -> Iterator[int]:
+        """Has blocks computed; yields each when its file is written."""
+        if not blocks:
+            return
+        import ray
+        import ray.data
+
+        if not ray.is_initialized():
+            ray.init(log_to_driver=False)
+        on_gpu = not work.settings.device.startswith("cpu")
+        one = {"num_gpus": 1} if on_gpu else {"num_cpus": 1}
+        there = int(ray.cluster_resources().get("GPU" if on_gpu else "CPU", 1))
+        workers = max(1, min(self._workers or there, len(blocks)))
+        tasks = min(len(blocks), TASKS_PER_WORKER * workers)
+        numbers = [{BLOCK: each} for each in blocks]
+        written = ray.data.from_items(numbers, override_num_blocks=tasks).map_batches(
+            BlockWriter,
+            batch_size=1,
+            compute=ray.data.ActorPoolStrategy(size=workers),
+            fn_constructor_args=(work.settings, out),
+            **one,
+        )
+        done = 0
+        for row in written.iter_rows():
+            if row[COMPLAINT]:
+                raise _error(row[KIND], row[COMPLAINT])
+            done += work.pairs_in(row[BLOCK])
+            report(done)
+            yield row[BLOCK]
+
+
+class BlockWriter:
+    """The actor: opens the head and the indexes, then writes the blocks that it is given."""
+
+    def __init__(self, settings: MatchSettings, out: str) -> None:
+        self._work = work_of(Matcher(settings))
+        self._folder = OutputFolder(out)
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """Writes one block; returns its number, or the sentence that says what is wrong with it.
+
+        Errors that a user can mend are returned, since Ray would try others again and again.
+        """
+        (block,) = batch[BLOCK].tolist()
+        kind = complaint = ""
+        try:
+            write_block(self._work, self._folder, block, lambda count: None)
+        except DiPairError as error:
+            kind, complaint = type(error).__name__, str(error)
+        values = {BLOCK: block, KIND: kind, COMPLAINT: complaint}
+        return {name: np.array([value]) for name, value in values.items()}
+
+
+def _error(kind: str, complaint: str) -> DiPairError:
+    found: type[DiPairError] = getattr(errors, kind, DiPairError)
+    return found(complaint)
