@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import click
 
 from dipair_index.cli._console import remark
-from dipair_index.cli._types import COUNT
+from dipair_index.cli._types import COUNT, TEXT
 
 DEFAULT_INDEX = Path("dipair.index")
 QUERIES_AT_ONCE = 32  # that are searched as one batch
@@ -129,6 +129,13 @@ def encoding_options(work: str, overwrite: str) -> Callable[[Command], Command]:
         ),
         click.option("--resume", is_flag=True, help=f"Resume an interrupted {work}"),
         click.option("--overwrite", is_flag=True, help=overwrite),
+    )
+
+
+def given_sides_option(purpose: str) -> Callable[[Command], Command]:
+    """`--side SIDE=FILE`, which may be repeated; `purpose` is its help."""
+    return click.option(
+        "--side", type=TEXT, multiple=True, metavar="SIDE=FILE", help=f"{purpose}; may be repeated"
     )
 
 

@@ -46,14 +46,22 @@ MODEL_SETTINGS = (
 """The options that are settings of `DiPairConfig` as they are."""
 
 SECTIONS: Mapping[str, Sequence[str]] = {
-    "Model": ("system", "encoder", "random_start", "layers", "extra_side", *MODEL_SETTINGS),
+    "Model": (
+        "system",
+        "side",
+        "encoder",
+        "random_start",
+        "layers",
+        "extra_side",
+        *MODEL_SETTINGS,
+    ),
     "Training": [field.name for field in fields(TrainingSettings) if field.name != "device"],
 }
 """The options by the sections of `train --help`; the others are those of the run."""
 
 DIPAIR_ONLY = (
     *(name for name in MODEL_SETTINGS if name not in ("system", "query_length", "passage_length")),
-    "extra_side", "vector_weight", "stages", "stage_one_epochs", "stage_one_learning_rate",
+    "extra_side", "side", "vector_weight", "stages", "stage_one_epochs", "stage_one_learning_rate",
     "stage_two_layers", "projection_start", "train_embeddings", "weights",
 )  # fmt: skip
 """The options that mean nothing to a cross-encoder."""

@@ -40,9 +40,10 @@ if TYPE_CHECKING:
 @click.option(
     "--side",
     type=TEXT,
-    metavar="SIDE",
+    metavar="SIDE[=FILE]",
     help="Index texts of this side of the model's tuples, such as query, to score pairs of two "
-    "indexes with `match`  [default: passage, which `rerank` ranks]",
+    "indexes with `match`; if the model takes the side's tokens from outside, index the items of "
+    "FILE (.npy, .safetensors or .parquet)  [default: passage, which `rerank` ranks]",
 )
 @click.option(
     "--vectors",
@@ -117,7 +118,9 @@ def build(
       zcat passages.jsonl.gz | dipair-index build --corpus - --ann hnsw
       dipair-index build --corpus passages.tsv --store tensorstore --store-url s3://bucket/tokens
       dipair-index build --corpus queries.tsv --side query --index-dir queries.index
+      dipair-index build --side passage=images.parquet --model images.model
     """
+    from dipair_index.encoders.given_sides import give_all, read_given
     from dipair_index.encoders.open import open_encoder
     from dipair_index.stores.index_directory import check_target
 
@@ -129,14 +132,20 @@ def build(
         remark(f"{index_dir} is an index of the bundled sample already: {how_to_ask(index_dir)}")
         return
     check_target(index_dir, overwrite=overwrite)
-    if corpus is None:
+    given = read_given([side] if side and "=" in side else [])
+    if given and corpus is not None:
+        raise click.UsageError("--side names a file of items already: leave --corpus out")
+    if corpus is None and not given:
         remark(f"no --corpus given: indexing the bundled sample into {index_dir}")
+    side = next(iter(given), side)
+    encoder = open_encoder(
+        model, backend=backend, device=device, batch_size=batch_size, precision=encode_precision
+    )
+    give_all(encoder, given)
     _build(
-        read_corpus(_sample() if corpus is None else corpus),
+        given[side].passages() if given else read_corpus(_sample() if corpus is None else corpus),
         index_dir,
-        open_encoder(
-            model, backend=backend, device=device, batch_size=batch_size, precision=encode_precision
-        ),
+        encoder,
         backend,
         again="the same command with --resume",
         side=side,

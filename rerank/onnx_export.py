@@ -57,6 +57,11 @@ def export_onnx(encoder: DualEncoder) -> Path:
     folder, config = model_folder(encoder.name), encoder.model.config
     if not folder.is_dir():
         raise ModelError(f"{encoder.name} is not a folder: download the model into one")
+    if config.given_sides:
+        raise ModelError(
+            f"the tokens of {', '.join(config.given_sides)} come from outside, so no graph makes "
+            "them: this model works with --backend torch only"
+        )
     if config.system != "tsf" or config.extra_sides or config.classes > 1:
         raise ModelError(
             f"only tsf heads with one logit per pair of texts can be exported, not "

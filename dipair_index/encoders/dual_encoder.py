@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,16 @@ import numpy as np
 import torch
 
 from dipair_index.encoders.base import EncodedTexts
-from dipair_index.encoders.batches import Tokenised, best_batch_size, padded_batches, tokenise
+from dipair_index.encoders.batches import (
+    Rows,
+    Tokenised,
+    best_batch_size,
+    padded_batches,
+    tokenise,
+)
+from dipair_index.encoders.given_sides import check_given
+from dipair_index.errors import SettingsError
+from dipair_index.formats.token_files import GivenTokens
 from dipair_index.locks import COMPUTING, ForkSafeLock
 from dipair_index.models.config import Side
 from dipair_index.models.dipair import DiPairModel
@@ -22,6 +31,9 @@ from dipair_index.models.torch_setup import prepare_torch
 from dipair_index.models.weights import fingerprint, load_model
 from dipair_index.records import FloatArray
 from dipair_index.threads import answer_after_fork
+
+GIVEN_AT_ONCE = 4096
+"""The items of a given side that are projected at once."""
 
 
 class DualEncoder:
@@ -43,6 +55,7 @@ class DualEncoder:
         model.to(device)  # type: ignore[arg-type]  # the type of a wrapped method lacks its self
         self.tokenizer = tokenizer
         self._tokenising = ForkSafeLock()
+        self._given: dict[Side, GivenTokens] = {}
         self.name = name
         config = model.config
         # with the same weights, the output still depends on these settings
@@ -72,7 +85,7 @@ class DualEncoder:
         """The shapes of the token embeddings and vectors."""
         config = self.model.config
         kept = config.max_query_tokens, config.max_passage_tokens
-        return Sizes(*kept, config.token_dim, config.vector_dim)
+        return Sizes(*kept, config.token_dim, config.pooled_dim)
 
     @property
     def sides(self) -> tuple[Side, ...]:
@@ -98,8 +111,14 @@ class DualEncoder:
         return self.encode_tokenised(self.tokenised(side, texts))
 
     def tokenised(self, side: Side, texts: Sequence[str]) -> Tokenised:
-        """Returns the token ids of texts, truncated to the maximum length of their side."""
+        """Returns the token ids of texts, truncated to the maximum length of their side.
+
+        The texts of a given side are the ids of its items, and have their row in place of tokens.
+        Raises `SettingsError` if its tokens were not given, and `FormatError` if an item is absent.
+        """
         config = self.model.config
+        if side in config.given_sides:
+            return Tokenised(side, [[row] for row in self._given_tokens(side).rows(texts)], 0)
         texts, length = config.as_read(side, texts), config.text_length(side)
         # transformers sets the length in the tokenizer itself, which threads share
         with self._tokenising:
@@ -109,15 +128,47 @@ class DualEncoder:
         """Returns the projected tokens and the vector of each text, in their order."""
         config, side = self.model.config, texts.side
         tokens = np.zeros((len(texts.ids), config.kept(side), config.token_dim), np.float32)
-        vectors = np.zeros((len(texts.ids), config.vector_dim), np.float32)
+        vectors = np.zeros((len(texts.ids), config.pooled_dim), np.float32)
         float16 = torch.autocast("cuda", torch.float16, enabled=self.model.device.type == "cuda")
-        for rows, batch in padded_batches(self.tokenizer, texts, self._batch_size):
+        for rows, batch in self._batches(texts):
             with COMPUTING, torch.inference_mode(), float16:
-                batch = batch.to(self.model.device)
-                encoded = self.model.encode(side, batch["input_ids"], batch["attention_mask"])
+                if side in config.given_sides:
+                    encoded = self.model.encode_states(side, batch.to(self.model.device))
+                else:
+                    batch = batch.to(self.model.device)
+                    encoded = self.model.encode(side, batch["input_ids"], batch["attention_mask"])
             tokens[rows] = encoded.tokens.float().cpu().numpy()
             vectors[rows] = encoded.vectors.float().cpu().numpy()
         return EncodedTexts(tokens, vectors)
+
+    def give(self, side: Side, tokens: GivenTokens) -> None:
+        """Gives the tokens of a side's items, which `encode` then takes by their ids.
+
+        Raises `SettingsError` if the model makes the side's tokens of texts, or if they are of
+        other sizes.
+        """
+        config = self.model.config
+        check_given(config, self.name, side, tokens)
+        self._given[side] = tokens
+
+    def _given_tokens(self, side: Side) -> GivenTokens:
+        if side not in self._given:
+            raise SettingsError(
+                f"{self.name} takes the tokens of its {side} from a file, by the ids of items: "
+                f"pass --side {side}=FILE to a command that has this option, such as `score`"
+            )
+        return self._given[side]
+
+    def _batches(self, texts: Tokenised) -> Iterator[tuple[Rows, Any]]:
+        """Yields positions in `texts` and a batch: of token ids, or of a given side's tokens."""
+        if texts.side not in self.model.config.given_sides:
+            yield from padded_batches(self.tokenizer, texts, self._batch_size)
+            return
+        given, kept = self._given_tokens(texts.side), self.model.config.kept(texts.side)
+        rows = np.array(texts.ids, np.int64).reshape(-1)
+        for start in range(0, len(rows), GIVEN_AT_ONCE):
+            positions = np.arange(start, min(start + GIVEN_AT_ONCE, len(rows)))
+            yield positions, torch.from_numpy(given.read_rows(rows[positions])[:, :kept])
 
     def logits(self, query_tokens: FloatArray, passage_tokens: FloatArray) -> FloatArray:
         """Returns the head's logits, (passages,), from (N, dim) and (passages, M, dim).

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 
 from dipair_index.encoders.cross_encoders import open_teacher
+from dipair_index.encoders.given_sides import give_all
 from dipair_index.errors import ModelError
+from dipair_index.formats.token_files import GivenTokens
 from dipair_index.models.sources import DEFAULT_MODEL, loading
 from dipair_index.models.torch_setup import prepare_torch, prepare_torch_for
 from dipair_index.records import FloatArray
@@ -66,12 +68,21 @@ def _served(logits: FloatArray) -> FloatArray:
     return served
 
 
-def open_scorer(model: str, sides: tuple[str, ...], *, device: str = "cpu") -> Scorer:
+def open_scorer(
+    model: str,
+    sides: tuple[str, ...],
+    *,
+    device: str = "cpu",
+    given: Mapping[str, GivenTokens] | None = None,
+) -> Scorer:
     """Loads a DiPair model or a cross-encoder to score tuples of these sides.
 
-    Raises `ModelError` if there is no such model, or it is known to be trained on other sides.
+    `given` are the tokens of the model's given sides, whose texts are the ids of items. Raises
+    `ModelError` if there is no such model, or it is known to be trained on other sides.
     """
     if not is_dipair(model):
+        if given:
+            raise ModelError(f"{model} is a cross-encoder, which reads texts alone: omit --side")
         order = order_of_sides(model, sides)
         teacher = open_teacher(model, device=device)
         return lambda texts: teacher.logits(*(texts[side] for side in order))
@@ -80,6 +91,7 @@ def open_scorer(model: str, sides: tuple[str, ...], *, device: str = "cpu") -> S
 
     encoder = DualEncoder.load(model, device=device)
     _check_sides(model, encoder.model.config.sides, sides)
+    give_all(encoder, given or {})
     return lambda texts: score_tuples(encoder, texts)
 
 

@@ -18,6 +18,7 @@ from dipair_index.models.systems import (
     SYSTEMS,
     TUPLE_SYSTEMS,
 )
+from dipair_index.records import PAIR
 from dipair_index.words import reason
 
 Side: TypeAlias = str
@@ -36,7 +37,9 @@ class DiPairConfig(PretrainedConfig):
     3.8): each name has the length of its truncated output and the maximum length of its texts, both
     in tokens; the sides are sorted by name. `classes` above 1 are grades from 0, or unordered
     classes. A prefix, such as "query: ", is put before every text of its side; its tokens count
-    towards the maximum length.
+    towards the maximum length. The tokens of `given_sides` are not made of texts but come from
+    outside, and only their projection is trained: each name has the tokens of an item and their
+    width. A model with such a side has vectors that are means of projected tokens.
     Raises `SettingsError` if a setting is invalid or two of them exclude each other.
     """
 
@@ -65,6 +68,7 @@ class DiPairConfig(PretrainedConfig):
         shared_projections: bool = False,
         classes: int = 1,
         extra_sides: dict[str, list[int]] | None = None,
+        given_sides: dict[str, list[int]] | None = None,
         **kwargs: Any,
     ) -> None:
         self.encoder = encoder or {"model_type": "bert"}
@@ -91,6 +95,12 @@ class DiPairConfig(PretrainedConfig):
         # config.json sorts its keys, and the head's weights depend on the order of the sides
         sides = sorted((extra_sides or {}).items())
         self.extra_sides = {name: list(sizes) for name, sizes in sides}
+        self.given_sides = {name: list(sizes) for name, sizes in (given_sides or {}).items()}
+        for name, (tokens, _) in self.given_sides.items():
+            if name in PAIR:
+                setattr(self, f"max_{name}_tokens", tokens)
+            elif name in self.extra_sides:
+                self.extra_sides[name][0] = tokens
         self._check()
         if system == "prettr":
             self.keep = "first"
@@ -117,8 +127,14 @@ class DiPairConfig(PretrainedConfig):
         two = {"query": self.query_length, "passage": self.passage_length}
         return two[side] if side in two else self.extra_sides[side][1]
 
+    def width(self, side: Side) -> int:
+        """Returns the width of a side's tokens before the projection."""
+        return self.given_sides[side][1] if side in self.given_sides else self.vector_dim
+
     def as_read(self, side: Side, texts: Sequence[str]) -> list[str]:
         """Returns a side's texts as the encoder reads them, with the side's prefix before each."""
+        if side in self.given_sides:
+            return list(texts)
         prefix = {"query": self.query_prefix, "passage": self.passage_prefix}.get(side, "")
         return [prefix + text for text in texts]
 
@@ -135,8 +151,13 @@ class DiPairConfig(PretrainedConfig):
 
     @property
     def vector_dim(self) -> int:
-        """The width of the pooled vector, which FAISS searches: the encoder's hidden size."""
+        """The width of the encoder's pooled vector, which is its hidden size."""
         return int(self.encoder_config().hidden_size)
+
+    @property
+    def pooled_dim(self) -> int:
+        """The width of the vectors that FAISS searches: the encoder's, or those of tokens."""
+        return self.token_dim if self.given_sides else self.vector_dim
 
     @property
     def token_dim(self) -> int:
@@ -157,6 +178,7 @@ class DiPairConfig(PretrainedConfig):
                 f"{self.similarity_residual}"
             )
         self._check_sides()
+        self._check_given()
         sizes = {
             name: getattr(self, name)
             for name in (
@@ -193,6 +215,31 @@ class DiPairConfig(PretrainedConfig):
                     f"the side {name} needs two lengths of 1 or more, the tokens that are kept and "
                     f"those that are read, got {sizes}"
                 )
+
+    def _check_given(self) -> None:
+        for name, sizes in self.given_sides.items():
+            if name not in self.sides:
+                raise SettingsError(
+                    f"the tokens of {name} are given, and the sides are {', '.join(self.sides)}: "
+                    "name one of these"
+                )
+            if len(sizes) != 2 or min(sizes) < 1:
+                raise SettingsError(
+                    f"the given side {name} needs two sizes of 1 or more, the tokens of an item "
+                    f"and their width, got {sizes}"
+                )
+            if self.dim is None and sizes[1] != self.vector_dim:
+                raise SettingsError(
+                    f"without a projection, tokens of {name} need the encoder's width "
+                    f"{self.vector_dim}, and theirs is {sizes[1]}: pass --dim with a number"
+                )
+        if self.given_sides and (self.system == "prettr" or self.shared_projections):
+            what = "prettr" if self.system == "prettr" else "a shared projection"
+            raise SettingsError(
+                f"{what} reads the encoder's tokens of both texts, not the given ones of "
+                f"{', '.join(self.given_sides)}: "
+                + ("choose another system" if what == "prettr" else "use one projection per side")
+            )
 
 
 def check_side_name(name: str) -> None:

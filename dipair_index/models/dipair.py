@@ -67,7 +67,7 @@ class DiPairModel(PreTrainedModel):
         own = ("query",) if config.shared_projections else config.sides
         self.projections = nn.ModuleDict(
             {
-                side: nn.Linear(config.vector_dim, config.dim, bias=False)
+                side: nn.Linear(config.width(side), config.dim, bias=False)
                 for side in own
                 if config.dim is not None
             }
@@ -146,14 +146,22 @@ class DiPairModel(PreTrainedModel):
 
     def encode(self, side: Side, input_ids: Tensor, attention_mask: Tensor) -> Encoded:
         """Returns the projected tokens and the pooled vector of each text."""
-        states = self.states(side, input_ids, attention_mask)
-        return Encoded(self.project(side, states), self.vectors(states))
+        return self.encode_states(side, self.states(side, input_ids, attention_mask))
 
-    def vectors(self, states: Tensor) -> Tensor:
-        """Returns the pooled vectors of texts, (..., vector_dim), unit length.
+    def encode_states(self, side: Side, states: Tensor) -> Encoded:
+        """Returns the projected tokens and the pooled vectors of truncated hidden states.
 
-        `states` are (..., kept, vector_dim), as `states` returns them.
+        `states` are (..., kept, width), as `states` returns them, or the tokens of a given side.
         """
+        return Encoded(self.project(side, states), self.vectors(side, states))
+
+    def vectors(self, side: Side, states: Tensor) -> Tensor:
+        """Returns the pooled vectors of texts or items, (..., pooled_dim), unit length.
+
+        `states` are (..., kept, width), as `states` returns them, or the tokens of a given side.
+        """
+        if self.config.given_sides:  # whose sides have nothing in common but the projected tokens
+            return functional.normalize(self.project(side, states).sum(-2), dim=-1)
         pooled = states[..., 0, :]
         if self.config.pooling == "mean" and self.config.system == "prettr":
             pooled = states.sum(-2)  # absent tokens are zeros, and a mean has the same direction
@@ -169,11 +177,12 @@ class DiPairModel(PreTrainedModel):
         Stage one of the training (section 3.7) passes `states`, the truncated hidden states by
         side: (B, N, vector_dim) of the queries and (B, G, kept, vector_dim) of the others. Stage
         two passes `texts`, the token ids and attention masks by side: (B, tokens) of the queries
-        and (B * G, tokens) of the others. Raises `SettingsError` if a side is missing.
+        and (B * G, tokens) of the others; a given side has "states" in their place. Raises
+        `SettingsError` if a side is missing.
         """
         sides = self.config.sides
         if texts is not None and set(texts) == set(sides):
-            queries = self.states("query", **texts["query"])
+            queries = self._states_by_length("query", **texts["query"])
             states = {
                 side: self._states_by_length(side, **texts[side]).unflatten(0, (len(queries), -1))
                 for side in sides[1:]
@@ -188,15 +197,25 @@ class DiPairModel(PreTrainedModel):
         tokens += [self.project(side, states[side].flatten(0, 1)) for side in sides[1:]]
         return DiPairOutput(
             logits=self.head(*tokens).unflatten(0, (count, group)),
-            query_vectors=self.vectors(states["query"]),
-            passage_vectors=self.vectors(states["passage"]),
+            query_vectors=self.vectors("query", states["query"]),
+            passage_vectors=self.vectors("passage", states["passage"]),
         )
 
-    def _states_by_length(self, side: Side, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+    def _states_by_length(
+        self,
+        side: Side,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        states: Tensor | None = None,
+    ) -> Tensor:
         """Returns `states` of many texts, in chunks of similar length to save padding.
 
-        Padding would take a third of the time.
+        Padding would take a third of the time. `states` of a given side are returned as they are.
         """
+        if input_ids is None or attention_mask is None:
+            if states is None:
+                raise SettingsError(f"forward takes the texts or the states of {side}, got neither")
+            return states
         lengths = attention_mask.sum(1)
         order = lengths.argsort(descending=True)
         chunks = [

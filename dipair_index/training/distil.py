@@ -11,8 +11,10 @@ from transformers import set_seed
 
 from dipair_index.data.dataset import Dataset
 from dipair_index.encoders.dual_encoder import DualEncoder
+from dipair_index.encoders.given_sides import give_all
 from dipair_index.encoders.scorers import score_tuples
 from dipair_index.errors import SettingsError
+from dipair_index.formats.token_files import GivenTokens
 from dipair_index.models.dipair import DiPairModel
 from dipair_index.models.tokenizers import check_length, load_tokenizer
 from dipair_index.models.weights import round_weights, save_weights
@@ -31,6 +33,7 @@ def distil(
     layers: int | None,
     model_settings: Mapping[str, Any],
     settings: TrainingSettings,
+    given: Mapping[str, GivenTokens] | None = None,
 ) -> dict[str, Any]:
     """Trains a DiPair model on a teacher's labels, and saves it with its tokenizer.
 
@@ -51,6 +54,8 @@ def distil(
         dataset, with the passage's lengths for those that `extra_sides` does not name.
     settings : TrainingSettings
         Settings of the training.
+    given : mapping, optional
+        Token embeddings by side, from outside. The texts of such a side are the ids of its items.
 
     Returns
     -------
@@ -68,10 +73,17 @@ def distil(
     """
     data = TrainingData.read(dataset, labels, settings)
     model_settings = complete_settings(model_settings, data.sides, data.groups.classes)
+    given = given or {}
+    for side, tokens in given.items():
+        if side in data.sides:
+            tokens.rows(sorted(data.texts[side].values()))  # to fail now, not after the training
+    sizes = {side: [tokens.kept, tokens.width] for side, tokens in given.items()}
+    if sizes:
+        model_settings["given_sides"] = sizes
     set_seed(settings.seed)
     model = DiPairModel.from_encoder(encoder, layers=layers, **model_settings)
     tokenizer = load_tokenizer(encoder, model.encoder)
-    for side in data.sides:
+    for side in (each for each in data.sides if each not in model.config.given_sides):
         check_length(tokenizer, model.config.text_length(side), f"the length of a {side}")
     run.begin(
         {
@@ -80,6 +92,7 @@ def distil(
             "model": dict(model_settings),
             "training": asdict(settings),
             **data.record,
+            **({"given": {side: tokens.digest for side, tokens in given.items()}} if given else {}),
         }
     )
     train(
@@ -91,6 +104,7 @@ def distil(
         settings,
         progress=run.progress,
         resume=run.resume,
+        given=given,
     )
 
     def save(folder: Path) -> None:
@@ -99,6 +113,7 @@ def distil(
 
     round_weights(model, settings.weights)  # the weights that will be loaded are evaluated
     student = DualEncoder(model, tokenizer, name=str(run.out), device=settings.device)
+    give_all(student, given)
     return run.finish(measure(data.held_out, lambda texts: score_tuples(student, texts)), save)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -13,23 +13,48 @@ import torch
 from dipair_index.digests import TextsDigest
 from dipair_index.encoders.batches import TokenisedBatches
 from dipair_index.formats.row_files import fill_rows
+from dipair_index.formats.token_files import GivenTokens
 from dipair_index.models.config import Side
 from dipair_index.models.dipair import DiPairModel
 from dipair_index.models.weights import fingerprint
 from dipair_index.progress import Progress
+from dipair_index.records import FloatArray
 from dipair_index.training.groups import stacked_labels
 
 TEXTS_PER_CHUNK = 4096
 """The texts that are encoded between two reports of the progress."""
 
 
+class States(Protocol):
+    """Hidden states by rows, (rows, tokens, width), such as an array."""
+
+    def __getitem__(self, rows: Any, /) -> npt.NDArray[Any]:
+        """Returns the states of rows, which are an array of integers or a slice."""
+        ...
+
+
+class GivenStates:
+    """The tokens of a given side's items, in the order of `items`; see `States`."""
+
+    def __init__(self, tokens: GivenTokens, items: Sequence[str], kept: int) -> None:
+        self._tokens, self._kept = tokens, kept
+        self._rows = np.array(tokens.rows(items), np.int64)
+
+    def __getitem__(self, rows: Any, /) -> FloatArray:
+        """Returns the tokens of rows, float32 (rows, tokens, width)."""
+        chosen = self._rows[rows]
+        found = self._tokens.read_rows(chosen.reshape(-1))[:, : self._kept]
+        return found.reshape(*chosen.shape, *found.shape[1:])
+
+
 class HiddenStateCache:
     """The encoder's hidden states of all texts, after truncation or token pooling.
 
-    `states` are by side, float16 (texts, tokens, vector_dim), as memory maps.
+    `states` are by side, float16 (texts, tokens, vector_dim), as memory maps; those of a given side
+    are its tokens.
     """
 
-    def __init__(self, states: Mapping[Side, npt.NDArray[np.float16]]) -> None:
+    def __init__(self, states: Mapping[Side, States]) -> None:
         self.states = states
 
     @classmethod
@@ -42,19 +67,24 @@ class HiddenStateCache:
         progress: Progress,
         *,
         bf16: bool = False,
+        given: Mapping[Side, GivenTokens] | None = None,
     ) -> HiddenStateCache:
         """Encodes the texts of every side into `folder`, or resumes an interrupted call.
 
-        With `bf16`, the encoder computes in bfloat16.
+        With `bf16`, the encoder computes in bfloat16. `given` are the tokens of given sides, whose
+        texts are the ids of items.
         """
         folder.mkdir(parents=True, exist_ok=True)
         model.eval()
-        return cls(
-            {
-                side: _compute_side(model, tokenizer, side, texts[side], folder, progress, bf16)
-                for side in model.config.sides
-            }
-        )
+        config, states = model.config, dict[Side, States]()
+        for side in config.sides:
+            if given and side in given:
+                states[side] = GivenStates(given[side], texts[side], config.kept(side))
+            else:
+                states[side] = _compute_side(
+                    model, tokenizer, side, texts[side], folder, progress, bf16
+                )
+        return cls(states)
 
     def collate(self, items: list[dict[str, Any]]) -> dict[str, Any]:
         """Makes a batch for stage one from items of `GroupDataset`.

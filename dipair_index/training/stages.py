@@ -15,12 +15,13 @@ from transformers import set_seed
 from dipair_index.encoders.batches import padded, tokenise
 from dipair_index.errors import SettingsError
 from dipair_index.files import replacing
+from dipair_index.formats.token_files import GivenTokens
 from dipair_index.models.dipair import DiPairModel
 from dipair_index.models.prettr import JointLayersHead
 from dipair_index.progress import Progress
 from dipair_index.training.calibration import fit_similarity
 from dipair_index.training.groups import GroupDataset, LabelledGroups, stacked_labels
-from dipair_index.training.hidden_states import HiddenStateCache, hidden_states
+from dipair_index.training.hidden_states import GivenStates, HiddenStateCache, hidden_states
 from dipair_index.training.losses import LOSSES, vector_loss
 from dipair_index.training.settings import TrainingSettings
 from dipair_index.training.trainer import Schedule, run_training
@@ -44,12 +45,13 @@ def train(
     *,
     progress: Progress,
     resume: bool = False,
+    given: Mapping[str, GivenTokens] | None = None,
 ) -> None:
     """Trains `model` in place; checkpoints and cached hidden states are written to `folder`.
 
-    `texts` are by side and id. With `resume`, each stage continues from its last checkpoint. Raises
-    `SettingsError` if `settings` are invalid for this model, and `TrainingError` if the loss
-    diverges.
+    `texts` are by side and id; those of a side in `given` are the ids of its items. With `resume`,
+    each stage continues from its last checkpoint. Raises `SettingsError` if `settings` are invalid
+    for this model, and `TrainingError` if the loss diverges.
     """
     settings.check(groups.classes)
     top_layers(model, settings.stage_two_layers)  # to fail now, not in stage two
@@ -64,10 +66,11 @@ def train(
         model.load_state_dict(torch.load(done, weights_only=True))
     elif settings.stages == "two" and settings.stage_one_epochs:
         cache = HiddenStateCache.compute(
-            model, tokenizer, texts_of, folder / "states", progress, bf16=settings.bf16
+            model, tokenizer, texts_of, folder / "states", progress, bf16=settings.bf16, given=given
         )
         if settings.projection_start == "principal":
-            initialise_projections(model, direction_sample(model, cache.states["passage"]))
+            sample = cache.states["passage"][: direction_texts(model)]
+            initialise_projections(model, direction_sample(model, sample))
         items = GroupDataset(groups, settings.group, settings.seed)
         every = max(1, len(items) // SCALE_SAMPLE)
         batches = [cache.collate([items[index]]) for index in range(0, len(items), every)]
@@ -77,23 +80,27 @@ def train(
         _run_stage(model, groups, cache.collate, folder, settings, 1, resume, progress)
         with replacing(done) as unfinished:
             torch.save(model.state_dict(), unfinished)
-    elif model.projections and settings.projection_start == "principal":
+    elif model.projections and settings.projection_start == "principal" and not given:
         passages = texts_of["passage"]
         passages = passages[:: max(1, len(passages) // direction_texts(model))]
         states = hidden_states(model.eval(), tokenizer, "passage", passages, bf16=settings.bf16)
         initialise_projections(model, direction_sample(model, states))
     unfreeze(model, settings)
+    tokens_of = {
+        side: GivenStates(tokens, texts_of[side], model.config.kept(side))
+        for side, tokens in (given or {}).items()
+    }
+
+    def inputs(side: str, items: list[dict[str, Any]]) -> dict[str, Tensor]:
+        rows = np.concatenate([np.ravel(item[side]) for item in items])
+        if side in tokens_of:
+            return {"states": torch.from_numpy(tokens_of[side][rows])}
+        chosen = [texts_of[side][row] for row in rows]
+        return _inputs(tokenizer, chosen, model.config.text_length(side))
 
     def collate(items: list[dict[str, Any]]) -> dict[str, Any]:
         return {
-            "texts": {
-                side: _inputs(
-                    tokenizer,
-                    [texts_of[side][row] for item in items for row in np.ravel(item[side])],
-                    model.config.text_length(side),
-                )
-                for side in model.config.sides
-            },
+            "texts": {side: inputs(side, items) for side in model.config.sides},
             "labels": stacked_labels(items),
         }
 
@@ -104,12 +111,14 @@ def initialise_projections(model: DiPairModel, vectors: npt.NDArray[np.floating[
     """Sets all projections to the leading directions of `vectors`, (vectors, vector_dim).
 
     They preserve cosines best among projections to so few dimensions. prettr expands its tokens by
-    the same directions.
+    the same directions. Projections of another width, those of given sides, begin at random.
     """
     sample = np.asarray(vectors, np.float32)
     directions = np.linalg.eigh(sample.T @ sample)[1][:, ::-1].T  # rows, largest first
     with torch.no_grad():
         for projection in cast("Iterable[nn.Linear]", model.projections.values()):
+            if projection.in_features != sample.shape[1]:
+                continue
             rows = min(len(projection.weight), len(directions))
             projection.weight[:rows] = torch.from_numpy(directions[:rows].copy())
     if isinstance(model.head, JointLayersHead):
@@ -124,7 +133,6 @@ def direction_sample(
     They are the first of each text's states, (texts, kept, vector_dim). prettr, which has nothing
     but the projected tokens, begins with the directions of all of them.
     """
-    states = states[: direction_texts(model)]
     if model.config.system != "prettr":
         return states[:, 0]
     tokens = states.reshape(-1, states.shape[-1])
