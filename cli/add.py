@@ -9,7 +9,12 @@ import click
 
 from dipair_index.cli._console import remark
 from dipair_index.cli._encoding import describe, encoding, how_to_ask, read_corpus
-from dipair_index.cli._options import all_of, encoding_options, index_dir_option
+from dipair_index.cli._options import (
+    all_of,
+    encoding_options,
+    given_sides_option,
+    index_dir_option,
+)
 from dipair_index.words import counted
 
 if TYPE_CHECKING:
@@ -19,11 +24,13 @@ _options = all_of(
     click.option(
         "--corpus",
         metavar="FILE",
-        required=True,
         help="Read passages from this TSV or JSONL file (.gz too), BEIR folder, or - for stdin",
     ),
     index_dir_option("Add the passages to this index"),
     click.option("--model", help="Encode with this DiPair model  [default: the one of the index]"),
+    given_sides_option(
+        "If the index is of a side whose tokens come from outside, take the items of this file"
+    ),
     encoding_options("run", overwrite="Discard what an interrupted run left"),
 )
 
@@ -61,7 +68,8 @@ def update(**options: Any) -> None:
 def _encode(
     name: str,
     *,
-    corpus: str,
+    corpus: str | None,
+    side: tuple[str, ...],
     index_dir: Path,
     model: str | None,
     batch_size: int | None,
@@ -71,12 +79,20 @@ def _encode(
     resume: bool,
     overwrite: bool,
 ) -> None:
+    if (corpus is None) != bool(side):
+        raise click.UsageError("give either --corpus FILE or --side SIDE=FILE")
+    from dipair_index.encoders.given_sides import give_all, read_given
     from dipair_index.encoders.open import open_encoder
     from dipair_index.stores.manifest import Manifest
 
     # says what is wrong with the index, or with the corpus, before torch takes its seconds
     manifest = Manifest.read(index_dir)
-    passages = read_corpus(corpus)
+    given = read_given(side)
+    if given and set(given) != {manifest.side}:
+        raise click.UsageError(
+            f"{index_dir} holds items of the side {manifest.side}, not of {', '.join(given)}"
+        )
+    passages = read_corpus(corpus) if corpus else given[manifest.side].passages()
     encoder = open_encoder(
         model or manifest.model,
         backend=backend,
@@ -84,6 +100,7 @@ def _encode(
         batch_size=batch_size,
         precision=encode_precision,
     )
+    give_all(encoder, given)
     from dipair_index.rerank.build import add_passages
 
     with encoding(index_dir, again="the same command with --resume") as report:

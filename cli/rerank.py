@@ -19,6 +19,7 @@ from dipair_index.cli._options import (
     QUERIES_AT_ONCE,
     backend_option,
     compute_options,
+    given_sides_option,
     index_dir_option,
     json_option,
     precision_option,
@@ -56,6 +57,9 @@ NEED_IDS = {
 @click.option("--queries", metavar="FILE", help="Search for each query of this TSV or JSONL file")
 @index_dir_option("Search this index")
 @click.option("--model", help="Score with this DiPair model  [default: the one of the index]")
+@given_sides_option(
+    "Take the tokens of this side of the model from a file, by whose ids queries name items"
+)
 @click.option(
     "--candidates",
     type=COUNT,
@@ -95,6 +99,7 @@ def rerank(
     queries: str | None,
     index_dir: Path,
     model: str | None,
+    side: tuple[str, ...],
     candidates: int,
     top_k: int | None,
     run_file: str | None,
@@ -126,6 +131,7 @@ def rerank(
     """
     _check_usage(ctx.params)
     conditions = parsed_filter(filters)
+    from dipair_index.encoders.given_sides import give_all, read_given
     from dipair_index.encoders.open import backend_for, open_encoder
     from dipair_index.rerank.fitting import refuse_other_sides
     from dipair_index.stores.manifest import MANIFEST, Manifest
@@ -138,9 +144,11 @@ def rerank(
     # says what is wrong with the index before a model is loaded
     manifest = Manifest.read(index_dir)
     refuse_other_sides(manifest, index_dir)
+    given = read_given(side)
     encoder = open_encoder(
         model or manifest.model, backend=backend_for(precision, backend), device=device
     )
+    give_all(encoder, given)
     from dipair_index.rerank.index import DiPairIndex
 
     with DiPairIndex.open(index_dir, encoder, precision=precision) as index:

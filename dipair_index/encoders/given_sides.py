@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from dipair_index.errors import SettingsError
 from dipair_index.formats.token_files import GivenTokens
@@ -11,6 +11,15 @@ from dipair_index.formats.token_files import GivenTokens
 if TYPE_CHECKING:
     from dipair_index.encoders.base import TextEncoder
     from dipair_index.models.config import DiPairConfig
+
+
+@runtime_checkable
+class TakesTokens(Protocol):
+    """An encoder of a model that may have given sides."""
+
+    def give(self, side: str, tokens: GivenTokens) -> None:
+        """Gives the tokens of a side's items."""
+        ...
 
 
 def read_given(options: Iterable[str]) -> dict[str, GivenTokens]:
@@ -35,10 +44,8 @@ def give_all(encoder: TextEncoder, given: Mapping[str, GivenTokens]) -> None:
 
     Raises `SettingsError` if the model makes the tokens of a side of texts, or if they do not fit.
     """
-    from dipair_index.encoders.dual_encoder import DualEncoder
-
     for side, tokens in given.items():
-        if not isinstance(encoder, DualEncoder):
+        if not isinstance(encoder, TakesTokens):
             raise _reads_texts(encoder.name, side, tokens)
         encoder.give(side, tokens)
 
