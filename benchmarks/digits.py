@@ -55,7 +55,7 @@ TEXTS = [
     ("eight", "two closed loops, one on top of the other",
      "one stroke that crosses itself in the middle and makes two rings", "a snowman or hourglass"),
     ("nine", "a closed loop on top with a tail down on the right",
-     "a ring above, then a stroke down from its right side", "the letter g, or a balloon on a string"),
+     "a ring above, then a stroke down from its right side", "the letter g, or a balloon"),
 ]  # fmt: skip
 """A text of each kind for each digit."""
 
@@ -97,8 +97,8 @@ def train_model(out: Path, options: argparse.Namespace) -> None:
 
 
 def run(*arguments: object) -> None:
-    command = [sys.executable, "-P", "-m", "dipair_index", *map(str, arguments)]
-    subprocess.run(command, check=True)
+    command = Path(sys.executable).with_name("dipair-index")
+    subprocess.run([command, *map(str, arguments)], check=True)
 
 
 def texts_of(kind: str) -> list[str]:
