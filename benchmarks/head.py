@@ -12,6 +12,8 @@ projections and attention included; encoding the texts and reading the store are
 - fast: one query against 1,000 passages, `HeadScorer.encoded_logits`
 - fast, many queries: 16 queries against 1,000 passages, a passage's own work done once
 - fast, bfloat16: as fast, with the products in half precision
+- prettr: PreTTR's two joint layers of MiniLM's size over a query of 8 tokens and passages of 120,
+  from int8 rows of 128 tokens as it stores them
 
 The bound is the time that the products of the weights need alone, at the shapes and in the order of
 a micro-batch, times all the operations that remain over those of these products. "from cache" is
@@ -44,6 +46,7 @@ from dipair_index.threads import limit_openmp
 
 SIZES = [(4, 8, 256), (4, 12, 128), (8, 16, 256)]
 PASSAGES, QUERIES, LENGTH, FEED_FORWARD = 1000, 16, 128, 1024
+LONG_PASSAGES, QUERY_TOKENS = 100, 8
 ENCODER = {"model_type": "bert", "hidden_size": 32, "num_hidden_layers": 1, "vocab_size": 8}
 ENCODER |= {"num_attention_heads": 1, "intermediate_size": 32}
 
@@ -135,6 +138,29 @@ def heads(sizes: tuple[int, int, int], threads: int) -> list[Contender]:
     ]
 
 
+def prettr(threads: int, dim: int = 128) -> Contender:
+    """Two joint layers of MiniLM's width, over as many tokens as BERT-base reads."""
+    encoder = ENCODER | {"hidden_size": 384, "num_attention_heads": 12, "intermediate_size": 1536}
+    torch.manual_seed(0)
+    model = DiPairModel(DiPairConfig(encoder, system="prettr", dim=dim)).eval()
+    n, m = model.config.max_query_tokens, model.config.max_passage_tokens
+    rng = np.random.default_rng(0)
+    tokens = rng.standard_normal((LONG_PASSAGES, m, dim), np.float32)
+    tokens[:, LENGTH - QUERY_TOKENS :] = 0  # a passage of 120 tokens in a row for 128
+    codec = open_codec("int8", tokens_per_passage=m, dim=dim)
+    query = rng.standard_normal((n, dim), np.float32)
+    query[QUERY_TOKENS:] = 0
+    rows, scorer = codec.encode(tokens), HeadScorer(model, threads=threads)
+    width, wide, present = 384, 1536, LENGTH
+    whole = present * (8 * width**2 + 4 * width * wide + 4 * present * width)
+    last = 24 * width**2 * 2 + 4 * width * wide + 4 * present * width * 12
+    expanded = 2 * (present - QUERY_TOKENS) * dim * width
+    return Contender(
+        f"prettr {n}/{m}/{dim}", LONG_PASSAGES,
+        lambda: scorer.encoded_logits(query, rows, codec), float(whole + last + expanded),
+    )  # fmt: skip
+
+
 def bound(sizes: tuple[int, int, int], threads: int, prepared: bool, repeat: int) -> Contender:
     """The products with weights alone, for as many pairs and threads: a lower bound."""
     shapes = weight_products(*sizes, prepared)
@@ -178,6 +204,7 @@ def compare(threads: int, rounds: int, clock: Callable[[], float]) -> None:
         contenders += heads(sizes, threads)
         contenders += [bound(sizes, threads, prepared, 1) for prepared in (False, True)]
         contenders += [bound(sizes, threads, False, 8)]
+    contenders.append(prettr(threads))
     for contender in contenders:
         contender.run()
     seconds: dict[str, list[float]] = {contender.name: [] for contender in contenders}

@@ -25,7 +25,7 @@ Run = Callable[..., Result]
 SHAPES = {"bees honey": 0, "tea leaves": 1, "moon tide": 2, "bread dough": 3}
 KEPT, WIDTH = 3, 5
 SIZES = (
-    "--dim", 16, "--head-intermediate", 32, "--group", 4, "--batch-queries", 4,
+    "--dim", 16, "--head-intermediate", 32, "--group", 16, "--batch-queries", 4,
     "--loss", "listwise", "--similarity-residual", "none",
 )  # fmt: skip
 
@@ -73,8 +73,8 @@ def model(run: Run, folder: Path, dataset: Path, tiny_encoder_dir: Path) -> Path
     out = folder / "images.model"
     side = f"passage={folder / 'images.parquet'}"
     result = run("train", "--dataset", dataset, "--out", out, "--encoder", tiny_encoder_dir,
-                 "--side", side, *SIZES, "--stage-one-epochs", 40,
-                 "--stage-one-learning-rate", 1e-2, "--stage-two-epochs", 2)  # fmt: skip
+                 "--side", side, *SIZES, "--stage-one-epochs", 100,
+                 "--stage-one-learning-rate", 3e-3, "--stage-two-epochs", 2)  # fmt: skip
     assert result.exit_code == 0, result.output
     assert f"build --side {side}" in " ".join(result.stderr.split())
     record = json.loads((out / "training.json").read_text())
@@ -199,7 +199,7 @@ def test_what_does_not_fit_is_said_before_anything_is_trained_or_built(
     few, wide = f"passage={tmp_path / 'few.npy'}", f"passage={tmp_path / 'wide.npy'}"
     whole = folder / "images.npy"
     for command, message in (
-        ((*train, "--side", few), "few.npy has no item 'bread-0' (absent: 13 of 16)"),
+        ((*train, "--side", few), "few.npy has no item 'bees-3' (absent: 13 of 16)"),
         ((*train, "--side", f"image={whole}"), "the tokens of image are given, and the sides are"),
         ((*train, "--side", f"passage={whole}", "--dim", "none"),
          "need the encoder's width 32, and theirs is 5: pass --dim with a number"),
