@@ -137,13 +137,17 @@ def build(
         raise click.UsageError("--side names a file of items already: leave --corpus out")
     if corpus is None and not given:
         remark(f"no --corpus given: indexing the bundled sample into {index_dir}")
-    side = next(iter(given), side)
+    if given:
+        ((side, items),) = given.items()
+        passages = items.passages()
+    else:
+        passages = read_corpus(_sample() if corpus is None else corpus)
     encoder = open_encoder(
         model, backend=backend, device=device, batch_size=batch_size, precision=encode_precision
     )
     give_all(encoder, given)
     _build(
-        given[side].passages() if given else read_corpus(_sample() if corpus is None else corpus),
+        passages,
         index_dir,
         encoder,
         backend,

@@ -48,7 +48,7 @@ class FastJointLayers:
         self._segment = head.segment.detach().clone()
         self._expansions = [
             Product(each.weight.detach(), segment, form)
-            for each, segment in zip(head.expansions, self._segment, strict=False)
+            for each, segment in zip(head.expansion_layers, self._segment, strict=False)
         ]
         *layers, last = cast("list[nn.TransformerEncoderLayer]", list(head.layers))
         self._layers = [Layer(layer, form) for layer in layers]

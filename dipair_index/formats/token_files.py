@@ -195,7 +195,8 @@ def _lengths(lists: pa.Array) -> npt.NDArray[np.int64]:
     """Returns the length of each list; 0 for a null."""
     if pa.types.is_fixed_size_list(lists.type):
         return np.where(lists.is_null().to_numpy(False), 0, lists.type.list_size).astype(np.int64)
-    return lists.value_lengths().fill_null(0).to_numpy(False).astype(np.int64)
+    lengths: npt.NDArray[Any] = lists.value_lengths().fill_null(0).to_numpy(False)
+    return lengths.astype(np.int64)
 
 
 def _is_list(kind: pa.DataType) -> bool:

@@ -21,7 +21,7 @@ Deviations from the paper:
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -59,6 +59,11 @@ class JointLayersHead(ClassHead):
             for _ in range(config.head_layers)
         )
 
+    @property
+    def expansion_layers(self) -> list[nn.Linear]:
+        """The expansion of each side; none if tokens have the encoder's width."""
+        return cast("list[nn.Linear]", list(self.expansions))
+
     def initialise(self) -> None:
         """Sets the initial segment embeddings to zero: the encoder has seen both sides as one."""
         super().initialise()
@@ -91,7 +96,7 @@ class JointLayersHead(ClassHead):
         """Sets the expansions to the transposes of the projections, whose rows are orthonormal."""
         shared = len(projections) == 1
         sides = ["query"] * len(self.expansions) if shared else list(projections)
-        for side, expansion in zip(sides, self.expansions, strict=True):
+        for side, expansion in zip(sides, self.expansion_layers, strict=True):
             expansion.weight.copy_(projections[side].weight.T)
 
 

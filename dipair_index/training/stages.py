@@ -122,7 +122,7 @@ def initialise_projections(model: DiPairModel, vectors: npt.NDArray[np.floating[
             rows = min(len(projection.weight), len(directions))
             projection.weight[:rows] = torch.from_numpy(directions[:rows].copy())
     if isinstance(model.head, JointLayersHead):
-        model.head.start_expansions(model.projections)
+        model.head.start_expansions(cast("Mapping[str, nn.Linear]", model.projections))
 
 
 def direction_sample(
