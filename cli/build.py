@@ -73,6 +73,11 @@ if TYPE_CHECKING:
     help="Store the numbers of token embeddings in this type",
 )
 @click.option(
+    "--lexical",
+    is_flag=True,
+    help="Keep a BM25 index of the passages' words too, for rerank --first-stage lexical|both",
+)
+@click.option(
     "--ann",
     metavar="flat|hnsw|ivf|FACTORY",
     help="Search the vectors with this kind of FAISS index  [default: flat, or that of --ann-from]",
@@ -116,6 +121,7 @@ def build(
     Example:
       dipair-index build --corpus passages.tsv --index-dir passages.index
       zcat passages.jsonl.gz | dipair-index build --corpus - --ann hnsw
+      dipair-index build --corpus passages.tsv --lexical
       dipair-index build --corpus passages.tsv --store tensorstore --store-url s3://bucket/tokens
       dipair-index build --corpus queries.tsv --side query --index-dir queries.index
       dipair-index build --side passage=images.parquet --model images.model

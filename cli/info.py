@@ -127,6 +127,7 @@ def _describe(index_dir: Path, *, as_json: bool) -> None:
         "vectors": f"{manifest.embedder} ({manifest.embedder_fingerprint}), "
         f"{manifest.vector_dim} dimensions",
         "ANN": manifest.ann_kind,
+        **({"words": "BM25"} if manifest.lexical else {}),
         "created": f"{manifest.created} by dipair-index {manifest.package_version}, "
         f"format {_format_version()}",
     }
@@ -135,8 +136,10 @@ def _describe(index_dir: Path, *, as_json: bool) -> None:
             f"{counted(begun.passages, 'passage')} of {begun.settings['command']}: go on with "
             "--resume, unless it is running"
         )
-    names = ("tokens", "vectors", "texts", "total")
-    for name, size in zip(names, (*sizes[:3], sizes.total), strict=True):
+    names = ("tokens", "vectors", "texts", "words", "total")
+    for name, size in zip(names, (*sizes[:4], sizes.total), strict=True):
+        if name == "words" and not manifest.lexical:
+            continue
         each = f", {size / found.stored:,.0f} a passage" if found.stored else ""
         rows[f"bytes of {name}" if name != "total" else "bytes in all"] = f"{size:,}{each}"
     table(["index", str(index_dir)], ([name, value] for name, value in rows.items()))
@@ -163,8 +166,8 @@ def _record(index_dir: Path, found: IndexInfo, begun: BuildProgress | None) -> d
                 "side", "kept_tokens", "model", "model_fingerprint", "max_query_tokens",
                 "max_passage_tokens", "dim",
                 "embedder", "embedder_fingerprint", "vector_dim", "store", "store_url", "codec",
-                "ann_kind", "seed", "truncated", "generation", "created", "package_version",
-                "library_versions",
+                "ann_kind", "lexical", "seed", "truncated", "generation", "created",
+                "package_version", "library_versions",
             )
         },
         "bytes": sizes,

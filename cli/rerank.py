@@ -13,7 +13,7 @@ from click.core import ParameterSource
 
 from dipair_index.cli._console import progress, remark
 from dipair_index.cli._filter_option import filter_option, parsed_filter
-from dipair_index.cli._fusion import fusion_options
+from dipair_index.cli._first_stage import check_first_stage, first_stage_options
 from dipair_index.cli._identical import identical_ids_option, without_own
 from dipair_index.cli._options import (
     QUERIES_AT_ONCE,
@@ -39,10 +39,11 @@ if TYPE_CHECKING:
     from dipair_index.models.systems import Backend, Precision
     from dipair_index.records import Query, Run
     from dipair_index.rerank.index import DiPairIndex
-    from dipair_index.rerank.names import FusionMethod
+    from dipair_index.rerank.names import FirstStage, FusionMethod
     from dipair_index.rerank.ranking import Ranking, Timings
 
 TOP_K = 10
+FIRST_STAGE_NAMES = {"vectors": "vector search", "lexical": "BM25", "both": "vectors and BM25"}
 NEED_IDS = {
     "as_trec": "--trec",
     "run_file": "--run",
@@ -79,9 +80,9 @@ NEED_IDS = {
     metavar="RUN",
     help="Rerank the passages of this TREC run instead of retrieving",
 )
-@fusion_options()
+@first_stage_options()
 @filter_option()
-@click.option("--no-rerank", is_flag=True, help="Print the ranking of the vector search")
+@click.option("--no-rerank", is_flag=True, help="Print the ranking of the first stage")
 @click.option(
     "--compare", is_flag=True, help="Print the rankings before and after DiPair side by side"
 )
@@ -103,6 +104,7 @@ def rerank(
     candidates: int,
     top_k: int | None,
     run_file: str | None,
+    first_stage: FirstStage,
     fusion: FusionMethod | None,
     weight: float | None,
     filters: tuple[str, ...],
@@ -126,6 +128,7 @@ def rerank(
       dipair-index rerank --query "why does dough rise"
       dipair-index rerank --queries queries.tsv --trec > dipair.run
       dipair-index rerank --queries queries.tsv --run bm25.run --trec > dipair.run
+      dipair-index rerank --query "why does dough rise" --first-stage both
       dipair-index rerank --queries queries.tsv --run splade.run --fusion weighted --trec
       dipair-index rerank --query "why does dough rise" --filter lang=en --filter "year>=2000"
     """
@@ -156,6 +159,7 @@ def rerank(
             index,
             asked,
             run,
+            first_stage,
             top_k=max(top_k, candidates) if compare else top_k,
             candidates=candidates,
             rerank=not no_rerank,
@@ -170,7 +174,7 @@ def rerank(
         elif as_json:
             write_json(ranked)
         elif compare:
-            write_beside(ranked, top_k, "run" if run_file else "vector search")
+            write_beside(ranked, top_k, "run" if run_file else FIRST_STAGE_NAMES[first_stage])
         else:
             write_table(ranked, several=queries is not None)
 
@@ -190,19 +194,10 @@ def _check_usage(given: Mapping[str, Any]) -> None:
         raise click.UsageError(
             f"--no-rerank leaves nothing to do for {option}: leave out one of them"
         )
-    if given["weight"] is not None and given["fusion"] != "weighted":
-        raise click.UsageError("--weight is that of --fusion weighted: give both, or neither")
-    for name, option in (("no_rerank", "--no-rerank"), ("raw_scores", "--raw-scores")):
-        if given["fusion"] and given[name]:
-            raise click.UsageError(f"--fusion and {option} exclude each other: leave out one")
-    if given["fusion"] and given["ignore_identical_ids"] and not run_file:
-        raise click.UsageError(
-            "--fusion with --ignore-identical-ids needs --run: the search's own ranks and scores "
-            "count the passage that is left out"
-        )
+    check_first_stage(given)
     if given["filters"] and run_file:
         raise click.UsageError(
-            "--filter narrows the vector search, and --run takes its place: leave out one of them"
+            "--filter narrows the search, and --run takes its place: leave out one of them"
         )
     candidates, top_k = given["candidates"], given["top_k"] or TOP_K
     if not run_file and not given["no_rerank"] and candidates < top_k:
@@ -276,6 +271,7 @@ def _answers(
     index: DiPairIndex,
     asked: Sequence[Query],
     run: Run | None,
+    first_stage: FirstStage,
     *,
     top_k: int,
     candidates: int,
@@ -292,6 +288,7 @@ def _answers(
 
     waiting, spent, count = iter(asked), Timings(), 0
     matched = conditions is None
+    searching = {"rerank": rerank, "first_stage": first_stage, "filter": conditions, **scoring}
     # a few queries are answered before a bar could be read
     with progress("Ranking", "queries") if len(asked) > QUERIES_AT_ONCE else _quiet() as show:
         while batch := list(islice(waiting, QUERIES_AT_ONCE)):
@@ -299,17 +296,13 @@ def _answers(
             rankings: list[Ranking]
             if run is None and ignore_identical_ids:
                 depth = candidates if rerank else top_k
-                found = index.search(
-                    texts, depth + 1, depth + 1, rerank=rerank, filter=conditions, **scoring
-                )
+                found = index.search(texts, depth + 1, depth + 1, **searching)
                 rankings = [
                     without_own(query.query_id, ranking, depth, top_k)
                     for query, ranking in zip(batch, found, strict=True)
                 ]
             elif run is None:
-                rankings = index.search(
-                    texts, top_k, candidates, rerank=rerank, filter=conditions, **scoring
-                )
+                rankings = index.search(texts, top_k, candidates, **searching)
             else:
                 ranked = index.rerank_run(batch, run, top_k, **scoring)
                 rankings = [ranked[query.query_id] for query in batch]

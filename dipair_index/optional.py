@@ -10,11 +10,14 @@ from typing import Literal
 
 from dipair_index.errors import MissingPackageError
 
-Extra = Literal["torch", "tensorstore", "ray", "evaluate", "export", "serve", "train"]
+Extra = Literal[
+    "torch", "tensorstore", "lexical", "ray", "evaluate", "export", "serve", "train"
+]  # fmt: skip
 
 PACKAGES: dict[Extra, tuple[str, ...]] = {
     "torch": ("torch", "transformers", "safetensors"),
     "tensorstore": ("tensorstore",),
+    "lexical": ("tantivy",),
     "ray": ("ray",),
     "evaluate": ("ir_measures",),
     "export": ("torch", "transformers", "safetensors", "onnx"),

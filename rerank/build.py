@@ -43,6 +43,7 @@ def build_index(
     store: str = "lmdb",
     store_url: str = "",
     codec: str = "int8",
+    lexical: bool = False,
     ann: str | None = None,
     ann_from: str | Path | None = None,
     seed: int = 0,
@@ -71,6 +72,8 @@ def build_index(
         by name.
     store, store_url, codec : str
         A kind of `open_token_store`, the URL below which it stores tokens, and its codec.
+    lexical : bool
+        Whether to keep a BM25 index of the passages' words too, which needs tantivy.
     ann, ann_from
         A kind of `FaissIndex`, and a dataset or index whose vectors are reused. The default kind
         is that of `ann_from`, or "flat".
@@ -126,7 +129,8 @@ def build_index(
         ann_kind=ann or (AnnInfo.read(reused).kind if reused else "flat"),
         seed=int(seed),
         store_url=store_url,
-        library_versions=installed_versions("faiss-cpu", "lmdb", "onnxruntime", "torch"),
+        lexical=bool(lexical),
+        library_versions=installed_versions("faiss-cpu", "lmdb", "onnxruntime", "tantivy", "torch"),
         side=side,
         side_tokens=side_tokens,
     )

@@ -83,6 +83,7 @@ class DiPairIndex(Searcher, Closing):
         store: str = "lmdb",
         store_url: str = "",
         codec: str = "int8",
+        lexical: bool = False,
         ann: str | None = None,
         ann_from: str | Path | None = None,
         seed: int = 0,
@@ -112,6 +113,9 @@ class DiPairIndex(Searcher, Closing):
         store, store_url, codec
             The token store ("lmdb" or "tensorstore"), the URL for the latter, and the codec of the
             token embeddings ("float32", "float16", "int8" or "int4").
+        lexical : bool
+            Whether to keep a BM25 index of the passages' words too, which needs tantivy, for
+            `search` with `first_stage`.
         ann, ann_from, seed
             The kind of FAISS index ("flat", "hnsw", "ivf" or a factory string), the dataset or
             index whose vectors are reused, and the seed of its training.
@@ -158,6 +162,7 @@ class DiPairIndex(Searcher, Closing):
             store=store,
             store_url=store_url,
             codec=codec,
+            lexical=lexical,
             ann=ann,
             ann_from=ann_from,
             seed=seed,

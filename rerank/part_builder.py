@@ -2,6 +2,7 @@
 
     passages ─► chunks ─► dual encoder ─┬─ tokens ─► token store
                                         └─ one vector per passage ─► file of vectors ─► FAISS
+    stored texts ─► words ─► BM25 index, if asked for
 
 Each chunk is flushed to disk before it is counted, so an interrupted build can resume, with the
 same result as an uninterrupted one.
@@ -32,6 +33,7 @@ from dipair_index.stores.ann import FaissIndex
 from dipair_index.stores.ann_info import AnnInfo, VectorSource
 from dipair_index.stores.backends import open_token_store
 from dipair_index.stores.index_writer import IndexWriter, build_ann
+from dipair_index.stores.lexical import check_lexical
 from dipair_index.stores.manifest import PASSAGE, QUERY, Manifest, PartInfo
 from dipair_index.stores.packed_ids import PackedIds
 from dipair_index.stores.passages import PassageStore
@@ -98,6 +100,8 @@ class PartBuilder:
         passage is invalid or repeated, or if there is none; `StoreError` if writing fails.
         """
         started, manifest = time.monotonic(), self._manifest
+        if manifest.lexical:
+            check_lexical()
         unfinished = UnfinishedPart.open(
             self._writer.layout.building,
             {
@@ -107,6 +111,7 @@ class PartBuilder:
                 "store": manifest.store,
                 "store_url": manifest.store_url,
                 "codec": manifest.codec,
+                "lexical": manifest.lexical or None,
                 "ann_from": None if self._reused is None else str(self._reused.resolve()),
                 # not of passages, so that what earlier versions began can be resumed
                 **({} if manifest.side == PASSAGE else {"side": manifest.side}),
@@ -152,7 +157,7 @@ class PartBuilder:
             raise
         done = unfinished.progress
         part = self._writer.install_part(
-            unfinished.part, done.passages, done.truncated, done.digest
+            unfinished.part, done.passages, done.truncated, done.digest, lexical=manifest.lexical
         )
         seconds = time.monotonic() - started
         encoded = done.passages - before

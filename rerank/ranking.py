@@ -14,8 +14,9 @@ import numpy.typing as npt
 class RankedPassage(NamedTuple):
     """One result; higher scores are better, and ranks count from 1.
 
-    `retrieval_rank` and `retrieval_score` are those of the first stage: a vector search, whose
-    scores are inner products, or a run. They are None if passages were given without a run.
+    `retrieval_rank` and `retrieval_score` are those of the first stage: a search, whose scores are
+    inner products, BM25 or a fusion of both, or a run. They are None if passages were given without
+    a run.
 
     Examples
     --------

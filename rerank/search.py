@@ -18,9 +18,10 @@ from dipair_index.rerank.arguments import (
     checked_top_k,
 )
 from dipair_index.rerank.candidates import Candidate, candidates_of, candidates_of_each
+from dipair_index.rerank.first_stage import checked_first_stage, retrieve, shown_score
 from dipair_index.rerank.fusion import checked_fusion
 from dipair_index.rerank.metadata_filter import Filter, checked_filter
-from dipair_index.rerank.names import FusionMethod
+from dipair_index.rerank.names import FirstStage, FusionMethod
 from dipair_index.rerank.opened import Current, Opened
 from dipair_index.rerank.ranking import Ranking, Rankings, Stopwatch
 from dipair_index.rerank.results import best_candidates, described, ranked_candidates
@@ -50,6 +51,7 @@ class Searcher:
         *,
         rerank: bool = True,
         raw_scores: bool = False,
+        first_stage: FirstStage = "vectors",
         fusion: FusionMethod | None = None,
         weight: float | None = None,
         filter: Filter | None = None,
@@ -64,6 +66,7 @@ class Searcher:
         *,
         rerank: bool = True,
         raw_scores: bool = False,
+        first_stage: FirstStage = "vectors",
         fusion: FusionMethod | None = None,
         weight: float | None = None,
         filter: Filter | None = None,
@@ -77,11 +80,12 @@ class Searcher:
         *,
         rerank: bool = True,
         raw_scores: bool = False,
+        first_stage: FirstStage = "vectors",
         fusion: FusionMethod | None = None,
         weight: float | None = None,
         filter: Filter | None = None,
     ) -> Ranking | Rankings:
-        """Returns the best of the nearest passages, best first, ties by id.
+        """Returns the best of the passages that a first stage finds, best first, ties by id.
 
         Parameters
         ----------
@@ -92,19 +96,23 @@ class Searcher:
         candidates : int
             The number of passages to retrieve per query, which the head then scores.
         rerank : bool
-            If false, the nearest passages are returned as they were retrieved.
+            If false, passages are returned as they were retrieved.
         raw_scores : bool
-            Return logits, or cosines, instead of scores in [0, 1].
+            Return logits, cosines or BM25, instead of scores in [0, 1].
+        first_stage : {"vectors", "lexical", "both"}
+            Retrieve the nearest passages, those with the highest BM25, or a fusion of the two; the
+            last two need an index that was built with `lexical`.
         fusion : {"rrf", "weighted"}, optional
-            Order passages by the vector search and the head together, instead of by the head alone:
+            Order passages by the first stage and the head together, instead of by the head alone:
             by reciprocal ranks, or by the weighted sum of both scores, each mapped to [0, 1] among
-            the query's candidates. Scores are the fused ones.
+            the query's candidates. Scores are the fused ones. With "both", vectors and words are
+            fused by the same method, by default "weighted".
         weight : float, optional
             The head's share of a weighted fusion, from 0 to 1.
         filter : dict, optional
             Conditions on the metadata of the passages, all of which must hold: a value that a field
             equals, a list of values of which it equals one, or bounds, as in
-            `{"language": ["en", "fr"], "year": {"gte": 2000, "lt": 2010}}`. The nearest
+            `{"language": ["en", "fr"], "year": {"gte": 2000, "lt": 2010}}`. The best
             `candidates` that fulfil them are retrieved, and fewer only if no more do. See
             `dipair_index.rerank.metadata_filter` for the details.
 
@@ -131,27 +139,32 @@ class Searcher:
         matches = checked_filter(filter)
         if rerank and top_k is not None and candidates < top_k:
             raise SettingsError(f"candidates must be top_k ({top_k}) or more, got {candidates}")
+        stage = checked_first_stage(first_stage)
         fused = checked_fusion(fusion, weight, raw_scores=raw_scores)
-        if fused and not rerank:
+        if not rerank and (weight is not None or (fused and stage != "both")):
             raise SettingsError("fusion needs the head's ranking: leave out rerank=False or fusion")
         watch, rankings = Stopwatch(), Rankings()
         with self._current.lent() as opened:
-            encoded, vectors = self._encode(queries, opened, watch)
+            if rerank or stage != "lexical":
+                encoded, vectors = self._encode(queries, opened, watch)
+            else:
+                vectors = np.empty((len(queries), 0), np.float32)
             with watch.step("retrieve"):
                 count = candidates if rerank or top_k is None else top_k
-                ids, similarities = opened.snapshot.search(vectors, count, matches)
+                method = fused.method if fused else "weighted"
+                found = retrieve(opened.snapshot, stage, queries, vectors, count, method, matches)
             shared = watch.share(len(queries))
-            for row, found in enumerate(ids):
+            for row, retrieval in enumerate(found):
                 watch = Stopwatch(shared)
-                named = [Candidate.named(passage_id) for passage_id in found]
-                cosines = similarities[row, : len(found)]
-                retrieval = dict(zip(found, cosines.tolist(), strict=True))
+                named = [*map(Candidate.named, retrieval)]
                 if rerank:
                     logits = self._logits(encoded.tokens[row], named, opened.snapshot, watch)
                     ranked = ranked_candidates(named, logits, retrieval, fused, top_k, raw_scores)
                 else:
-                    scores = cosines if raw_scores else (1 + cosines) / 2
-                    ranked = list(zip(named, np.clip(scores, -1, 1).tolist(), strict=True))
+                    ranked = [
+                        (each, shown_score(stage, retrieval[each.id], raw=raw_scores))
+                        for each in named
+                    ]
                 rankings.append(described(ranked, opened.snapshot, watch, retrieval))
         return rankings[0] if isinstance(query, str) else rankings
 

@@ -2,7 +2,8 @@
 
     manifest.json      the settings and the list of parts; the only file that is replaced
     parts/000001/      passages that were stored together; never written again
-        tokens/ (or tokens.url)  passages/  ann/  texts.npy  files.json  deleted-000002.jsonl
+        tokens/ (or tokens.url)  passages/  ann/  lexical/  texts.npy  files.json
+        deleted-000002.jsonl
     building/          an unfinished part, not yet in the manifest
     writer.lock        locked by the process that changes the index; contains its description
 
@@ -46,6 +47,11 @@ class PartLayout:
     def ann(self) -> Path:
         """The ANN index over the passages' vectors."""
         return self.root / "ann"
+
+    @property
+    def lexical(self) -> Path:
+        """The BM25 index of the passages' words, if the index has one."""
+        return self.root / "lexical"
 
     @property
     def texts(self) -> Path:

@@ -15,13 +15,15 @@ from dipair_index.stores.manifest import Manifest
 class FileSizes(NamedTuple):
     """The bytes of an index on disk, or in the bucket.
 
-    `vectors` is the size of the ANN index with its ids; `other` that of all other files: the
-    manifest, digests, ids of deleted passages, unfinished parts, and old parts that are still read.
+    `vectors` is the size of the ANN index with its ids, `words` that of the BM25 index, `other`
+    that of all other files: the manifest, digests, ids of deleted passages, unfinished parts, and
+    old parts that are still read.
     """
 
     tokens: int
     vectors: int
     texts: int
+    words: int
     other: int
 
     @property
@@ -66,12 +68,14 @@ class IndexInfo:
             vectors = sum(_bytes_in(part.ann) for part in parts)
             texts = sum(_bytes_in(part.passages) for part in parts)
             elsewhere = sum(_bytes_elsewhere(part, manifest) for part in parts)
-            other = _bytes_in(layout.root) - here - vectors - texts
+            words = sum(_bytes_in(part.lexical) for part in parts)
+            other = _bytes_in(layout.root) - here - vectors - texts - words
             names = {path.name for path in layout.parts.iterdir()} if parts else set()
             old_parts = len(names.difference(part.name for part in manifest.parts))
             # otherwise a writer has changed the index meanwhile
             if Manifest.read(root).generation == manifest.generation:
-                return cls(manifest, FileSizes(here + elsewhere, vectors, texts, other), old_parts)
+                sizes = FileSizes(here + elsewhere, vectors, texts, words, other)
+                return cls(manifest, sizes, old_parts)
 
 
 def _bytes_elsewhere(part: PartLayout, manifest: Manifest) -> int:

@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +28,7 @@ from dipair_index.stores.ann_info import VectorSource
 from dipair_index.stores.backends import open_token_store
 from dipair_index.stores.file_digests import damages, seal
 from dipair_index.stores.index_directory import Layout, PartLayout, WriterLock
+from dipair_index.stores.lexical import build_lexical, check_lexical
 from dipair_index.stores.manifest import Manifest, PartInfo
 from dipair_index.stores.packed_ids import PackedIds
 from dipair_index.stores.part import Part, remove_part
@@ -92,12 +92,18 @@ class IndexWriter(Closing):
             self.collect_garbage()
 
     def install_part(
-        self, built: PartLayout, passages: int, truncated: int, digest: str
+        self,
+        built: PartLayout,
+        passages: int,
+        truncated: int,
+        digest: str,
+        *,
+        lexical: bool = False,
     ) -> PartInfo:
         """Writes the digests of a finished part, and moves it from `built` into the index.
 
-        Its stores must be closed. Returns its entry for the manifest. Raises `StoreError` if it
-        cannot be written.
+        Its stores must be closed; if `lexical`, its words are indexed too. Returns its entry for
+        the manifest. Raises `StoreError` if it cannot be written.
         """
         name = f"{self._next():06d}"
         try:
@@ -105,7 +111,10 @@ class IndexWriter(Closing):
                 # they are never written again, and without a lock file, reading changes no file
                 (store / "lock.mdb").unlink(missing_ok=True)
             with PassageStore.open(built.passages, readonly=True) as texts:
-                np.save(built.texts, digests_of(texts, PackedIds.load(built.ann)))
+                ids = PackedIds.load(built.ann)
+                np.save(built.texts, digests_of(texts, ids))
+                if lexical:
+                    build_lexical(built.lexical, map(texts.get, _chunks(ids)))
             files_digest = seal(built.root, leaving_out=(built.progress.name,))
             self.layout.parts.mkdir(exist_ok=True)
             os.rename(built.root, self.layout.part(name).root)
@@ -125,8 +134,7 @@ class IndexWriter(Closing):
         infos = []
         for part in parts:
             held: list[str] = []
-            for start in range(0, len(ids), COPIED_AT_ONCE):
-                asked = ids[start : start + COPIED_AT_ONCE]
+            for asked in _chunks(ids):
                 found = part.contains(asked)
                 held += [each for each, here in zip(asked, found, strict=True) if here]
             infos.append(self._with_deleted(part, held) if held else part.info)
@@ -184,6 +192,8 @@ class IndexWriter(Closing):
 
     def _merge(self, first: int, report: Callable[[int], None]) -> None:
         manifest = self.current
+        if manifest.lexical:
+            check_lexical()
         for info in manifest.parts[first:]:
             # otherwise a copy of damaged data would get valid digests
             for sentence in damages(
@@ -222,8 +232,7 @@ class IndexWriter(Closing):
                 for part in parts:
                     live = np.array([each not in part.deleted for each in part.ann.ids], bool)
                     vectors.append(part.ann.vectors()[live])
-                    waiting = iter(part.live_ids())
-                    while chunk := list(islice(waiting, COPIED_AT_ONCE)):
+                    for chunk in _chunks(part.live_ids()):
                         texts = part.passages.get(chunk)
                         tokens.put_encoded(chunk, part.tokens.get_encoded(chunk))
                         passages.put(texts)
@@ -235,7 +244,10 @@ class IndexWriter(Closing):
             )
             build_ann(ids, np.concatenate(vectors), manifest, source).save(target.ann)
             truncated = sum(part.info.truncated for part in parts)
-            return (self.install_part(target, len(ids), truncated, digest.hexdigest()),)
+            part = self.install_part(
+                target, len(ids), truncated, digest.hexdigest(), lexical=manifest.lexical
+            )
+            return (part,)
         except BaseException:
             remove_part(target)
             raise
@@ -272,6 +284,10 @@ class IndexWriter(Closing):
     def close(self) -> None:
         """Lets another process write; closing twice is fine."""
         self._lock.release()
+
+
+def _chunks(ids: Sequence[str]) -> Iterator[Sequence[str]]:
+    return (ids[at : at + COPIED_AT_ONCE] for at in range(0, len(ids), COPIED_AT_ONCE))
 
 
 def build_ann(

@@ -68,6 +68,7 @@ class Manifest:
     ann_kind: str
     seed: int
     store_url: str = ""
+    lexical: bool = False
     parts: tuple[PartInfo, ...] = ()
     generation: int = 1
     library_versions: Mapping[str, str] = field(default_factory=dict)
@@ -155,8 +156,11 @@ class Manifest:
     def _values(self) -> dict[str, Any]:
         values = {"kind": _KIND, "format_version": FORMAT_VERSION, **asdict(self)}
         for later in fields(self):
-            # as versions wrote it that knew of passages alone
-            if later.name in ("side", "side_tokens") and values[later.name] == later.default:
+            # as versions wrote it that knew of passages and vectors alone
+            if (
+                later.name in ("side", "side_tokens", "lexical")
+                and values[later.name] == later.default
+            ):
                 del values[later.name]
         return values
 

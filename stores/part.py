@@ -101,6 +101,7 @@ class Part:
     def __init__(self, root: Path, info: PartInfo, manifest: Manifest) -> None:
         layout = Layout(root).part(info.name)
         self.info = info
+        self.lexical_folder = layout.lexical
         self.deleted: frozenset[str] = frozenset()
         if info.deleted_file:
             lines = read_lines(layout.root / info.deleted_file, info.deleted_digest)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from functools import cached_property
 from itertools import chain
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from dipair_index.closing import Closing
 from dipair_index.errors import DirectoryError, MissingPassagesError, StoreError
 from dipair_index.records import FloatArray, Passage
 from dipair_index.stores.codecs import EncodedRows, open_codec
+from dipair_index.stores.lexical import LexicalIndex, LexicalPart
 from dipair_index.stores.manifest import Manifest
 from dipair_index.stores.part import MetadataTest, Part
 
@@ -21,7 +23,7 @@ _NOWHERE = -1
 
 
 class Snapshot(Closing):
-    """The passages of an index at one moment: finds them by vector, reads them by id."""
+    """The passages of an index at one moment: finds them by vector or words, reads them by id."""
 
     def __init__(self, manifest: Manifest, parts: Sequence[Part]) -> None:
         self.manifest = manifest
@@ -74,6 +76,35 @@ class Snapshot(Closing):
             ids.append([passage_id for _, passage_id in pairs])
             best[query, : len(pairs)] = [-score for score, _ in pairs]
         return ids, best
+
+    def search_words(
+        self, query: str, top_k: int, matches: MetadataTest | None = None
+    ) -> list[tuple[str, float]]:
+        """Finds the live passages of the highest BM25: see `LexicalIndex.search`.
+
+        With `matches`, they are the best whose metadata it accepts. Raises `DirectoryError` if the
+        index was built without words, `MissingPackageError` if tantivy is not installed, and
+        `StoreError` if a file is damaged.
+        """
+        if matches is None:
+            return self._words.search(query, top_k)
+
+        def accepts(ids: list[str]) -> list[bool]:
+            return [matches(passage.metadata) for passage in self.passages(ids)]
+
+        return self._words.search(query, top_k, accepts)
+
+    @cached_property
+    def _words(self) -> LexicalIndex:
+        """The words of the passages, opened when they are first searched."""
+        if not self.manifest.lexical:
+            raise DirectoryError(
+                "the index was built without --lexical, so it cannot be searched by words: build "
+                "it again with it, or search by vectors"
+            )
+        return LexicalIndex(
+            [LexicalPart(part.lexical_folder, part.ann.ids, part.deleted) for part in self.parts]
+        )
 
     def tokens(self, ids: Sequence[str]) -> FloatArray:
         """Returns tokens (len(ids), tokens_per_passage, dim) in the order of `ids`; ids may repeat.
@@ -167,6 +198,7 @@ class Snapshot(Closing):
 
     def close(self) -> None:
         """Closes all files; closing twice is fine."""
+        self.__dict__.pop("_words", None)
         for part in self.parts:
             part.close()
 

@@ -7,8 +7,10 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from dipair_index.errors import DiPairError
+from dipair_index.optional import is_installed
 from dipair_index.stores.file_digests import damages, read_lines
 from dipair_index.stores.index_directory import Layout, PartLayout
+from dipair_index.stores.lexical import LexicalIndex, LexicalPart
 from dipair_index.stores.manifest import Manifest, PartInfo
 from dipair_index.stores.part import Part, lock_shared
 from dipair_index.words import counted
@@ -61,16 +63,18 @@ def _damages_of_part(
                 part = Part(root, info, manifest)
                 opened.callback(part.close)
                 yield from part.tokens.verify()
-                yield from _miscounts(part)
+                yield from _miscounts(part, lexical=manifest.lexical)
     except OSError as error:
         yield f"{folder} cannot be read: {error.strerror or error}"
     except DiPairError as error:
         yield str(error)
 
 
-def _miscounts(part: Part) -> Iterator[str]:
+def _miscounts(part: Part, *, lexical: bool) -> Iterator[str]:
     """Yields the differences between the counts of the stores and of the manifest."""
     stores: dict[str, Sized] = {"tokens": part.tokens, "texts": part.passages, "vectors": part.ann}
+    if lexical and is_installed("tantivy"):
+        stores["words"] = LexicalIndex([LexicalPart(part.lexical_folder, part.ann.ids, ())])
     for name, store in stores.items():
         if len(store) != part.info.passages:
             yield (

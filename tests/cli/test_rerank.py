@@ -311,9 +311,10 @@ def test_fusion_prints_the_order_of_both(run: Run, built_index: Path, queries: P
     [
         (["--weight", "0.5"], "--weight is that of --fusion weighted"),
         (["--fusion", "rrf", "--weight", "0.5"], "--weight is that of --fusion weighted"),
-        (["--fusion", "rrf", "--no-rerank"], "--fusion and --no-rerank exclude each other"),
+        (["--fusion", "rrf", "--no-rerank"], "--no-rerank leaves nothing to fuse"),
         (["--fusion", "rrf", "--raw-scores"], "--fusion and --raw-scores exclude each other"),
         (["--fusion", "rrf", "--ignore-identical-ids"], "needs --run"),
+        (["--first-stage", "both", "--run", "any.run"], "--run is a first stage itself"),
     ],
 )
 def test_fusion_refuses_what_it_cannot_be_beside(
@@ -367,4 +368,24 @@ def test_a_filter_of_a_run_is_refused(run: Run, built_index: Path, queries: Path
     result = run("rerank", "--index-dir", built_index, "--queries", queries, "--run", "any.run",
                  "--filter", "lang=en")  # fmt: skip
     assert result.exit_code == 2
-    assert "--filter narrows the vector search, and --run takes its place" in result.stderr
+    assert "--filter narrows the search, and --run takes its place" in result.stderr
+
+
+def test_words_and_both_are_first_stages(
+    run: Run, tmp_path: Path, corpus: Path, tiny_model_dir: Path, built_index: Path
+) -> None:
+    pytest.importorskip("tantivy")
+    command = ["--index-dir", tmp_path / "words.index"]
+    built = run("build", *command, "--corpus", corpus, "--model", tiny_model_dir, "--lexical")
+    assert built.exit_code == 0, built.output
+    asked = ["rerank", *command, "--query", "does the moon dance", "--no-rerank"]
+    lexical = [row[3] for row in rows(run(*asked, "--first-stage", "lexical"))[1:]]
+    assert set(lexical) == {"p1", "p2", "p3", "p5", "p6"}
+    assert len(rows(run(*asked, "--first-stage", "both"))) == 7
+    beside = rows(run(*asked[:-1], "--first-stage", "lexical", "--compare"))
+    assert [row[1].split(":")[0] for row in beside[2:]] == lexical
+    described = dict(rows(run("info", *command)))
+    assert described["words"] == "BM25"
+    without = run("rerank", "--index-dir", built_index, "--query", QUERY, "--first-stage", "both")
+    assert (without.exit_code, without.stdout) == (1, "")
+    assert "was built without --lexical" in without.stderr

@@ -6,7 +6,7 @@ Each command is run again and again; each time it ends one change later, until i
 import errno
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -88,6 +88,7 @@ def seen(index_dir: Path, encoder: DualEncoder) -> dict[str, Any] | None:
         return {
             "ids": ids,
             "found": index.search(["moon", "the tea"], top_k=9, raw_scores=True),
+            "words": snapshot.manifest.lexical and snapshot.search_words("the moon", 9),
             "texts": snapshot.passages(ids),
             "tokens": snapshot.tokens(ids).tobytes(),
         }
@@ -98,7 +99,7 @@ def assert_tidy(index_dir: Path) -> None:
     names = [part.name for part in Manifest.read(index_dir).parts]
     assert sorted(os.listdir(index_dir / "parts")) == names
     for name in names:
-        files = {"ann", "files.json", "passages", "texts.npy", "tokens", "tokens.url"}
+        files = {"ann", "files.json", "lexical", "passages", "texts.npy", "tokens", "tokens.url"}
         part = Layout(index_dir).part(name).root
         assert {each for each in os.listdir(part) if not each.startswith("deleted-")} <= files
         assert not list(part.glob("*.tmp"))
@@ -115,12 +116,12 @@ def compact(index_dir: Path) -> None:
 
 
 def commands(
-    passages: list[Passage], encoder: DualEncoder, store: str
+    passages: list[Passage], encoder: DualEncoder, settings: Mapping[str, Any]
 ) -> dict[str, tuple[Command, Command, type[DiPairError] | None]]:
     """Each with how it is run again after a crash, and what that says if it was done already."""
     add = partial(add_passages, passages[6:9], encoder=encoder)
     update = partial(add_passages, [passages[9], passages[2]], encoder=encoder, update=True)
-    build = partial(build_index, passages[3:6], encoder=encoder, store=store)
+    build = partial(build_index, passages[3:6], encoder=encoder, **settings)
     remove = partial(delete, ids=["p01", "p05"])
     return {
         "add": (add, partial(add, resume=True), DirectoryError),
@@ -142,11 +143,15 @@ def commands(
 
 
 def prepared(
-    folder: Path, name: str, passages: list[Passage], encoder: DualEncoder, store: str
+    folder: Path,
+    name: str,
+    passages: list[Passage],
+    encoder: DualEncoder,
+    settings: Mapping[str, Any],
 ) -> Path:
     """The index that the command begins with: two parts, one passage deleted from the first."""
     if name != "build":
-        build_index(passages[:4], folder, encoder, store=store)
+        build_index(passages[:4], folder, encoder, **settings)
         add_passages(passages[4:6], folder, encoder)
         delete(folder, ["p03"])
     if name == "start over":
@@ -167,12 +172,12 @@ def crash_everywhere(
     encoder: DualEncoder,
     *,
     killed: bool,
-    store: str,
+    settings: Mapping[str, Any],
 ) -> int:
     """Runs the command until it gets through; returns how often it did not."""
-    command, again, refused = commands(passages, encoder, store)[name]
-    origin = prepared(folder / "origin", name, passages, encoder, store)
-    whole = prepared(folder / "whole", name, passages, encoder, store)
+    command, again, refused = commands(passages, encoder, settings)[name]
+    origin = prepared(folder / "origin", name, passages, encoder, settings)
+    whole = prepared(folder / "whole", name, passages, encoder, settings)
     old = seen(origin, encoder)
     command(index_dir=whole)
     new = seen(whole, encoder)
@@ -233,6 +238,9 @@ def slow(*values: object) -> Any:
         slow("update", KILLED, "tensorstore"),
         slow("compact", KILLED, "tensorstore"),
         slow("overwrite", FULL, "tensorstore"),
+        slow("compact", KILLED, "lexical"),
+        slow("add", KILLED, "lexical"),
+        slow("build", FULL, "lexical"),
     ],
 )
 def test_a_crash_anywhere_leaves_the_old_index_or_the_new_one(
@@ -243,6 +251,9 @@ def test_a_crash_anywhere_leaves_the_old_index_or_the_new_one(
     killed: bool,
     store: str,
 ) -> None:
-    crashes = crash_everywhere(quick_path, name, passages, lone_encoder, killed=killed, store=store)
+    settings = {"lexical": True} if store == "lexical" else {"store": store}
+    crashes = crash_everywhere(
+        quick_path, name, passages, lone_encoder, killed=killed, settings=settings
+    )
     # else the first try got through, and nothing was shown
     assert crashes >= 10
