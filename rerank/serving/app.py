@@ -13,7 +13,9 @@ from starlette.staticfiles import StaticFiles
 from dipair_index import __version__
 from dipair_index.errors import DiPairError
 from dipair_index.rerank.serving import (
+    embedding_routes,
     rerank_routes,
+    score_routes,
     search_routes,
     status_routes,
 )
@@ -28,8 +30,8 @@ from dipair_index.rerank.serving.errors import (
 from dipair_index.rerank.serving.observing import Metrics, Observer
 from dipair_index.rerank.serving.openapi import describe_bodies
 from dipair_index.rerank.serving.record import record_of
-from dipair_index.rerank.serving.rerank_routes import CACHE_HEADER
 from dipair_index.rerank.serving.state import Served
+from dipair_index.rerank.serving.usage import CACHE_HEADER
 
 STATIC_FOLDER = Path(__file__).with_name("static")
 CLIENT_CLOSED = 499
@@ -48,7 +50,7 @@ def create_app(served: Served) -> FastAPI:
         redoc_url=None,
     )
     app.state.served, app.state.metrics = served, Metrics(served)
-    for routes in (rerank_routes, search_routes, status_routes):
+    for routes in (rerank_routes, score_routes, embedding_routes, search_routes, status_routes):
         app.include_router(routes.router)
     app.mount("/static", StaticFiles(directory=STATIC_FOLDER, check_dir=False))
     describe_bodies(app)

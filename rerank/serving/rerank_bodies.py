@@ -5,18 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Any
 
-from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AliasChoices, BeforeValidator, Field, model_validator
 
-from dipair_index.rerank.serving.errors import ApiError, invalid
-
-Flag = Annotated[bool | None, Field(strict=False)]
-"""A boolean, or a word for one; null is the default."""
-
-
-def _filled(query: Any) -> Any:
-    if isinstance(query, str) and not query.strip():
-        raise ValueError("it is empty: give it some text")
-    return query
+from dipair_index.rerank.serving.bodies import FilledText, Flag, LaxBody
+from dipair_index.rerank.serving.errors import invalid
 
 
 def _documents(given: Any) -> Any:
@@ -29,15 +21,7 @@ def _documents(given: Any) -> Any:
     return given
 
 
-FilledText = Annotated[str, BeforeValidator(_filled)]
-"""A text that does not consist of spaces."""
 Documents = Annotated[list[str | dict[str, Any]], BeforeValidator(_documents)]
-
-
-class LaxBody(BaseModel):
-    """A body whose unknown fields are ignored."""
-
-    model_config = ConfigDict(extra="ignore", populate_by_name=True)
 
 
 class RerankRequest(LaxBody):
@@ -92,18 +76,6 @@ class RerankRequest(LaxBody):
             each if isinstance(each, str) else _joined(each, fields, place)
             for place, each in enumerate(self.documents or ())
         ]
-
-
-def refuse_too_many(count: int, most: int, param: str) -> None:
-    """Raises `ApiError` if there are more documents than the server takes at once."""
-    if count > most:
-        raise ApiError(
-            413,
-            f"{param} holds {count:,} documents, and {most:,} are allowed at once: send them in "
-            "several requests, or start the server with a larger --max-documents",
-            param=param,
-            code="too_many_documents",
-        )
 
 
 def _joined(document: dict[str, Any], fields: Sequence[str], place: int) -> str:

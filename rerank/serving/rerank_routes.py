@@ -8,18 +8,18 @@ from fastapi import APIRouter, Request, Response
 
 from dipair_index.records import FloatArray
 from dipair_index.rerank.ranking import best_first, probability
+from dipair_index.rerank.serving.bodies import refuse_too_many
 from dipair_index.rerank.serving.handling import computed, json_response
 from dipair_index.rerank.serving.openapi import describes
 from dipair_index.rerank.serving.record import RequestRecord
-from dipair_index.rerank.serving.rerank_bodies import RerankRequest, refuse_too_many
+from dipair_index.rerank.serving.rerank_bodies import RerankRequest
 from dipair_index.rerank.serving.scoring import Scored, score_passages, score_texts
 from dipair_index.rerank.serving.slot import Steps
 from dipair_index.rerank.serving.state import Served
-from dipair_index.rerank.serving.usage import Usage, usage_of
+from dipair_index.rerank.serving.usage import Usage, cache_header, usage_of
 from dipair_index.words import counted
 
 router = APIRouter(tags=["rerank"])
-CACHE_HEADER = "X-DiPair-Cache"
 
 
 @router.post("/rerank", **describes(RerankRequest, "Rank documents for a query"))
@@ -38,7 +38,7 @@ def _steps(served: Served, body: RerankRequest, record: RequestRecord) -> Steps[
     else:
         scored = yield from score_texts(served, body.query, body.document_texts(), record)
     usage = usage_of(served, body.query, scored, record)
-    headers = {CACHE_HEADER: f"{record.hits}/{record.documents}"}
+    headers = cache_header(record)
     if body.texts is not None:
         return json_response(_tei_answer(body, scored.logits), headers)
     order = best_first(range(len(scored.logits)), scored.logits, body.top_n or None)
@@ -94,9 +94,9 @@ def _answer(
         ]
     return {
         "id": record.id,
-        "object": "list",
+        "object": "rerank",  # the one word that Infinity's client takes
         "model": body.model or served.settings.model_name,
         "results": results,
-        "usage": {"prompt_tokens": usage.tokens, "total_tokens": usage.tokens},
+        "usage": usage.as_openai(),
         "meta": meta,
     }

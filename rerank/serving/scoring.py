@@ -51,9 +51,18 @@ def score_passages(
         with record.step("gather"):
             rows = opened.snapshot.encoded_tokens(ids)
             texts = [passage.full_text for passage in opened.snapshot.passages(ids)]
-        record.documents, record.from_index = len(ids), len(ids)
+        record.documents += len(ids)
+        record.from_index += len(ids)
         logits = yield from _logits(served, query, rows, opened.snapshot, record)
     return Scored(texts, logits, np.ones(len(ids), np.bool_))
+
+
+def encoding_batches(texts: list[str]) -> Iterator[tuple[Lane, list[str]]]:
+    """Yields texts in the batches that a step encodes, each with the lane of its step."""
+    size = ENCODED_A_THREAD * thread_count()
+    lane = Lane.LARGE if len(texts) > LARGE_STEPS * size else Lane.ENCODING
+    for part in micro_batches(len(texts), size):
+        yield lane, texts[part]
 
 
 def _rows(
@@ -80,11 +89,11 @@ def _rows(
                 rows[row] = encoded
     found = np.ones(len(texts), np.bool_)
     found[[row for same in missing.values() for row in same]] = False
-    record.documents, record.from_index = len(texts), len(known)
-    record.from_cache = int(found.sum()) - len(known)
-    batches = list(_batches(list(missing), ENCODED_A_THREAD * thread_count()))
-    for batch in batches:
-        yield Lane.LARGE if len(batches) > LARGE_STEPS else Lane.ENCODING
+    record.documents += len(texts)
+    record.from_index += len(known)
+    record.from_cache += int(found.sum()) - len(known)
+    for lane, batch in encoding_batches(list(missing)):
+        yield lane
         with record.step("encode"):
             for text, encoded in zip(
                 batch, served.cache.rows(batch, served.encoder, codec), strict=True
@@ -115,7 +124,3 @@ def _logits(
             logits[part] = served.scorer.encoded_logits(tokens, unique[part], codec)
     scored: FloatArray = logits[places]
     return scored
-
-
-def _batches(texts: list[str], size: int) -> Iterator[list[str]]:
-    return (texts[start : start + size] for start in range(0, len(texts), size))

@@ -8,10 +8,10 @@ from fastapi import APIRouter, Request, Response
 from pydantic import Field, model_validator
 
 from dipair_index.rerank.ranking import Ranking, Timings
+from dipair_index.rerank.serving.bodies import FilledText, Flag, LaxBody
 from dipair_index.rerank.serving.handling import computed
 from dipair_index.rerank.serving.openapi import describes
 from dipair_index.rerank.serving.record import RequestRecord
-from dipair_index.rerank.serving.rerank_bodies import FilledText, Flag, LaxBody
 from dipair_index.rerank.serving.slot import Lane, Steps
 from dipair_index.rerank.serving.state import Served
 
