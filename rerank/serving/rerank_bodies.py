@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Any
 
-from pydantic import AliasChoices, BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from dipair_index.rerank.serving.bodies import FilledText, Flag, LaxBody
 from dipair_index.rerank.serving.errors import invalid
@@ -37,11 +37,10 @@ class RerankRequest(LaxBody):
     )
     model: str | None = Field(None, description="Any name; the answer repeats it")
     top_n: int | None = Field(
-        None,
-        validation_alias=AliasChoices("top_n", "top_k"),
-        ge=0,
-        description="Results to return; null, 0 or too many are all. top_k is another name",
+        None, ge=0, description="Results to return; null, 0 or too many are all"
     )
+    top_k: int | None = Field(None, ge=0, description="As top_n, in Voyage's dialect")
+    truncation: Flag = Field(None, description="Of Voyage's dialect; texts are always truncated")
     rank_fields: list[str] | None = Field(
         None, description="Fields of document objects that are ranked, joined by spaces"
     )
@@ -61,6 +60,16 @@ class RerankRequest(LaxBody):
                 f"dialect) to rank, got {len(given)} of them"
             )
         return self
+
+    @property
+    def limit(self) -> int | None:
+        """How many results to return; None is all."""
+        return self.top_n or self.top_k or None
+
+    @property
+    def is_voyage(self) -> bool:
+        """Whether the body has fields of Voyage's dialect, whose results are read from `data`."""
+        return bool({"top_k", "truncation"} & self.model_fields_set)
 
     @property
     def count(self) -> int:

@@ -41,7 +41,7 @@ def _steps(served: Served, body: RerankRequest, record: RequestRecord) -> Steps[
     headers = cache_header(record)
     if body.texts is not None:
         return json_response(_tei_answer(body, scored.logits), headers)
-    order = best_first(range(len(scored.logits)), scored.logits, body.top_n or None)
+    order = best_first(range(len(scored.logits)), scored.logits, body.limit)
     results = [_result(body, place, scored) for place in order]
     return json_response(_answer(served, body, results, usage, record), headers)
 
@@ -70,7 +70,8 @@ def _result(body: RerankRequest, place: int, scored: Scored) -> dict[str, Any]:
     if body.return_documents:
         given = body.documents[place] if body.documents else None
         text = given.get("text") if isinstance(given, dict) else None
-        result["document"] = {"text": text if isinstance(text, str) else scored.texts[place]}
+        own = scored.passages[place].text
+        result["document"] = {"text": text if isinstance(text, str) else own}
     return result
 
 
@@ -97,6 +98,7 @@ def _answer(
         "object": "rerank",  # the one word that Infinity's client takes
         "model": body.model or served.settings.model_name,
         "results": results,
+        **({"data": results} if body.is_voyage else {}),
         "usage": usage.as_openai(),
         "meta": meta,
     }

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from dipair_index.records import FloatArray
+from dipair_index.records import FloatArray, Passage
 from dipair_index.rerank.scorer import micro_batches
 from dipair_index.rerank.serving.record import RequestRecord
 from dipair_index.rerank.serving.slot import Lane, Steps
@@ -27,9 +27,14 @@ SCORED_AT_ONCE = 250
 class Scored(NamedTuple):
     """What is known of the documents of a request after scoring."""
 
-    texts: Sequence[str]
+    passages: Sequence[Passage]  # a text of the request has no id
     logits: FloatArray  # (texts,)
     known: npt.NDArray[np.bool_]  # (texts,), whether a text did not have to be encoded
+
+    @property
+    def texts(self) -> list[str]:
+        """What the encoder reads of each document."""
+        return [passage.full_text for passage in self.passages]
 
 
 def score_texts(
@@ -40,7 +45,7 @@ def score_texts(
     with served.snapshot() as snapshot:
         rows, known = yield from _rows(served, texts, snapshot, record)
         logits = yield from _logits(served, query, rows, snapshot, record)
-    return Scored(texts, logits, known)
+    return Scored([Passage("", text) for text in texts], logits, known)
 
 
 def score_passages(
@@ -50,11 +55,11 @@ def score_passages(
     with served.needed_index().lent() as opened:
         with record.step("gather"):
             rows = opened.snapshot.encoded_tokens(ids)
-            texts = [passage.full_text for passage in opened.snapshot.passages(ids)]
+            passages = opened.snapshot.passages(ids)
         record.documents += len(ids)
         record.from_index += len(ids)
         logits = yield from _logits(served, query, rows, opened.snapshot, record)
-    return Scored(texts, logits, np.ones(len(ids), np.bool_))
+    return Scored(passages, logits, np.ones(len(ids), np.bool_))
 
 
 def encoding_batches(texts: list[str]) -> Iterator[tuple[Lane, list[str]]]:

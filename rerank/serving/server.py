@@ -76,19 +76,20 @@ class _Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, served: Served) -> None:
         super().__init__(config)
         self._served = served
-        self._latest_end = 0.0
+        self._latest_end: float | None = None
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Takes a signal: the first begins the end, the second is the end."""
         if self._served.stopping:
             self.should_exit = self.force_exit = True
         self._served.stopping = True
-        self._latest_end = time.monotonic() + self._served.settings.grace
 
     async def on_tick(self, counter: int) -> bool:
         """Called ten times a second; returns whether to end."""
         if self._served.stopping and not self.should_exit:
-            late = time.monotonic() >= self._latest_end
+            now = time.monotonic()
+            self._latest_end = self._latest_end or now + self._served.settings.grace
+            late = now >= self._latest_end
             if late:
                 self._served.slot.close()
             self.should_exit = late or not self._served.in_flight
