@@ -45,7 +45,6 @@ def create_app(served: Served) -> FastAPI:
         title="dipair-index",
         version=__version__,
         description="Reranks, searches and embeds with a DiPair model.",
-        root_path=settings.root_path,
         docs_url=None,
         redoc_url=None,
     )

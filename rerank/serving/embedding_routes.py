@@ -1,4 +1,4 @@
-"""`POST /v1/embeddings`: the vectors that are searched, in OpenAI's form."""
+"""`POST /v1/embeddings` and `/embeddings`: the vectors that are searched, in OpenAI's form."""
 
 from __future__ import annotations
 
@@ -75,6 +75,7 @@ class EmbeddingRequest(LaxBody):
         return "query" if (self.model or "").endswith(("-query", ":query")) else "passage"
 
 
+@router.post("/embeddings", **describes(EmbeddingRequest, "Embed texts"))
 @router.post("/v1/embeddings", **describes(EmbeddingRequest, "Embed texts"))
 async def embeddings(request: Request) -> Response:
     """Returns a vector of unit length for each text, as a list of numbers or in base64."""

@@ -102,6 +102,8 @@ class Observer:
             return
         record = RequestRecord()
         record.attach(scope)
+        # paths are taken with it and without, whichever a proxy sends
+        scope["root_path"] = self._served.settings.root_path
         status, started = 500, False
 
         async def observed(message: Message) -> None:

@@ -24,6 +24,14 @@ def _documents(given: Any) -> Any:
 Documents = Annotated[list[str | dict[str, Any]], BeforeValidator(_documents)]
 
 
+class SpansWanted(LaxBody):
+    """Which matched spans Cohere's clients ask for."""
+
+    mode: str = "disabled"
+    threshold: float = Field(0.1, description="The least score of a span")
+    max_spans: int | None = Field(None, ge=0, description="The most spans of a document")
+
+
 class RerankRequest(LaxBody):
     """A query, and one of `documents`, `ids` and `texts` to rank for it."""
 
@@ -47,8 +55,8 @@ class RerankRequest(LaxBody):
     return_documents: Flag = Field(None, description="Return the texts of the results")
     return_text: Flag = Field(None, description="Return the texts, in TEI's dialect")
     raw_scores: Flag = Field(None, description="Return logits instead of scores in [0, 1]")
-    relevant_spans: dict[str, Any] | None = Field(
-        None, description="Cohere's setting: return the spans that matched, in code points"
+    relevant_spans: SpansWanted | None = Field(
+        None, description="With the mode enabled, return the spans that matched, in code points"
     )
 
     @model_validator(mode="after")

@@ -12,6 +12,7 @@ from dipair_index.rerank.serving.bodies import refuse_too_many
 from dipair_index.rerank.serving.handling import computed, json_response
 from dipair_index.rerank.serving.openapi import describes
 from dipair_index.rerank.serving.record import RequestRecord
+from dipair_index.rerank.serving.relevant_spans import add_spans
 from dipair_index.rerank.serving.rerank_bodies import RerankRequest
 from dipair_index.rerank.serving.scoring import Scored, score_passages, score_texts
 from dipair_index.rerank.serving.slot import Steps
@@ -43,6 +44,8 @@ def _steps(served: Served, body: RerankRequest, record: RequestRecord) -> Steps[
         return json_response(_tei_answer(body, scored.logits), headers)
     order = best_first(range(len(scored.logits)), scored.logits, body.limit)
     results = [_result(body, place, scored) for place in order]
+    if body.relevant_spans is not None and body.relevant_spans.mode == "enabled":
+        yield from add_spans(served, body.query, body.relevant_spans, results, scored, record)
     return json_response(_answer(served, body, results, usage, record), headers)
 
 

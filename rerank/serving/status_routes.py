@@ -45,6 +45,7 @@ async def metrics(request: Request) -> Response:
     return Response(encode(kept.registry), headers={"Content-Type": content_type})
 
 
+@router.get("/models", summary="The model, as Infinity lists models")
 @router.get("/v1/models", summary="The model, as OpenAI lists models")
 async def models(request: Request) -> Response:
     """Lists the one model that is served."""

@@ -103,7 +103,7 @@ def serve(index_dir: Path, encoder: DualEncoder) -> Serve:
         *, path: Path | None = None, model: Any = None, cache: TextCache | None = None,
         **settings: Any,
     ) -> Iterator[tuple[Client, Served]]:  # fmt: skip
-        cache = cache or TextCache()
+        cache = TextCache() if cache is None else cache
         chosen = ServerSettings(**{"grace": 0.0, **settings})
         index = DiPairIndex.open(path or index_dir, model or encoder, cache=cache)
         served = Served.of_index(index, cache, chosen)
@@ -128,7 +128,15 @@ class Process:
     """`dipair-index serve` in a process of its own."""
 
     def __init__(self, *arguments: str | Path, env: dict[str, str] | None = None) -> None:
-        command = [sys.executable, "-m", "dipair_index", "serve", "--port", "0", *map(str, arguments)]
+        command = [
+            sys.executable,
+            "-m",
+            "dipair_index",
+            "serve",
+            "--port",
+            "0",
+            *map(str, arguments),
+        ]
         self.process = subprocess.Popen(
             command, stderr=subprocess.PIPE, text=True, env={**os.environ, **(env or {})}
         )
