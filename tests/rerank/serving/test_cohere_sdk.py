@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from math import tanh
 from typing import Any
 
 import pytest
+
+from dipair_index.encoders.dual_encoder import DualEncoder
+from dipair_index.records import Passage
+from dipair_index.rerank.open_scorer import open_token_scorer
+from dipair_index.rerank.spans import matched_spans
 
 cohere = pytest.importorskip("cohere", reason="cohere is not installed: pip install '.[test]'")
 
@@ -41,19 +47,23 @@ def test_its_errors_are_raised_with_our_sentence(client: Any, serve: Any) -> Non
     assert "the API key is wrong" in wrong.value.body["message"]
 
 
-def test_relevant_spans_are_places_in_the_documents(client: Any) -> None:
-    wanted = {"mode": "enabled", "threshold": 0.0, "max_spans": 2}
-    body = {"query": QUERY, "documents": TEXTS, "relevant_spans": wanted}
+def test_relevant_spans_are_those_of_the_library(
+    client: Any, encoder: DualEncoder, passages: list[Passage]
+) -> None:
+    texts = [passage.text for passage in passages]
+    wanted = {"mode": "enabled", "threshold": 0.01, "max_spans": 2}
+    body = {"query": QUERY, "documents": texts, "relevant_spans": wanted}
     results = client.post("/v2/rerank", body)["results"]
-    assert any(each.get("relevant_spans") for each in results)
+    plain = [Passage("", text) for text in texts]
+    expected = matched_spans(QUERY, plain, encoder, open_token_scorer(encoder))
+    assert any("relevant_spans" in each for each in results)
     for each in results:
-        spans = each.get("relevant_spans", [])
-        assert len(spans) <= 2
-        scores = [span["score"] for span in spans]
-        assert scores == sorted(scores, reverse=True)
-        for span in spans:
-            assert 0 <= span["score"] <= 1
-            words = TEXTS[each["index"]][span["start"] : span["end"]]
-            assert words == words.strip() != ""
+        best = sorted(expected[each["index"]], key=lambda span: -span.weight)
+        best = [span for span in best if tanh(span.weight / 2) >= 0.01][:2]
+        found = each.get("relevant_spans", [])
+        assert [(span["start"], span["end"]) for span in found] == [span[:2] for span in best]
+        assert [span["score"] for span in found] == pytest.approx(
+            [tanh(span.weight / 2) for span in best], abs=1e-4
+        )
     off = client.post("/v2/rerank", body | {"relevant_spans": {"mode": "disabled"}})["results"]
     assert not any("relevant_spans" in each for each in off)
