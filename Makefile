@@ -1,5 +1,6 @@
 # Targets for newcomers (demo, test) and for those who change the code (lint, format, typecheck,
-# coverage; test-slow and test-lowest are parts of nightly).
+# coverage; test-slow, test-lowest and test-clients are parts of
+# nightly).
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -11,7 +12,7 @@ LOWEST_WITH ?=
 # CI and developers install the versions of constraints.txt, users the ranges of setup.cfg
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo docs-cli test test-kernels test-slow test-lowest nightly coverage lint format typecheck lock paper clean
+.PHONY: demo docs-cli test test-kernels test-slow test-lowest test-clients nightly coverage lint format typecheck lock paper clean
 
 demo: $(VENV)/.installed
 	$(BIN)/dipair-index build
@@ -36,8 +37,12 @@ test-lowest: $(UV)
 		--editable ".[test]" $(LOWEST_WITH)
 	build/lowest/bin/python -m pytest -m "not slow"
 
+# the clients of other packages, unmodified, each in an environment of its own
+test-clients: $(VENV)/.test-installed
+	$(BIN)/python .ci/clients
+
 # what would take .ci/run over its 20 minutes
-nightly: test-kernels test-slow test-lowest
+nightly: test-kernels test-slow test-lowest test-clients
 
 coverage: $(VENV)/.test-installed
 	$(BIN)/coverage run -m pytest -m "not slow"

@@ -76,7 +76,8 @@ class Seen:
 def start(index_dir: Path) -> tuple[subprocess.Popen[str], tuple[str, int]]:
     """Starts the server; its log goes nowhere once its address has been read."""
     command = [sys.executable, "-m", "dipair_index", "serve", "--index-dir", str(index_dir)]
-    process = subprocess.Popen([*command, "--port", "0"], stderr=subprocess.PIPE, text=True)
+    command += ["--port", "0", "--deadline", "120"]  # since what is measured is not to be dropped
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
     for line in process.stderr:
         if found := re.search(r" at (http://\S+)$", line):

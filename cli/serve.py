@@ -160,6 +160,7 @@ def serve(
         None if alone else index_dir, model, settings, cache_mb, device, backend,
         sample=is_default,
     )  # fmt: skip
+    served.warm_up()
     what = counted(len(served.index), "passage") if served.index else "a model without an index"
     remark(f"serving {what} at {url_of(listening)}")
     run(served, listening, log_json=log_json)

@@ -59,6 +59,15 @@ print("torch" in sys.modules, "dipair_index.rerank.build" in sys.modules)
     assert run(program, tmp_path) == "False False\n"
 
 
+def test_serving_imports_neither_torch_nor_building(tmp_path: Path) -> None:
+    program = """
+import sys
+from dipair_index.rerank.serving import server
+print(sorted({"torch", "transformers", "dipair_index.rerank.build"} & set(sys.modules)))
+"""
+    assert run(program, tmp_path) == "[]\n"
+
+
 @pytest.mark.parametrize("package", [dipair_index, stores], ids=lambda each: each.__name__)
 def test_every_name_is_there(package: object) -> None:
     names = package.__all__

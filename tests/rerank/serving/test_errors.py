@@ -127,3 +127,29 @@ def test_paths_below_a_proxys_are_answered(serve: Any) -> None:
         client.key = ""
         assert client.get("/dipair/health") == client.get("/health") == {"status": "ok"}
         assert "/dipair/v2/rerank" in client.get("/docs")
+
+
+def begun(client: Any, body: bytes, length: int) -> socket.socket:
+    """A connection on which a part of a body was sent."""
+    connection = socket.create_connection(client.address)
+    connection.sendall(
+        b"POST /v2/rerank HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        + f"Content-Length: {length}\r\n\r\n".encode()
+        + body
+    )
+    return connection
+
+
+def test_a_body_that_does_not_arrive_in_time_is_not_waited_for(serve: Any) -> None:
+    with serve(deadline=0.3) as (client, _), begun(client, b'{"query"', 100) as slow:
+        assert slow.recv(100).startswith(b"HTTP/1.1 408 ")
+
+
+def test_a_body_that_is_cut_off_is_dropped(serve: Any, capfd: pytest.CaptureFixture[str]) -> None:
+    """Its request ends when its connection does, and the server goes on."""
+    with serve() as (client, served):
+        begun(client, b'{"query": "a", "docu', 100).close()
+        while served.in_flight:
+            pass
+        assert client.post("/v2/rerank", BODY)
+    assert " status=499 " in capfd.readouterr().err
