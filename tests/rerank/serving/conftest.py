@@ -113,6 +113,16 @@ def serve(index_dir: Path, encoder: DualEncoder) -> Serve:
     return of
 
 
+@pytest.fixture
+def serve_model() -> Serve:
+    """Serves a model without an index."""
+
+    def of(encoder: DualEncoder) -> Any:
+        return serving(Served.of_model(encoder, TextCache(), ServerSettings(grace=0.0)))
+
+    return of
+
+
 @pytest.fixture(scope="module")
 def client(index_dir: Path, encoder: DualEncoder) -> Iterator[Client]:
     """A server of the index of 24 passages, for questions that change nothing."""

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from hypothesis_jsonschema import from_schema
 
 from dipair_index.rerank.serving.bodies import LaxBody
 from dipair_index.rerank.serving.embedding_routes import EmbeddingRequest
@@ -29,10 +28,37 @@ ANY = st.recursive(
 )
 
 
+def fitting_to(schema: dict[str, Any], named: dict[str, Any]) -> st.SearchStrategy[Any]:
+    """Values that a schema of pydantic allows; `named` are those that it refers to."""
+    if "$ref" in schema:
+        return fitting_to(named[schema["$ref"].rpartition("/")[2]], named)
+    if kinds := schema.get("anyOf"):
+        return st.one_of([fitting_to(kind, named) for kind in kinds])
+    if "enum" in schema:
+        return st.sampled_from(schema["enum"])
+    kind = schema.get("type")
+    if kind == "array":
+        return st.lists(fitting_to(schema["items"], named), max_size=4)
+    if kind == "object" and "properties" in schema:
+        fields = {name: fitting_to(each, named) for name, each in schema["properties"].items()}
+        needed = {name: fields.pop(name) for name in schema.get("required", ())}
+        return st.fixed_dictionaries(needed, optional=fields)
+    simple: dict[Any, st.SearchStrategy[Any]] = {
+        "string": st.text(max_size=20),
+        "integer": st.integers(schema.get("minimum"), schema.get("maximum")),
+        "number": st.floats(allow_nan=False, allow_infinity=False),
+        "boolean": st.booleans(),
+        "null": st.none(),
+        "object": st.dictionaries(st.text(max_size=5), st.text(max_size=5), max_size=2),
+    }
+    return simple.get(kind, ANY)
+
+
 def bodies(model: type[LaxBody]) -> st.SearchStrategy[bytes]:
     """Bodies by the schema; the same with a field replaced; any JSON; and bytes."""
-    fields = list(model.model_json_schema()["properties"])
-    fitting = from_schema(model.model_json_schema())
+    schema = model.model_json_schema()
+    fields = list(schema["properties"])
+    fitting = fitting_to(schema, schema.get("$defs", {}))
     bent = st.builds(
         lambda body, name, value: {**body, name: value}, fitting, st.sampled_from(fields), ANY
     )
