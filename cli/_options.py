@@ -47,6 +47,18 @@ def index_dir_option(purpose: str) -> Callable[[Command], Command]:
     )
 
 
+def index_dirs_option(purpose: str) -> Callable[[Command], Command]:
+    """`--index-dir`, which may be given several times; `purpose` is the beginning of its help."""
+    return click.option(
+        "--index-dir",
+        type=click.Path(path_type=Path),
+        multiple=True,
+        default=[DEFAULT_INDEX],
+        show_default=True,
+        help=f"{purpose}; several are searched as one",
+    )
+
+
 def compute_options(verb: str) -> Callable[[Command], Command]:
     """`--device` and `--threads`; `verb` begins their help.
 

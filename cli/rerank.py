@@ -20,7 +20,7 @@ from dipair_index.cli._options import (
     backend_option,
     compute_options,
     given_sides_option,
-    index_dir_option,
+    index_dirs_option,
     json_option,
     precision_option,
 )
@@ -56,7 +56,7 @@ NEED_IDS = {
     "--query", type=TEXT, metavar="TEXT", help="Search for this query; - reads it from stdin"
 )
 @click.option("--queries", metavar="FILE", help="Search for each query of this TSV or JSONL file")
-@index_dir_option("Search this index")
+@index_dirs_option("Search this index")
 @click.option("--model", help="Score with this DiPair model  [default: the one of the index]")
 @given_sides_option(
     "Take the tokens of this side of the model from a file, by whose ids queries name items"
@@ -98,7 +98,7 @@ def rerank(
     ctx: click.Context,
     query: str | None,
     queries: str | None,
-    index_dir: Path,
+    index_dir: tuple[Path, ...],
     model: str | None,
     side: tuple[str, ...],
     candidates: int,
@@ -127,6 +127,7 @@ def rerank(
     Example:
       dipair-index rerank --query "why does dough rise"
       dipair-index rerank --queries queries.tsv --trec > dipair.run
+      dipair-index rerank --query "why does dough rise" --index-dir a.index --index-dir b.index
       dipair-index rerank --queries queries.tsv --run bm25.run --trec > dipair.run
       dipair-index rerank --query "why does dough rise" --first-stage both
       dipair-index rerank --queries queries.tsv --run splade.run --fusion weighted --trec
@@ -142,11 +143,11 @@ def rerank(
     run, asked = _run(run_file, _queries(query, queries), ignore_identical_ids)
     top_k = _depth(top_k, run, run_file)
     default_index = ctx.get_parameter_source("index_dir") is ParameterSource.DEFAULT
-    if default_index and not (index_dir / MANIFEST).exists():
-        build_sample(index_dir, model=model, device=device, backend=backend)
+    if default_index and not (index_dir[0] / MANIFEST).exists():
+        build_sample(index_dir[0], model=model, device=device, backend=backend)
     # says what is wrong with the index before a model is loaded
-    manifest = Manifest.read(index_dir)
-    refuse_other_sides(manifest, index_dir)
+    manifest = Manifest.read(index_dir[0])
+    refuse_other_sides(manifest, index_dir[0])
     given = read_given(side)
     encoder = open_encoder(
         model or manifest.model, backend=backend_for(precision, backend), device=device

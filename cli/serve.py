@@ -10,7 +10,7 @@ import click
 from click.core import ParameterSource
 
 from dipair_index.cli._console import remark
-from dipair_index.cli._options import backend_option, compute_options, index_dir_option
+from dipair_index.cli._options import backend_option, compute_options, index_dirs_option
 from dipair_index.cli._types import COUNT, NOT_NEGATIVE, NOT_NEGATIVE_COUNT, POSITIVE, SIZE
 from dipair_index.cli.build import build_sample
 from dipair_index.words import counted
@@ -24,7 +24,7 @@ KEY_VARIABLE = "DIPAIR_API_KEY"
 
 
 @click.command()
-@index_dir_option("Serve this index")
+@index_dirs_option("Serve this index")
 @click.option("--model", help="Without --index-dir, serve this DiPair model alone")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Listen at this address")
 @click.option(
@@ -99,7 +99,7 @@ KEY_VARIABLE = "DIPAIR_API_KEY"
 @click.pass_context
 def serve(
     ctx: click.Context,
-    index_dir: Path,
+    index_dir: tuple[Path, ...],
     model: str | None,
     host: str,
     port: int,
@@ -157,7 +157,7 @@ def serve(
     is_default = ctx.get_parameter_source("index_dir") is ParameterSource.DEFAULT
     alone = model is not None and is_default
     served = _served(
-        None if alone else index_dir, model, settings, cache_mb, device, backend,
+        () if alone else index_dir, model, settings, cache_mb, device, backend,
         sample=is_default,
     )  # fmt: skip
     served.warm_up()
@@ -167,7 +167,7 @@ def serve(
 
 
 def _served(
-    index_dir: Path | None,
+    index_dirs: tuple[Path, ...],
     model: str | None,
     settings: ServerSettings,
     cache_mb: int,
@@ -176,7 +176,7 @@ def _served(
     *,
     sample: bool,
 ) -> Served:
-    """Opens the index, or the model alone if there is no index."""
+    """Opens the indexes, or the model alone if there is none."""
     from dipair_index.encoders.open import open_encoder
     from dipair_index.rerank.index import DiPairIndex
     from dipair_index.rerank.serving.state import Served
@@ -184,14 +184,14 @@ def _served(
     from dipair_index.stores.manifest import MANIFEST, Manifest
 
     cache = TextCache(cache_mb * 2**20)
-    if index_dir is None:
+    if not index_dirs:
         return Served.of_model(open_encoder(model, backend=backend, device=device), cache, settings)
-    if sample and not (index_dir / MANIFEST).exists():
-        build_sample(index_dir, model=model, device=device, backend=backend)
+    if sample and not (index_dirs[0] / MANIFEST).exists():
+        build_sample(index_dirs[0], model=model, device=device, backend=backend)
     # says what is wrong with the index before a model is loaded
-    name = model or Manifest.read(index_dir).model
+    name = model or Manifest.read(index_dirs[0]).model
     encoder = open_encoder(name, backend=backend, device=device)
-    return Served.of_index(DiPairIndex.open(index_dir, encoder, cache=cache), cache, settings)
+    return Served.of_index(DiPairIndex.open(index_dirs, encoder, cache=cache), cache, settings)
 
 
 def _api_key(file: Path | None) -> str:

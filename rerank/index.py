@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +10,7 @@ from dipair_index.closing import Closing
 from dipair_index.encoders.base import TextEncoder
 from dipair_index.encoders.open import backend_for, open_encoder
 from dipair_index.encoders.sentence_embedders import SentenceEmbedder
+from dipair_index.errors import SettingsError
 from dipair_index.locks import ForkSafeLock
 from dipair_index.models.systems import Backend, EncodingPrecision, Precision
 from dipair_index.progress import Report
@@ -21,7 +22,8 @@ from dipair_index.rerank.search import Searcher
 from dipair_index.rerank.text_cache import SHARED_CACHE, TextCache
 from dipair_index.stores.index_writer import IndexWriter
 from dipair_index.stores.manifest import Manifest
-from dipair_index.stores.snapshot import Snapshot
+from dipair_index.stores.snapshot import Snapshot, joined_manifest
+from dipair_index.words import listed
 
 if TYPE_CHECKING:
     from dipair_index.rerank.part_builder import BuildSummary
@@ -51,7 +53,7 @@ class DiPairIndex(Searcher, Closing):
 
     def __init__(
         self,
-        path: str | Path,
+        path: str | Path | Sequence[str | Path],
         snapshot: Snapshot,
         encoder: TextEncoder,
         embedder: SentenceEmbedder,
@@ -59,11 +61,11 @@ class DiPairIndex(Searcher, Closing):
         cache: TextCache | None = None,
     ) -> None:
         # absolute, since the working directory of the process may change
-        self.path = Path(path).absolute()
+        self.paths = tuple(each.absolute() for each in _paths(path))
         super().__init__(
             encoder,
             open_token_scorer(encoder, precision),
-            Current(str(path), Opened(snapshot, embedder)),
+            Current(listed(map(str, _paths(path))), Opened(snapshot, embedder)),
             SHARED_CACHE if cache is None else cache,
         )
         self._refreshing, self._writing = ForkSafeLock(), ForkSafeLock()
@@ -175,7 +177,7 @@ class DiPairIndex(Searcher, Closing):
     @classmethod
     def open(
         cls,
-        path: str | Path,
+        path: str | Path | Sequence[str | Path],
         model: str | Path | TextEncoder | None = None,
         *,
         device: str = "cpu",
@@ -187,8 +189,9 @@ class DiPairIndex(Searcher, Closing):
 
         Parameters
         ----------
-        path : str or Path
-            An index directory.
+        path : str, Path or list of them
+            An index directory, or several that are searched as one: they have the same settings,
+            and each passage is in one of them. Several cannot be changed through this object.
         model : str, Path or encoder, optional
             The model that built the index, if it is elsewhere now or is open already.
         device, backend
@@ -216,12 +219,13 @@ class DiPairIndex(Searcher, Closing):
         ...     index.manifest.codec
         'int8'
         """
-        snapshot = Snapshot.open(path)
+        paths = _paths(path)
+        snapshot = Snapshot.open(*paths)
         try:
             manifest = snapshot.manifest
-            refuse_other_sides(manifest, path)
+            refuse_other_sides(manifest, paths[0])
             encoder = _encoder(model or manifest.model, backend_for(precision, backend), device)
-            embedder = open_fitting(manifest, path, encoder)
+            embedder = open_fitting(manifest, paths[0], encoder)
             return cls(path, snapshot, encoder, embedder, precision, cache)
         except BaseException:
             snapshot.close()
@@ -242,12 +246,13 @@ class DiPairIndex(Searcher, Closing):
         False
         """
         with self._refreshing, self._current.lent() as before:
-            if Manifest.read(self.path) == before.snapshot.manifest:
+            manifests = [Manifest.read(path) for path in self.paths]
+            if joined_manifest(self.paths, manifests) == before.snapshot.manifest:
                 return False
-            snapshot = Snapshot.open(self.path)
+            snapshot = Snapshot.open(*self.paths)
             try:
                 embedder = open_fitting(
-                    snapshot.manifest, self.path, self._encoder, before.embedder
+                    snapshot.manifest, self.paths[0], self._encoder, before.embedder
                 )
             except BaseException:
                 snapshot.close()
@@ -347,8 +352,18 @@ class DiPairIndex(Searcher, Closing):
         return changed
 
     @property
+    def path(self) -> Path:
+        """The directory of the index; raises `SettingsError` if several are searched as one."""
+        if len(self.paths) > 1:
+            raise SettingsError(
+                f"{listed(map(str, self.paths))} are searched as one: change each of them by "
+                "itself, then call refresh"
+            )
+        return self.paths[0]
+
+    @property
     def manifest(self) -> Manifest:
-        """The settings and the parts of the index."""
+        """The settings and the parts of the index, or of all that are searched as one."""
         return self._current.latest.snapshot.manifest
 
     def close(self) -> None:
@@ -372,3 +387,11 @@ def _encoder(
     return open_encoder(
         model, backend=backend, device=device, batch_size=batch_size, precision=precision
     )
+
+
+def _paths(path: str | Path | Sequence[str | Path]) -> list[Path]:
+    """Returns one path or several as a list; raises `SettingsError` if there is none."""
+    found = [Path(path)] if isinstance(path, (str, Path)) else [Path(each) for each in path]
+    if not found:
+        raise SettingsError("there is no index to open: give one path or several")
+    return found

@@ -1,9 +1,13 @@
-"""A snapshot of an index: the parts that one manifest names, unaffected by later changes."""
+"""A snapshot of an index: the parts that one manifest names, unaffected by later changes.
+
+Several indexes of the same settings are opened as one: a snapshot of the parts of all of them.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
@@ -33,24 +37,27 @@ class Snapshot(Closing):
         )
 
     @classmethod
-    def open(cls, root: str | Path) -> Snapshot:
-        """Opens the parts that the manifest at `root` names.
+    def open(cls, *roots: str | Path) -> Snapshot:
+        """Opens the parts that the manifests at `roots` name, which are one index or several.
 
-        If a writer changes the index meanwhile, the new version is opened. Raises `DirectoryError`
-        as `Manifest.read` does, and `StoreError` if a part is damaged.
+        If a writer changes an index meanwhile, the new version is opened. Raises `DirectoryError`
+        as `Manifest.read` does, or if indexes have different settings, and `StoreError` if a part
+        is damaged.
         """
         while True:
-            manifest = Manifest.read(root)
+            manifests = [Manifest.read(root) for root in roots]
             with ExitStack() as opened:
                 try:
                     parts = []
-                    for info in manifest.parts:
-                        parts.append(Part(Path(root), info, manifest))
-                        opened.callback(parts[-1].close)
+                    for root, manifest in zip(roots, manifests, strict=True):
+                        for info in manifest.parts:
+                            parts.append(Part(Path(root), info, manifest))
+                            opened.callback(parts[-1].close)
+                    snapshot = cls(joined_manifest(roots, manifests), parts)
                     opened.pop_all()
-                    return cls(manifest, parts)
+                    return snapshot
                 except (StoreError, DirectoryError):
-                    if Manifest.read(root) == manifest:
+                    if [Manifest.read(root) for root in roots] == manifests:
                         raise
 
     def search(
@@ -74,6 +81,8 @@ class Snapshot(Closing):
                 for score, passage_id in zip(scores[query].tolist(), part_ids[query], strict=False)
             )[:kept]
             ids.append([passage_id for _, passage_id in pairs])
+            if len(set(ids[-1])) < len(ids[-1]):
+                raise self._held_twice(ids[-1])
             best[query, : len(pairs)] = [-score for score, _ in pairs]
         return ids, best
 
@@ -104,6 +113,14 @@ class Snapshot(Closing):
             )
         return LexicalIndex(
             [LexicalPart(part.lexical_folder, part.ann.ids, part.deleted) for part in self.parts]
+        )
+
+    def _held_twice(self, ids: Sequence[str]) -> DirectoryError:
+        """Returns the error of indexes that were opened as one, and share an id among these."""
+        twice = next(each for each in ids if ids.count(each) > 1)
+        return DirectoryError(
+            f"the passage {twice} is in more than one of the indexes that are searched as one: "
+            "delete it from all but one of them"
         )
 
     def tokens(self, ids: Sequence[str]) -> FloatArray:
@@ -208,3 +225,35 @@ class Snapshot(Closing):
     def __iter__(self) -> Iterator[str]:
         """Iterates over the ids in the order of addition; an update counts as an addition."""
         return chain.from_iterable(part.live_ids() for part in self.parts)
+
+
+_JOINED = (
+    "model_fingerprint",
+    "embedder_fingerprint",
+    "side",
+    "codec",
+    "dim",
+    "vector_dim",
+    "lexical",
+)
+"""The settings that indexes share if they are searched as one; the store may differ."""
+
+
+def joined_manifest(roots: Sequence[str | Path], manifests: Sequence[Manifest]) -> Manifest:
+    """Returns the manifest of several indexes opened as one: the first one's, with all parts.
+
+    Raises `DirectoryError`, which names two indexes, if their settings differ.
+    """
+    first = manifests[0]
+    for root, manifest in zip(roots[1:], manifests[1:], strict=True):
+        for name in _JOINED:
+            ours, theirs = getattr(first, name), getattr(manifest, name)
+            if ours != theirs:
+                raise DirectoryError(
+                    f"{roots[0]} and {root} cannot be searched as one: their "
+                    f"{name.replace('_', ' ')} is {ours} and {theirs}: build them with the same "
+                    "settings"
+                )
+    if len(manifests) == 1:
+        return first
+    return replace(first, parts=tuple(part for each in manifests for part in each.parts))

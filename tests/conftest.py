@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -79,6 +80,25 @@ def quick_path(tmp_path: Path) -> Iterator[Path]:
         return
     with TemporaryDirectory(dir=memory) as folder:
         yield Path(folder)
+
+
+@pytest.fixture(scope="session")
+def mounted() -> Callable[..., Iterator[Path]]:
+    """Mounts something at `place` for a fixture to yield, where this process may."""
+
+    def mount(*options: str, place: Path) -> Iterator[Path]:
+        place.mkdir()
+        try:
+            subprocess.run(
+                ["mount", *options, str(place)], check=True, capture_output=True, text=True
+            )
+        except (OSError, subprocess.CalledProcessError) as error:
+            reason = getattr(error, "stderr", "") or str(error)
+            pytest.skip(f"nothing can be mounted here: {reason.strip()}")
+        yield place
+        subprocess.run(["umount", "--lazy", str(place)], check=True)
+
+    return mount
 
 
 @pytest.fixture(scope="session")

@@ -53,20 +53,8 @@ def start(starts: dict[str, Path]) -> Path:
     return starts["lmdb"]
 
 
-def mounted(*options: str, place: Path) -> Iterator[Path]:
-    """Mounts something at `place`, where this process may."""
-    place.mkdir()
-    try:
-        subprocess.run(["mount", *options, str(place)], check=True, capture_output=True, text=True)
-    except (OSError, subprocess.CalledProcessError) as error:
-        reason = getattr(error, "stderr", "") or str(error)
-        pytest.skip(f"nothing can be mounted here: {reason.strip()}")
-    yield place
-    subprocess.run(["umount", "--lazy", str(place)], check=True)
-
-
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
+def small_disk(mounted: Callable[..., Iterator[Path]], tmp_path: Path) -> Iterator[Path]:
     yield from mounted("-t", "tmpfs", "-o", f"size={DISK_BYTES}", "tmpfs", place=tmp_path / "disk")
 
 
@@ -169,7 +157,9 @@ def test_an_ann_index_whose_last_bytes_find_no_room_is_refused(
 
 
 @pytest.fixture
-def mounted_read_only(start: Path, tmp_path: Path) -> Iterator[Path]:
+def mounted_read_only(
+    mounted: Callable[..., Iterator[Path]], start: Path, tmp_path: Path
+) -> Iterator[Path]:
     for place in mounted("--bind", str(start), place=tmp_path / "read only"):
         subprocess.run(["mount", "-o", "remount,bind,ro", str(place)], check=True)
         yield place
