@@ -133,7 +133,7 @@ def main() -> None:
     add = parser.add_argument
     add("--out", type=Path, default=Path("digits.run"))
     add("--dim", type=int, default=64)
-    add("--epochs", type=float, default=30)
+    add("--epochs", type=float, default=8)
     add("--rate", type=float, default=1e-3)
     add("--seed", type=int, default=0)
     options = parser.parse_args()

@@ -72,7 +72,9 @@ def train(
             sample = cache.states["passage"][: direction_texts(model)]
             initialise_projections(model, direction_sample(model, sample))
         items = GroupDataset(groups, settings.group, settings.seed)
-        every = max(1, len(items) // SCALE_SAMPLE)
+        # a pair of prettr, whose tokens are many, takes a hundred times as long
+        sample_size = SCALE_SAMPLE // (20 if model.config.system == "prettr" else 1)
+        every = max(1, len(items) // sample_size)
         batches = [cache.collate([items[index]]) for index in range(0, len(items), every)]
         fit_similarity(model, batches, LOSSES[settings.loss], settings.temperature)
         for encoder in encoders(model):
