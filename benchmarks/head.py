@@ -194,7 +194,7 @@ def timed(contender: Contender, clock: Callable[[], float]) -> float:
     return (clock() - start) / contender.pairs
 
 
-def compare(threads: int, rounds: int, clock: Callable[[], float]) -> None:
+def compare(threads: int, rounds: int, clock: Callable[[], float], only: str) -> None:
     teachers = [bert(batch) for batch in (4, 8, 16)]
     for teacher in teachers:
         teacher.run()
@@ -205,6 +205,7 @@ def compare(threads: int, rounds: int, clock: Callable[[], float]) -> None:
         contenders += [bound(sizes, threads, prepared, 1) for prepared in (False, True)]
         contenders += [bound(sizes, threads, False, 8)]
     contenders.append(prettr(threads))
+    contenders = [each for each in contenders if each is teacher or only in each.name]
     for contender in contenders:
         contender.run()
     seconds: dict[str, list[float]] = {contender.name: [] for contender in contenders}
@@ -259,12 +260,14 @@ def main() -> None:
         default="wall",
         help="cpu: this process's own seconds, for a machine that others use (with --threads 1)",
     )
+    parser.add_argument("--only", default="", help="compare only heads with this in their name")
     arguments = parser.parse_args()
     limit_openmp(arguments.threads)
     clock = time.perf_counter if arguments.clock == "wall" else time.process_time
     # first, since a process's peak of memory never sinks
-    grow(arguments.threads, clock)
-    compare(arguments.threads, arguments.rounds, clock)
+    if not arguments.only:
+        grow(arguments.threads, clock)
+    compare(arguments.threads, arguments.rounds, clock, arguments.only)
 
 
 if __name__ == "__main__":
