@@ -196,6 +196,8 @@ def test_what_does_not_fit_is_said_before_anything_is_trained_or_built(
         (tmp_path / f"{file}.ids.txt").write_text("\n".join(ids))
     train = ("train", "--dataset", dataset, "--out", tmp_path / "m", "--encoder", tiny_encoder_dir)
     build = ("build", "--index-dir", tmp_path / "i", "--model")
+    corpus = tmp_path / "corpus.tsv"
+    corpus.write_text("p1\ttea\n")
     few, wide = f"passage={tmp_path / 'few.npy'}", f"passage={tmp_path / 'wide.npy'}"
     whole = folder / "images.npy"
     for command, message in (
@@ -210,7 +212,7 @@ def test_what_does_not_fit_is_said_before_anything_is_trained_or_built(
          "wide.npy has 2 tokens of 5 numbers an item, and"),
         ((*build, tiny_model_dir, "--side", f"passage={whole}"),
          "makes no tokens of passage from a file such as"),
-        ((*build, model, "--corpus", folder / "pairs.tsv"), "takes the tokens of its passage from"),
+        ((*build, model, "--corpus", corpus), "takes the tokens of its passage from"),
     ):  # fmt: skip
         refused = run(*command)
         assert refused.exit_code == 1, refused.output
