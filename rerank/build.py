@@ -22,6 +22,7 @@ from dipair_index.records import PAIR
 from dipair_index.rerank.arguments import GivenPassage, iter_passages
 from dipair_index.rerank.fitting import open_fitting
 from dipair_index.rerank.part_builder import BuildSummary, PartBuilder
+from dipair_index.rerank.unfinished import DISPOSABLE
 from dipair_index.stores.ann_info import AnnInfo
 from dipair_index.stores.faiss_kinds import check_kind
 from dipair_index.stores.index_directory import Layout, check_target
@@ -151,15 +152,16 @@ def add_passages(
     update: bool = False,
     resume: bool = False,
     overwrite: bool = False,
+    disposable: bool = False,
     report: Callable[[int], None] = lambda count: None,
 ) -> BuildSummary:
     """Encodes `passages` into the index at `index_dir`; with `update`, replaces those in it.
 
     Readers see all of them or none. A call that ends early leaves the index as it was; `resume`
-    continues it, and `overwrite` discards its unfinished part. `report` is called with the number
-    of passages stored so far. Raises `DirectoryError` if a passage is in the index already and
-    `update` is false, or if the encoder is not the one that built the index; `FormatError` as
-    `build_index` does.
+    continues it, and `overwrite` discards its unfinished part, as the next call does by itself if
+    it is `disposable`. `report` is called with the number of passages stored so far. Raises
+    `DirectoryError` if a passage is in the index already and `update` is false, or if the encoder
+    is not the one that built the index; `FormatError` as `build_index` does.
     """
     given = iter_passages(passages)
     with IndexWriter(index_dir) as writer:
@@ -180,7 +182,12 @@ def add_passages(
 
             building = PartBuilder(writer, manifest, encoder, embedder, None)
             part, summary = building.run(
-                given, "add", check_new, resume=resume, overwrite=overwrite, report=report
+                given,
+                DISPOSABLE if disposable else "add",
+                check_new,
+                resume=resume,
+                overwrite=overwrite,
+                report=report,
             )
             parts = writer.mark_deleted(snapshot.parts, building.ids)
             replaced = len(snapshot) - sum(each.live for each in parts)

@@ -21,6 +21,8 @@ from dipair_index.stores.part import remove_part
 from dipair_index.words import counted
 
 PASSAGES_AT_ONCE = 10_000
+DISPOSABLE = "serve"
+"""The command of a part that is never resumed: a server told its client that nothing was stored."""
 
 
 class BuildProgress(NamedTuple):
@@ -66,7 +68,7 @@ class UnfinishedPart:
         unfinished = cls(part, settings, vector_dim=vector_dim)
         if begun and begun.passages and resume:
             unfinished._resume(begun)
-        elif begun and begun.passages and not overwrite:
+        elif begun and begun.passages and not overwrite and not _is_disposable(begun):
             raise DirectoryError(
                 f"{part.root} holds {counted(begun.passages, 'passage')} of an interrupted "
                 f"{begun.settings['command']}: pass --resume to continue it, or --overwrite to "
@@ -171,6 +173,10 @@ class UnfinishedPart:
     @property
     def _vectors(self) -> Path:
         return self.part.progress / "vectors.f32"
+
+
+def _is_disposable(begun: BuildProgress) -> bool:
+    return bool(begun.settings.get("command") == DISPOSABLE)
 
 
 def read_progress(part: PartLayout) -> BuildProgress | None:

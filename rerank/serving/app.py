@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
@@ -14,6 +13,8 @@ from dipair_index import __version__
 from dipair_index.errors import DiPairError
 from dipair_index.rerank.serving import (
     embedding_routes,
+    page_routes,
+    passage_routes,
     rerank_routes,
     score_routes,
     search_routes,
@@ -32,8 +33,8 @@ from dipair_index.rerank.serving.openapi import describe_bodies
 from dipair_index.rerank.serving.record import record_of
 from dipair_index.rerank.serving.state import Served
 from dipair_index.rerank.serving.usage import CACHE_HEADER
+from dipair_index.rerank.serving.writing import Writer
 
-STATIC_FOLDER = Path(__file__).with_name("static")
 CLIENT_CLOSED = 499
 """The status, known from nginx, of a request whose client did not wait; nobody receives it."""
 
@@ -49,9 +50,18 @@ def create_app(served: Served) -> FastAPI:
         redoc_url=None,
     )
     app.state.served, app.state.metrics = served, Metrics(served)
-    for routes in (rerank_routes, score_routes, embedding_routes, search_routes, status_routes):
+    app.state.writer = Writer(settings.queue)
+    for routes in (
+        page_routes,
+        rerank_routes,
+        score_routes,
+        embedding_routes,
+        search_routes,
+        passage_routes,
+        status_routes,
+    ):
         app.include_router(routes.router)
-    app.mount("/static", StaticFiles(directory=STATIC_FOLDER, check_dir=False))
+    app.mount("/static", StaticFiles(directory=page_routes.STATIC_FOLDER))
     describe_bodies(app)
     for kind in (ApiError, ClientGone, HTTPException, DiPairError):
         app.add_exception_handler(kind, _answer_error)

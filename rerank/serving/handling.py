@@ -17,6 +17,7 @@ from dipair_index.rerank.serving.slot import Steps
 from dipair_index.rerank.serving.state import Served, served
 
 Body = TypeVar("Body", bound=BaseModel)
+T = TypeVar("T")
 
 _DRAINED_SECONDS = 2.0
 _DRAINED_BYTES = 2**26
@@ -41,8 +42,8 @@ async def computed(
     return await in_slot(request, work())
 
 
-async def in_slot(request: Request, steps: Steps[Response]) -> Response:
-    """Returns the response that steps lead to; for a request whose body has been read."""
+async def in_slot(request: Request, steps: Steps[T]) -> T:
+    """Returns what steps lead to; for a request whose body has been read."""
     state, record = served(request), record_of(request)
     deadline = record.began + state.settings.deadline
     return await state.slot.run(steps, deadline=deadline, record=record, gone=_gone(request))

@@ -37,6 +37,12 @@ class SearchRequest(LaxBody):
     rerank: Flag = Field(None, description="If false, return the order of the vector search")
     raw_scores: Flag = Field(None, description="Return logits, or cosines, instead of [0, 1]")
 
+    filter: dict[str, Any] | None = Field(
+        None,
+        description="Conditions on metadata by field, all of which must hold: a value, a list of "
+        'values, or bounds such as {"gte": 2000, "lt": 2010}',
+    )
+
     @model_validator(mode="after")
     def _one_kind(self) -> SearchRequest:
         if (self.query is None) == (self.queries is None):
@@ -65,6 +71,7 @@ def _steps(served: Served, body: SearchRequest, record: RequestRecord) -> Steps[
             max(body.candidates, top_k or 0),
             rerank=body.rerank is not False,
             raw_scores=bool(body.raw_scores),
+            filter=body.filter,
         )
     timings = Timings.total(ranking.timings for ranking in rankings)
     for step, seconds in timings._asdict().items():
