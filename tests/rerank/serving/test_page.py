@@ -1,0 +1,221 @@
+"""The page at `/`, in a real browser, against a real server."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from typing import Any
+
+import pytest
+
+from dipair_index.rerank.serving.page_routes import STATIC_FOLDER
+from dipair_index.rerank.serving.state import Served
+
+Serve = Callable[..., AbstractContextManager[tuple[Any, Served]]]
+TIMEOUT_MS = 60_000
+HOSTILE = "<img src=x onerror=\"document.title='broken'\"> 🐝🐝 the queen & bees </script>"
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
+    if chromium is None:
+        pytest.skip("there is no Chromium: install Debian's package chromium")
+    with api.sync_playwright() as started:
+        browser = started.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def open_page(browser: Any) -> Iterator[Callable[..., Any]]:
+    """Opens pages; whatever a script or the policy of the page complains about fails the test."""
+    complaints: list[str] = []
+    contexts = []
+
+    def opened(url: str, **settings: Any) -> Any:
+        contexts.append(browser.new_context(viewport={"width": 1280, "height": 900}, **settings))
+        page = contexts[-1].new_page()
+        page.set_default_timeout(TIMEOUT_MS)
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.on("console", lambda line: complaints.append(line.text))
+        page.goto(url)
+        page.wait_for_selector("#facts dd")
+        return page
+
+    yield opened
+    for context in contexts:
+        context.close()
+    assert complaints == []
+
+
+def ids(page: Any, column: str) -> list[str]:
+    cards = page.locator(f"#{column} .card")
+    return [cards.nth(row).get_attribute("data-id") for row in range(cards.count())]
+
+
+def asked(page: Any, query: str) -> None:
+    page.fill("#query", query)
+    page.press("#query", "Enter")
+    page.wait_for_selector("#after .card")
+
+
+def test_nothing_is_loaded_from_elsewhere_and_no_markup_is_made_of_texts(client: Any) -> None:
+    answer = client.ask("GET", "/")
+    policy = answer.headers["Content-Security-Policy"]
+    assert "default-src 'none'" in policy
+    assert "unsafe" not in policy
+    linked = re.findall(r'(?:src|href)="(static/[^"]+)"', answer.body)
+    assert {"static/app.js", "static/style.css"} <= set(linked)
+    for path in STATIC_FOLDER.iterdir():
+        text = path.read_text("utf-8").replace("http://www.w3.org/2000/svg", "")
+        assert not re.search(r"https?:|[\"'(]//", text), path.name
+        assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(", text)
+        assert client.ask("GET", f"/static/{path.name}").status == 200
+
+
+@pytest.mark.browser
+def test_both_orders_are_those_of_the_index(client: Any, open_page: Callable[..., Any]) -> None:
+    query = "why does the moon dance"
+    body = {"query": query, "candidates": 10, "top_k": 0, "raw_scores": True}
+    results = client.post("/search", body)["results"]
+    page = open_page(client.url)
+    assert page.locator("#facts").inner_text().split()[:2] == ["passages", "24"]
+    page.select_option("#candidates", "10")
+    asked(page, query)
+    assert ids(page, "after") == [each["id"] for each in results]
+    by_vector = sorted(results, key=lambda each: each["retrieval_rank"])
+    assert ids(page, "before") == [each["id"] for each in by_vector]
+    first = page.locator("#after .card").first
+    shown = first.locator(".measures").inner_text().replace("\u2212", "-").split()
+    assert shown[shown.index("logit") + 1] == f"{results[0]['score']:.2f}"
+    assert shown[shown.index("cosine") + 1] == f"{results[0]['retrieval_score']:.3f}"
+    assert first.locator(".text").inner_text() == results[0]["text"]
+    assert page.locator("#moves path").count() == 10
+    for each in results:
+        moved = each["retrieval_rank"] - each["rank"]
+        kind = "up" if moved > 0 else "down" if moved < 0 else "same"
+        line = page.locator(f'#moves path[data-id="{each["id"]}"]')
+        assert line.get_attribute("class") == kind
+        begin, end = re.findall(r"^M0 (\S+) .* (\S+)$", line.get_attribute("d"))[0]
+        top = page.locator("#moves").bounding_box()["y"]
+        for column, place in (("before", begin), ("after", end)):
+            head = page.locator(f'#{column} [data-id="{each["id"]}"] .head').bounding_box()
+            assert float(place) == pytest.approx(head["y"] + head["height"] / 2 - top, abs=1.5)
+    legend = page.locator("#time .legend").inner_text()
+    assert "encoding the query" in legend
+    assert "vector search" in legend
+
+
+@pytest.mark.browser
+def test_an_address_asks_its_query_and_keys_go_through_the_results(
+    client: Any, open_page: Callable[..., Any]
+) -> None:
+    page = open_page(f"{client.url}/#q=the%20queen%20%26%20bees&candidates=30")
+    page.wait_for_selector("#after .card")
+    assert page.input_value("#query") == "the queen & bees"
+    assert page.input_value("#candidates") == "30"
+    page.keyboard.press("Escape")
+    page.locator("body").evaluate("() => document.activeElement.blur()")
+    page.keyboard.press("j")
+    page.keyboard.press("j")
+    focused = "document.activeElement.dataset.id"
+    assert page.evaluate(focused) == ids(page, "after")[1]
+    assert page.locator("#moves path.linked").get_attribute("data-id") == ids(page, "after")[1]
+    page.keyboard.press("k")
+    assert page.evaluate(focused) == ids(page, "after")[0]
+    page.keyboard.press("/")
+    assert page.evaluate("document.activeElement.id") == "query"
+    asked(page, "ice")
+    page.wait_for_function("location.hash.includes('q=ice')")
+
+
+@pytest.mark.browser
+def test_texts_of_ones_own_are_shown_as_texts_with_their_matches_marked(
+    client: Any, open_page: Callable[..., Any]
+) -> None:
+    texts = [HOSTILE, "lava and ash", "the moon and the bees in winter"]
+    body = {"query": "queen bees", "documents": texts}
+    ranked = [each["index"] for each in client.post("/v2/rerank", body)["results"]]
+    wanted = {"relevant_spans": {"mode": "enabled", "threshold": 0}}
+    spans = [
+        each.get("relevant_spans", [])
+        for each in client.post("/v2/rerank", {**body, **wanted})["results"]
+    ]
+    page = open_page(client.url)
+    page.click("#mode-texts")
+    page.fill("#texts", "\n".join([*texts, "  ", ""]))
+    asked(page, "queen bees")
+    page.wait_for_function(
+        "count => document.querySelectorAll('mark').length === count", arg=sum(map(len, spans))
+    )
+    for row, (index, found) in enumerate(zip(ranked, spans, strict=True)):
+        text = page.locator("#after .text").nth(row)
+        assert text.inner_text() == texts[index]
+        marked = [texts[index][span["start"] : span["end"]] for span in found]
+        assert sorted(text.locator("mark").all_inner_texts()) == sorted(marked)
+    assert ids(page, "before") == ["text 1", "text 2", "text 3"]
+    assert page.title() == "dipair-index"
+    assert page.locator("#results img").count() == 0
+
+
+@pytest.mark.browser
+def test_the_commands_ask_this_very_query(client: Any, open_page: Callable[..., Any]) -> None:
+    query = 'it\'s "moon" \\ 🐝'
+    page = open_page(client.url)
+    asked(page, query)
+    page.click("details.code summary")
+    curl, python = page.locator("#snippets code").all_inner_texts()
+    assert curl.startswith(f"curl {client.url}/search ")
+    sent = curl.partition("-d '")[2].removesuffix("'").replace("'\\''", "'")
+    assert json.loads(sent) == {"query": query, "candidates": 100, "top_k": 10}
+    printed: list[Any] = []
+    exec(python, {"print": printed.append})
+    assert [each["id"] for each in printed] == ids(page, "after")[:10]
+
+
+@pytest.mark.browser
+def test_a_narrow_screen_shows_one_order_at_a_time(
+    client: Any, open_page: Callable[..., Any]
+) -> None:
+    page = open_page(client.url, color_scheme="dark")
+    page.set_viewport_size({"width": 380, "height": 800})
+    asked(page, "moon")
+    assert page.locator("#after").is_visible()
+    assert not page.locator("#before").is_visible()
+    page.click("#show-before")
+    assert page.locator("#before").is_visible()
+    assert not page.locator("#after").is_visible()
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    ground = page.evaluate("getComputedStyle(document.documentElement).backgroundColor")
+    assert sum(map(int, re.findall(r"\d+", ground)[:3])) < 200
+
+
+@pytest.mark.browser
+def test_a_key_is_asked_for_and_errors_are_said(browser: Any, serve: Serve) -> None:
+    with serve(api_key="secret") as (client, _):
+        page = browser.new_page()
+        page.set_default_timeout(TIMEOUT_MS)
+        page.goto(client.url)
+        page.wait_for_selector("#key-row:not([hidden])")
+        assert "API key is missing" in page.locator("#status").inner_text()
+        page.fill("#query", "moon")
+        page.fill("#key", "wrong")
+        page.press("#key", "Enter")
+        page.wait_for_function("document.querySelector('#status').textContent.includes('wrong')")
+        page.fill("#key", "secret")
+        page.press("#key", "Enter")
+        page.wait_for_selector("#after .card")
+        assert not page.locator("#key-row").is_visible()
+        page.fill("#query", "   ")
+        page.press("#query", "Enter")
+        assert page.locator("#status").inner_text() == "Type a query first."
+    page.fill("#query", "moon")
+    page.press("#query", "Enter")
+    page.wait_for_selector("#status.error")
+    assert "cannot be reached" in page.locator("#status").inner_text()
+    page.close()
