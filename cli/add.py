@@ -24,7 +24,8 @@ _options = all_of(
     click.option(
         "--corpus",
         metavar="FILE",
-        help="Read passages from this TSV or JSONL file (.gz too), BEIR folder, or - for stdin",
+        help="Read passages from this TSV, JSONL or Parquet file, BEIR folder, irds:ID, "
+        "hf:OWNER/NAME, or - for stdin",
     ),
     index_dir_option("Add the passages to this index"),
     click.option("--model", help="Encode with this DiPair model  [default: the one of the index]"),

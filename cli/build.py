@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 @click.option(
     "--corpus",
     metavar="FILE",
-    help="Read passages from this TSV or JSONL file (.gz too), BEIR folder, or - for stdin  "
-    "[default: the bundled sample]",
+    help="Read passages from this TSV, JSONL or Parquet file, BEIR folder, irds:ID, hf:OWNER/NAME, "
+    "or - for stdin  [default: the bundled sample]",
 )
 @index_dir_option("Write the index into this directory")
 @click.option("--model", help="Encode with this DiPair model  [default: the bundled one]")

@@ -25,7 +25,9 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("runs", nargs=-1, metavar="[RUN]...")
 @click.option(
-    "--qrels", metavar="FILE", help="Measure the runs against this TREC or BEIR qrels file"
+    "--qrels",
+    metavar="FILE",
+    help="Measure the runs against this TREC or BEIR qrels file, irds:ID or hf:OWNER/NAME",
 )
 @click.option(
     "--index-dir",

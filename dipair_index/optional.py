@@ -11,13 +11,14 @@ from typing import Literal
 from dipair_index.errors import MissingPackageError
 
 Extra = Literal[
-    "torch", "tensorstore", "lexical", "ray", "evaluate", "export", "serve", "train"
+    "torch", "tensorstore", "lexical", "irds", "ray", "evaluate", "export", "serve", "train"
 ]  # fmt: skip
 
 PACKAGES: dict[Extra, tuple[str, ...]] = {
     "torch": ("torch", "transformers", "safetensors"),
     "tensorstore": ("tensorstore",),
     "lexical": ("tantivy",),
+    "irds": ("ir_datasets",),
     "ray": ("ray",),
     "evaluate": ("ir_measures",),
     "export": ("torch", "transformers", "safetensors", "onnx"),

@@ -1,8 +1,9 @@
 """Collections of passages and queries, read and written as streams of records.
 
-They are TSV (`id TAB text`), JSONL (`id` or `_id`, `title`, `text`, more fields) or a BEIR folder.
-Every reader takes a path or "-" for standard input, compressed with gzip or not, and names file and
-line in its errors.
+They are TSV (`id TAB text`), JSONL (`id` or `_id`, `title`, `text`, more fields), Parquet with such
+columns, or a BEIR folder. Every reader takes a path, compressed with gzip or not, "-" for standard
+input, `irds:ID` for a dataset of ir_datasets or `hf:OWNER/NAME` for one of the hub, and names file
+and line in its errors.
 """
 
 from __future__ import annotations
@@ -12,30 +13,23 @@ import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from dipair_index.errors import FormatError
+from dipair_index.formats.column_names import ID_COLUMNS, TEXT_COLUMNS
+from dipair_index.formats.hub_datasets import local_copy
+from dipair_index.formats.irds import is_irds, iter_documents, iter_queries
 from dipair_index.formats.lines import iter_lines, source_name, writing
+from dipair_index.formats.parquet_records import parquet_files, parquet_records
 from dipair_index.records import Passage, Query
-
-# as the field's files call their columns; no passage is called pid, and none says but "passage"
-ID_COLUMNS = {
-    "id", "pid", "qid", "did", "docid", "docno", "doc_id", "passage_id", "passageid", "query_id",
-    "queryid", "document_id", "corpus_id", "text_id", "item_id",
-}  # fmt: skip
-TEXT_COLUMNS = {
-    "text", "passage", "body", "content", "contents", "document", "doc", "query", "queries",
-    "question", "title", "sentence", "paragraph", "passage_text", "query_text", "doc_text",
-    "document_text", "description", "abstract",
-}  # fmt: skip
 
 
 def read_passages(source: str | Path) -> Iterator[Passage]:
-    """Yields the passages of a TSV or JSONL file, a BEIR folder, or "-".
+    """Yields the passages of a TSV, JSONL or Parquet file, a folder, a dataset by name, or "-".
 
     Raises `FormatError` if a line is not a passage with an id of its own, or if there are none.
     """
-    for where, passage_id, fields in _iter_records(_file_of(source, "corpus.jsonl")):
+    for where, passage_id, fields in _iter_records(source, "corpus"):
         title, text = fields.pop("title", None) or "", fields.pop("text", None)
         if not isinstance(text, str) or not isinstance(title, str):
             field = "title" if isinstance(text, str) else "text"
@@ -46,11 +40,11 @@ def read_passages(source: str | Path) -> Iterator[Passage]:
 
 
 def read_queries(source: str | Path) -> Iterator[Query]:
-    """Yields the queries of a TSV or JSONL file, a BEIR folder, or "-".
+    """Yields the queries of the same sources.
 
     Raises `FormatError` as `read_passages` does, and if a query has no text.
     """
-    for where, query_id, fields in _iter_records(_file_of(source, "queries.jsonl")):
+    for where, query_id, fields in _iter_records(source, "queries"):
         text = fields.get("text")
         if not isinstance(text, str) or not text.strip():
             raise FormatError(f"{where}: the query {query_id} has no text: remove or fix the line")
@@ -80,18 +74,14 @@ def write_passages(passages: Iterable[Passage], path: Path) -> None:
 # ==== What readers share ====
 
 
-def _iter_records(source: str | Path) -> Iterator[tuple[str, str, dict[str, Any]]]:
-    """Yields the line of each record for messages, its id, and its other fields by name."""
+_Record: TypeAlias = tuple[str, str, dict[str, Any]]
+"""Where a record is, for messages, its id, and its other fields by name."""
+
+
+def _iter_records(source: str | Path, kind: str) -> Iterator[_Record]:
+    """Yields the records of a source, each with an id of its own; `kind` is corpus or queries."""
     seen: set[str] = set()
-    jsonl = is_jsonl(source)
-    for number, line in iter_lines(source):
-        where = f"line {number} of {source_name(source)}"
-        if not seen and str(source) == "-":
-            jsonl = line.startswith("{")
-        if jsonl:
-            record_id, fields = _from_json(line, where)
-        else:
-            record_id, fields = _from_tsv(line, where, is_first=not seen)
+    for where, record_id, fields in _unchecked_records(source, kind):
         if not record_id:
             raise FormatError(f"{where}: the id is empty: give every line an id of its own")
         if record_id.splitlines() != [record_id] or "\t" in record_id:
@@ -106,6 +96,29 @@ def _iter_records(source: str | Path) -> Iterator[tuple[str, str, dict[str, Any]
         yield where, record_id, fields
     if not seen:
         raise FormatError(f"{source_name(source)} holds no record: expected one a line")
+
+
+def _unchecked_records(source: str | Path, kind: str) -> Iterator[_Record]:
+    if is_irds(source):
+        return iter_documents(source) if kind == "corpus" else iter_queries(source)
+    local = local_copy(source, kind)
+    if files := parquet_files(local, kind):
+        return parquet_records(files)
+    return _line_records(_file_of(local, f"{kind}.jsonl"))
+
+
+def _line_records(source: str | Path) -> Iterator[_Record]:
+    jsonl, is_first = is_jsonl(source), True
+    for number, line in iter_lines(source):
+        where = f"line {number} of {source_name(source)}"
+        if is_first and str(source) == "-":
+            jsonl = line.startswith("{")
+        if jsonl:
+            record_id, fields = _from_json(line, where)
+        else:
+            record_id, fields = _from_tsv(line, where, is_first=is_first)
+        is_first = False
+        yield where, record_id, fields
 
 
 def _from_tsv(line: str, where: str, *, is_first: bool) -> tuple[str, dict[str, Any]]:
@@ -178,7 +191,8 @@ def _file_of(source: str | Path, beir_name: str) -> str | Path:
         if (folder / name).is_file():
             return folder / name
     raise FormatError(
-        f"{source} is a directory without {beir_name}: give the file itself or a BEIR folder"
+        f"{source} is a directory without {beir_name}: give the file itself, a BEIR folder, or one "
+        "of Parquet files"
     )
 
 

@@ -6,12 +6,15 @@ Every reader takes a path or "-" for standard input, compressed with gzip or not
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, TextIO
 
 from dipair_index.errors import FormatError
+from dipair_index.formats.hub_datasets import local_copy
+from dipair_index.formats.irds import is_irds, iter_judgements
 from dipair_index.formats.lines import iter_lines, source_name
 from dipair_index.records import Qrels, Run, ScoredPassage
 
@@ -28,8 +31,14 @@ class Judgement(NamedTuple):
 
 
 def iter_qrels(source: str | Path) -> Iterator[Judgement]:
-    """Yields the lines of a qrels file in their order: TREC's four columns or BEIR's three."""
-    path, beir = _qrels_file(source), False
+    """Yields the judgements of a source in their order.
+
+    It is a file of TREC's four columns or of BEIR's three, or `irds:ID`.
+    """
+    if is_irds(source):
+        yield from itertools.starmap(Judgement, iter_judgements(source))
+        return
+    path, beir = _qrels_file(local_copy(source, "qrels")), False
     for number, line in iter_lines(path):
         where, fields = f"line {number} of {source_name(path)}", line.split()
         if number == 1 and fields == BEIR_QRELS_HEADER:
