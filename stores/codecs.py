@@ -1,4 +1,4 @@
-"""Codecs of token embeddings: float32, float16, int8 and int4."""
+"""Codecs of token embeddings: float32, float16, int8, int6 and int4."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from dipair_index.stores.names import CODEC_NAMES
 EncodedRows = npt.NDArray[np.uint8]
 """(passages, bytes_per_passage)"""
 
-_LARGEST_SCALE = np.nextafter(np.finfo(np.float32).max / np.float32(127), np.float32(0))
 _LARGEST_OF_INT4 = 2.0**126
 _STEP_SHIFT = np.uint32(19)
 """The low bits of a float32 that int4's steps omit; without the sign bit, 12 bits remain."""
@@ -108,15 +107,7 @@ class Int8Codec(Codec):
     def encode(self, tokens: FloatArray) -> EncodedRows:
         """Each token scaled to -127..127 and rounded."""
         count = len(tokens)
-        scales = np.abs(tokens).max(axis=2, initial=0.0) / np.float32(127)
-        # 127 times a scale that was rounded up must not pass float32's largest number
-        scales = np.minimum(scales, _LARGEST_SCALE)
-        # a token of zeros (or of numbers below float32's smallest scale) becomes all zeros
-        divisors = np.where(scales == 0, np.float32(np.inf), scales)
-        numbers = tokens / divisors[:, :, None]
-        np.rint(numbers, out=numbers)
-        # a scale near float32's smallest number is itself rounded, and may leave 128
-        np.clip(numbers, -127, 127, out=numbers)
+        scales, numbers = _scaled(tokens, 127)
         split = self.tokens_per_passage * self.dim
         rows = np.empty((count, self.bytes_per_passage), np.uint8)
         rows[:, :split] = _as_rows(numbers.astype(np.int8), split)
@@ -131,6 +122,53 @@ class Int8Codec(Codec):
         shape = (len(rows), self.tokens_per_passage, self.dim)
         tokens: FloatArray = numbers.reshape(shape).astype(np.float32)
         tokens *= scales[:, :, None]
+        return tokens
+
+
+class Int6Codec(Codec):
+    """Three quarters of a byte a number, and one float32 scale a token, its largest magnitude / 31.
+
+    The error of a number is at most half its token's scale. A row is the numbers of the passage,
+    -31 to 31 and each plus 32, in groups of four, which three bytes hold: the low six bits of each
+    are one of the first three numbers, and their high two bits are the fourth, lowest bits first.
+    Then come the scales. The last group is filled up with zeros.
+    """
+
+    name = "int6"
+
+    def _bytes_per_passage(self) -> int:
+        self._groups = -(-self.tokens_per_passage * self.dim // 4)
+        return 3 * self._groups + 4 * self.tokens_per_passage
+
+    def encode(self, tokens: FloatArray) -> EncodedRows:
+        """Each token scaled to -31..31 and rounded."""
+        count, split = len(tokens), 3 * self._groups
+        scales, numbers = _scaled(tokens, 31)
+        levels = np.zeros((count, 4 * self._groups), np.uint8)
+        values = self.tokens_per_passage * self.dim
+        levels[:, :values] = (numbers + 32).reshape(count, values)
+        first, second, third, fourth = np.moveaxis(levels.reshape(count, self._groups, 4), 2, 0)
+        rows = np.empty((count, self.bytes_per_passage), np.uint8)
+        packed = rows[:, :split].reshape(count, self._groups, 3)
+        packed[:, :, 0] = first | (fourth & 3) << 6
+        packed[:, :, 1] = second | (fourth >> 2 & 3) << 6
+        packed[:, :, 2] = third | (fourth >> 4) << 6
+        rows[:, split:] = _as_rows(scales.astype("<f4"), self.bytes_per_passage - split)
+        return rows
+
+    def decode(self, rows: EncodedRows) -> FloatArray:
+        """Numbers times their token's scale."""
+        count, split = len(rows), 3 * self._groups
+        packed = rows[:, :split].reshape(count, self._groups, 3)
+        levels = np.empty((count, self._groups, 4), np.uint8)
+        np.bitwise_and(packed, 63, out=levels[:, :, :3])
+        high = packed >> 6
+        levels[:, :, 3] = high[:, :, 0] | high[:, :, 1] << 2 | high[:, :, 2] << 4
+        numbers = levels.reshape(count, 4 * self._groups)[:, : self.tokens_per_passage * self.dim]
+        shape = (count, self.tokens_per_passage, self.dim)
+        tokens: FloatArray = numbers.astype(np.float32).reshape(shape)
+        tokens -= 32
+        tokens *= rows[:, split:].view("<f4")[:, :, None]
         return tokens
 
 
@@ -216,7 +254,7 @@ class Int4Codec(Codec):
 
 
 _CODECS: dict[str, type[Codec]] = {
-    codec.name: codec for codec in (Float32Codec, Float16Codec, Int8Codec, Int4Codec)
+    codec.name: codec for codec in (Float32Codec, Float16Codec, Int8Codec, Int6Codec, Int4Codec)
 }
 
 
@@ -233,6 +271,24 @@ def open_codec(name: str, *, tokens_per_passage: int, dim: int) -> Codec:
 
 def _as_rows(numbers: npt.NDArray[np.generic], width: int) -> EncodedRows:
     return np.ascontiguousarray(numbers).reshape(-1).view(np.uint8).reshape(len(numbers), width)
+
+
+def _scaled(tokens: FloatArray, largest: int) -> tuple[FloatArray, FloatArray]:
+    """Returns scales (passages, tokens), and tokens divided by them and rounded to integers.
+
+    The integers, in float32, are from `-largest` to `largest`.
+    """
+    scales = np.abs(tokens).max(axis=2, initial=0.0) / np.float32(largest)
+    # `largest` times a scale that was rounded up must not pass float32's largest number
+    limit = np.nextafter(np.finfo(np.float32).max / np.float32(largest), np.float32(0))
+    scales = np.minimum(scales, limit)
+    # a token of zeros (or of numbers below float32's smallest scale) becomes all zeros
+    divisors = np.where(scales == 0, np.float32(np.inf), scales)
+    numbers: FloatArray = tokens / divisors[:, :, None]
+    np.rint(numbers, out=numbers)
+    # a scale near float32's smallest number is itself rounded, and may leave one more
+    np.clip(numbers, -largest, largest, out=numbers)
+    return scales, numbers
 
 
 def _steps(bits: npt.NDArray[np.integer[Any]]) -> FloatArray:
