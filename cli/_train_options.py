@@ -21,7 +21,7 @@ from dipair_index.cli._types import (
     STEPS,
     TEXT,
 )
-from dipair_index.models.systems import KEEP, RESIDUALS, SYSTEMS
+from dipair_index.models.systems import KEEP, POOLINGS, RESIDUALS, SYSTEMS
 from dipair_index.training.settings import BERT_TINY, LOSS_NAMES, TrainingSettings
 
 SYSTEM_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
@@ -29,6 +29,23 @@ SYSTEM_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "de-ffnn": {"dim": None},
     "de-cos": {"dim": None},
     "dse": {"dim": None, "loss": "regression"},
+    # what is fitted to a late-interaction encoder of 96 dimensions
+    "aligned": {
+        "keep": "clusters",
+        "max_query_tokens": 32,
+        "max_passage_tokens": 32,
+        "dim": 96,
+        "head_attention_heads": 6,
+        "head_intermediate": 384,
+        "head_dropout": 0.0,
+        "loss": "ranking",
+        "temperature": 2.0,
+        "group": 6,
+        "batch_queries": 32,
+        "stage_one_epochs": 4.0,
+        "stage_one_learning_rate": 1e-3,
+        "stage_two_learning_rate": 1e-5,
+    },
     # its joint layers are pretrained ones, which a high rate would spoil
     "prettr": {"stage_one_epochs": 1.0, "stage_one_learning_rate": 5e-5},
     # from random weights, in one stage
@@ -62,7 +79,7 @@ SECTIONS: Mapping[str, Sequence[str]] = {
 DIPAIR_ONLY = (
     *(name for name in MODEL_SETTINGS if name not in ("system", "query_length", "passage_length")),
     "extra_side", "side", "vector_weight", "stages", "stage_one_epochs", "stage_one_learning_rate",
-    "stage_two_layers", "projection_start", "train_embeddings", "weights",
+    "stage_two_layers", "projection_start", "vector_teacher", "train_embeddings", "weights",
 )  # fmt: skip
 """The options that mean nothing to a cross-encoder."""
 
@@ -125,12 +142,13 @@ model_options = all_of(
                  "default of de-ffnn, de-cos and dse, keeps those of the encoder"),
     click.option("--token-pooling", "keep", cls=Renamed, former="--keep",
                  type=click.Choice(KEEP), default=KEEP[0], show_default=True,
-                 help="Keep the first or the last output tokens, as the paper does, or the first "
-                 "token and the means of even spans of the others"),
-    click.option("--pooling", type=click.Choice(["auto", "cls", "mean"]), default="auto",
-                 show_default=True, help="Sentence vector, which is the first kept token: the "
-                 "output of [CLS], as in the paper, or the mean of all outputs; auto is what the "
-                 "encoder was trained with"),
+                 help="Keep the first or the last output tokens, as the paper does, the first "
+                 "token and the means of even spans of the others, or the means of clusters of "
+                 "similar tokens; clusters for aligned"),
+    click.option("--pooling", type=click.Choice(["auto", *POOLINGS]), default="auto",
+                 show_default=True, help="Sentence vector: the output of [CLS], as in the paper, "
+                 "the mean of all outputs, or a linear map of both; auto is what the encoder was "
+                 "trained with"),
     click.option("--similarity-residual", type=click.Choice(RESIDUALS), default="maxsim",
                  show_default=True,
                  help="Similarity that is added to the head's logit: the cosine of the first "
@@ -152,12 +170,12 @@ model_options = all_of(
     click.option("--shared-projections/--separate-projections", default=False, show_default=True,
                  help="Project all sides with one projection, or each with its own"),
     click.option("--head-layers", type=COUNT, default=2, show_default=True,
-                 help="Number of layers of the tsf head; of prettr, that of the encoder's last "
-                 "layers, which read both texts"),
+                 help="Number of layers of the tsf and aligned heads; of prettr, that of the "
+                 "encoder's last layers, which read both texts"),
     click.option("--head-attention-heads", type=COUNT, default=1, show_default=True,
-                 help="Number of attention heads of the tsf head"),
+                 help="Number of attention heads of the tsf and aligned heads"),
     click.option("--head-intermediate", type=COUNT, default=1024, show_default=True,
-                 help="Feed-forward width of the tsf head"),
+                 help="Feed-forward width of the tsf and aligned heads"),
     click.option("--head-hidden", type=click.UNPROCESSED, callback=_widths, default="128,128",
                  show_default=True, metavar="WIDTH,...",
                  help="Widths of the hidden layers of the ffnn, de-ffnn and dse heads"),
@@ -184,8 +202,8 @@ def _setting(flag: str, kind: Any, help: str, **more: Any) -> Any:
 training_options = all_of(
     _setting("--loss", click.Choice(LOSS_NAMES),
              "Loss of each label (binary, the paper's; regression, DSE's and its default; "
-             "multi-class), of each query's order (margin-mse, listwise), or binary and listwise "
-             "together (both)"),
+             "multi-class), of each query's order (margin-mse, listwise, ranking), or binary and "
+             "listwise together (both)"),
     _setting("--temperature", POSITIVE,
              "Temperature of the distillation, by which labels are divided"),
     _setting("--vector-weight", NOT_NEGATIVE,
@@ -206,9 +224,12 @@ training_options = all_of(
              "Peak learning rate of stage two; 5e-4 from random weights"),
     _setting("--stage-two-layers", COUNT,
              "Train only this many top layers of the encoder in stage two  [default: all]"),
-    _setting("--projection-start", click.Choice(["principal", "random"]),
-             "Initialise the projections with the principal directions of the hidden states, or at "
-             "random as the paper does"),
+    _setting("--projection-start", click.Choice(["principal", "random", "pretrained"]),
+             "Initialise the projections with the principal directions of the hidden states, at "
+             "random as the paper does, or with what a late-interaction encoder was trained with"),
+    _setting("--vector-teacher", TEXT,
+             "Fit the vectors of --pooling linear to those of this sentence encoder",
+             metavar="NAME"),
     _setting("--warm-up", SHARE,
              "Share of each stage's steps during which the learning rate rises to its peak"),
     _setting("--max-steps", STEPS,

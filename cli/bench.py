@@ -20,7 +20,7 @@ from dipair_index.cli._options import (
     precision_option,
 )
 from dipair_index.cli._types import COUNT, LARGEST
-from dipair_index.cli.build import build_sample
+from dipair_index.cli.build import build_sample, lacks_sample
 from dipair_index.words import counted
 
 if TYPE_CHECKING:
@@ -100,12 +100,12 @@ def bench(
     from dipair_index.rerank.bench import forget_peak_memory, measure_searches, peak_memory
     from dipair_index.rerank.index import DiPairIndex
     from dipair_index.stores.index_info import IndexInfo
-    from dipair_index.stores.manifest import MANIFEST, Manifest
+    from dipair_index.stores.manifest import Manifest
 
     texts = _queries(queries)
     default_index = ctx.get_parameter_source("index_dir") is ParameterSource.DEFAULT
     with ExitStack() as stack:
-        if default_index and not (index_dir / MANIFEST).exists():
+        if default_index and lacks_sample(index_dir):
             index_dir = Path(stack.enter_context(TemporaryDirectory())) / index_dir.name
             build_sample(index_dir, model=model, device=device, backend=backend)
         forget_peak_memory()  # that of the build is not the index's

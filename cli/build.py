@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,13 +19,16 @@ from dipair_index.cli._encoding import (
 )
 from dipair_index.cli._options import encoding_options, index_dir_option
 from dipair_index.cli._types import NOT_NEGATIVE_COUNT, TEXT
-from dipair_index.stores.names import CODEC_NAMES, STORE_NAMES
+from dipair_index.stores.names import CODEC_NAMES, DEFAULT_CODEC, STORE_NAMES
 from dipair_index.words import counted
 
 if TYPE_CHECKING:
     from dipair_index.encoders.base import TextEncoder
     from dipair_index.models.systems import Backend, EncodingPrecision
     from dipair_index.records import Passage
+
+PASSAGES_AT_ONCE = 1024
+"""The passages that are read from an index at once."""
 
 
 @click.command()
@@ -34,6 +37,12 @@ if TYPE_CHECKING:
     metavar="FILE",
     help="Read passages from this TSV, JSONL or Parquet file, BEIR folder, irds:ID, hf:OWNER/NAME, "
     "or - for stdin  [default: the bundled sample]",
+)
+@click.option(
+    "--from",
+    "from_index",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Read the passages of this index instead, to encode them with another model",
 )
 @index_dir_option("Write the index into this directory")
 @click.option("--model", help="Encode with this DiPair model  [default: the bundled one]")
@@ -68,7 +77,7 @@ if TYPE_CHECKING:
 @click.option(
     "--codec",
     type=click.Choice(CODEC_NAMES),
-    default="int8",
+    default=DEFAULT_CODEC,
     show_default=True,
     help="Store the numbers of token embeddings in this type",
 )
@@ -100,6 +109,7 @@ def build(
     ctx: click.Context,
     /,
     corpus: str | None,
+    from_index: Path | None,
     index_dir: Path,
     model: str | None,
     side: str | None,
@@ -125,28 +135,39 @@ def build(
       dipair-index build --corpus passages.tsv --store tensorstore --store-url s3://bucket/tokens
       dipair-index build --corpus queries.tsv --side query --index-dir queries.index
       dipair-index build --side passage=images.parquet --model images.model
+      dipair-index build --from old.index --index-dir new.index
     """
     from dipair_index.encoders.given_sides import give_all, read_given
     from dipair_index.encoders.open import open_encoder
     from dipair_index.stores.index_directory import check_target
+    from dipair_index.stores.manifest import Manifest
 
     _refuse_url(store, store_url)
+    if corpus is not None and from_index is not None:
+        raise click.UsageError("--corpus and --from exclude each other: leave out one")
     untouched = all(
         ctx.get_parameter_source(name) is ParameterSource.DEFAULT for name in ctx.params
     )
     if untouched and is_sample_index(index_dir):
         remark(f"{index_dir} is an index of the bundled sample already: {how_to_ask(index_dir)}")
         return
+    overwrite = overwrite or (untouched and is_former_sample(index_dir))
     check_target(index_dir, overwrite=overwrite)
     given = read_given([side] if side and "=" in side else [])
-    if given and corpus is not None:
-        raise click.UsageError("--side names a file of items already: leave --corpus out")
-    if corpus is None and not given:
-        remark(f"no --corpus given: indexing the bundled sample into {index_dir}")
+    if given and (corpus is not None or from_index is not None):
+        raise click.UsageError(
+            "--side names a file of items already: leave --corpus and --from out"
+        )
+    passages: Iterable[Passage]
     if given:
         ((side, items),) = given.items()
         passages = items.passages()
+    elif from_index is not None:
+        passages = passages_of_index(from_index)
+        side = side or Manifest.read(from_index).side
     else:
+        if corpus is None:
+            remark(f"no --corpus given: indexing the bundled sample into {index_dir}")
         passages = read_corpus(_sample() if corpus is None else corpus)
     encoder = open_encoder(
         model, backend=backend, device=device, batch_size=batch_size, precision=encode_precision
@@ -171,41 +192,75 @@ def build(
 def build_sample(
     index_dir: Path, *, model: str | None, device: str, backend: Backend = "auto"
 ) -> None:
-    """Builds an index of the bundled sample for a command that finds none, and says so."""
+    """Builds the index of the bundled sample that `lacks_sample` misses, and says so."""
     from dipair_index.encoders.open import open_encoder
     from dipair_index.errors import DirectoryError
     from dipair_index.stores.index_directory import check_target
 
-    check_target(index_dir, overwrite=False)
-    remark(f"there is no index at {index_dir}: building one of the bundled sample first")
+    former = is_former_sample(index_dir)
+    check_target(index_dir, overwrite=former)
+    remark(
+        f"{index_dir} is of another version's default model: building the bundled sample's anew"
+        if former
+        else f"there is no index at {index_dir}: building one of the bundled sample first"
+    )
     encoder = open_encoder(model, backend=backend, device=device)
     again = "the same command"
     try:
-        _build(read_corpus(_sample()), index_dir, encoder, backend, again=again, resume=True)
+        how = {"overwrite": True} if former else {"resume": True}
+        _build(read_corpus(_sample()), index_dir, encoder, backend, again=again, **how)
     except DirectoryError as error:
         raise DirectoryError(
             f"{error}. To finish what was begun there, run its `dipair-index build` with --resume"
         ) from error
 
 
+def lacks_sample(index_dir: Path) -> bool:
+    """Whether a command without options builds the bundled sample's index there first."""
+    from dipair_index.stores.manifest import MANIFEST
+
+    return not (index_dir / MANIFEST).exists() or is_former_sample(index_dir)
+
+
 def is_sample_index(index_dir: Path) -> bool:
     """Whether the directory is a finished index of the bundled sample by the bundled model."""
+    return _is_of_sample(index_dir, former=False)
+
+
+def is_former_sample(index_dir: Path) -> bool:
+    """Whether it is one by the bundled model of another version, which today's cannot search."""
+    return _is_of_sample(index_dir, former=True)
+
+
+def _is_of_sample(index_dir: Path, *, former: bool) -> bool:
     from dipair_index.stores.index_directory import Layout
 
     if not Layout(index_dir).is_finished():
         return False
-    from dipair_index.digests import TextsDigest
-    from dipair_index.encoders.open import open_encoder
-    from dipair_index.formats.collections import read_passages
+    from dipair_index.models.sources import DEFAULT_MODEL, default_model_folder
+    from dipair_index.onnx.graphs import OnnxRecord
     from dipair_index.stores.manifest import Manifest
 
-    manifest, digest = Manifest.read(index_dir), TextsDigest()
+    manifest = Manifest.read(index_dir)
+    today = manifest.model_fingerprint == OnnxRecord.read(default_model_folder()).fingerprint
+    if manifest.model != DEFAULT_MODEL or today == former:
+        return False
+    from dipair_index.digests import TextsDigest
+    from dipair_index.formats.collections import read_passages
+
+    digest = TextsDigest()
     for passage in read_passages(_sample()):
         digest.update([passage.passage_id], [passage.full_text])
-    return (
-        manifest.passages_digest == digest.hexdigest()
-        and manifest.model_fingerprint == open_encoder().fingerprint
-    )
+    return manifest.passages_digest == digest.hexdigest()
+
+
+def passages_of_index(index_dir: Path) -> Iterator[Passage]:
+    """Yields the passages that an index holds, with their metadata."""
+    from dipair_index.stores.snapshot import Snapshot
+
+    with Snapshot.open(index_dir) as snapshot:
+        for start in range(0, len(snapshot), PASSAGES_AT_ONCE):
+            yield from snapshot.passages(snapshot.ids_between(start, start + PASSAGES_AT_ONCE))
 
 
 def _refuse_url(store: str, url: str | None) -> None:

@@ -32,7 +32,7 @@ from dipair_index.cli._rankings import (
     write_trec,
 )
 from dipair_index.cli._types import COUNT, TEXT
-from dipair_index.cli.build import build_sample
+from dipair_index.cli.build import build_sample, lacks_sample
 from dipair_index.words import counted, listed
 
 if TYPE_CHECKING:
@@ -138,12 +138,12 @@ def rerank(
     from dipair_index.encoders.given_sides import give_all, read_given
     from dipair_index.encoders.open import backend_for, open_encoder
     from dipair_index.rerank.fitting import refuse_other_sides
-    from dipair_index.stores.manifest import MANIFEST, Manifest
+    from dipair_index.stores.manifest import Manifest
 
     run, asked = _run(run_file, _queries(query, queries), ignore_identical_ids)
     top_k = _depth(top_k, run, run_file)
     default_index = ctx.get_parameter_source("index_dir") is ParameterSource.DEFAULT
-    if default_index and not (index_dir[0] / MANIFEST).exists():
+    if default_index and lacks_sample(index_dir[0]):
         build_sample(index_dir[0], model=model, device=device, backend=backend)
     # says what is wrong with the index before a model is loaded
     manifest = Manifest.read(index_dir[0])

@@ -12,7 +12,7 @@ from click.core import ParameterSource
 from dipair_index.cli._console import remark
 from dipair_index.cli._options import backend_option, compute_options, index_dirs_option
 from dipair_index.cli._types import COUNT, NOT_NEGATIVE, NOT_NEGATIVE_COUNT, POSITIVE, SIZE
-from dipair_index.cli.build import build_sample
+from dipair_index.cli.build import build_sample, lacks_sample
 from dipair_index.words import counted
 
 if TYPE_CHECKING:
@@ -181,12 +181,12 @@ def _served(
     from dipair_index.rerank.index import DiPairIndex
     from dipair_index.rerank.serving.state import Served
     from dipair_index.rerank.text_cache import TextCache
-    from dipair_index.stores.manifest import MANIFEST, Manifest
+    from dipair_index.stores.manifest import Manifest
 
     cache = TextCache(cache_mb * 2**20)
     if not index_dirs:
         return Served.of_model(open_encoder(model, backend=backend, device=device), cache, settings)
-    if sample and not (index_dirs[0] / MANIFEST).exists():
+    if sample and lacks_sample(index_dirs[0]):
         build_sample(index_dirs[0], model=model, device=device, backend=backend)
     # says what is wrong with the index before a model is loaded
     name = model or Manifest.read(index_dirs[0]).model

@@ -28,6 +28,7 @@ from dipair_index.stores.faiss_kinds import check_kind
 from dipair_index.stores.index_directory import Layout, check_target
 from dipair_index.stores.index_writer import IndexWriter
 from dipair_index.stores.manifest import PASSAGE, Manifest
+from dipair_index.stores.names import DEFAULT_CODEC
 from dipair_index.stores.snapshot import Snapshot
 from dipair_index.words import counted
 
@@ -43,7 +44,7 @@ def build_index(
     vectors: str = "model",
     store: str = "lmdb",
     store_url: str = "",
-    codec: str = "int8",
+    codec: str = DEFAULT_CODEC,
     lexical: bool = False,
     ann: str | None = None,
     ann_from: str | Path | None = None,

@@ -10,11 +10,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dipair_index.encoders.base import refuse_tuples
+from dipair_index.models.aligned_head import AlignedHead
 from dipair_index.models.config import Side
 from dipair_index.models.dipair import DiPairModel
 from dipair_index.models.heads import DenseHead, DistilledSentenceHead, SimilarityHead
 from dipair_index.models.prettr import JointLayersHead
 from dipair_index.models.transformer_head import TransformerHead
+from dipair_index.rerank.fast_aligned import FastAligned
 from dipair_index.rerank.fast_head import FastHead, ServedOutput
 from dipair_index.rerank.fast_prettr import FastJointLayers
 
@@ -42,6 +44,8 @@ def fast_system(model: DiPairModel, dtype: torch.dtype = torch.float32) -> FastS
         return FastSimilarity(head)
     if isinstance(head, DistilledSentenceHead):
         return FastSentences(head, [dim, dim, 2 * dim], dtype)
+    if isinstance(head, AlignedHead):
+        return FastAligned(head, dtype)
     if isinstance(head, JointLayersHead):
         return FastJointLayers(head, dtype)
     if isinstance(head, DenseHead):

@@ -22,6 +22,7 @@ from dipair_index.rerank.search import Searcher
 from dipair_index.rerank.text_cache import SHARED_CACHE, TextCache
 from dipair_index.stores.index_writer import IndexWriter
 from dipair_index.stores.manifest import Manifest
+from dipair_index.stores.names import DEFAULT_CODEC
 from dipair_index.stores.snapshot import Snapshot, joined_manifest
 from dipair_index.words import listed
 
@@ -84,7 +85,7 @@ class DiPairIndex(Searcher, Closing):
         vectors: str = "model",
         store: str = "lmdb",
         store_url: str = "",
-        codec: str = "int8",
+        codec: str = DEFAULT_CODEC,
         lexical: bool = False,
         ann: str | None = None,
         ann_from: str | Path | None = None,
@@ -217,7 +218,7 @@ class DiPairIndex(Searcher, Closing):
         --------
         >>> with DiPairIndex.open("my.index") as index:
         ...     index.manifest.codec
-        'int8'
+        'int6'
         """
         paths = _paths(path)
         snapshot = Snapshot.open(*paths)

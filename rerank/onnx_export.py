@@ -62,9 +62,9 @@ def export_onnx(encoder: DualEncoder) -> Path:
             f"the tokens of {', '.join(config.given_sides)} come from outside, so no graph makes "
             "them: this model works with --backend torch only"
         )
-    if config.system != "tsf" or config.extra_sides or config.classes > 1:
+    if config.system not in ("tsf", "aligned") or config.extra_sides or config.classes > 1:
         raise ModelError(
-            f"only tsf heads with one logit per pair of texts can be exported, not "
+            f"only tsf and aligned heads with one logit per pair of texts can be exported, not "
             f"{config.system} with {config.classes} classes and {len(config.sides)} sides"
         )
     stored = stored_tensors(folder)
@@ -87,6 +87,7 @@ def export_onnx(encoder: DualEncoder) -> Path:
 
 def _written(encoder: DualEncoder, stored: dict[str, StoredTensor], folder: Path) -> OnnxRecord:
     """Writes the graphs; returns their record, which is not yet written."""
+    from dipair_index.onnx.aligned_graph import export_aligned_head
     from dipair_index.onnx.encoder_graph import export_encoder
     from dipair_index.onnx.head_graph import export_head
 
@@ -94,7 +95,8 @@ def _written(encoder: DualEncoder, stored: dict[str, StoredTensor], folder: Path
     (folder / RECORD).unlink(missing_ok=True)
     for side, name in (("query", QUERY), ("passage", PASSAGE)):
         export_encoder(model, side, stored, folder / name)
-    export_head(model, stored, folder / HEAD)
+    export = export_aligned_head if config.system == "aligned" else export_head
+    export(model, stored, folder / HEAD)
     files = {place.file for place in stored.values()}
     files |= {"config.json", "tokenizer.json", QUERY, PASSAGE, HEAD}
     if any(name.endswith(".scale") for name in stored):
@@ -109,6 +111,7 @@ def _written(encoder: DualEncoder, stored: dict[str, StoredTensor], folder: Path
         passage_prefix=config.passage_prefix,
         padding=encoder.tokenizer.pad_token_id or 0,
         files=digests(folder, sorted(files)),
+        clusters=config.keep == "clusters",
     )
 
 

@@ -23,6 +23,7 @@ from dipair_index.rerank.open_scorer import open_token_scorer
 from dipair_index.rerank.ranking import best_first, probability
 from dipair_index.rerank.text_cache import SHARED_CACHE, TextCache
 from dipair_index.stores.codecs import open_codec
+from dipair_index.stores.names import DEFAULT_CODEC
 
 
 class _Ranked(TypedDict):
@@ -52,8 +53,8 @@ class Reranker:
         As `open_encoder` takes them.
     precision : {"float32", "bfloat16"}
         The number type that the head computes in.
-    codec : {"int8", "float32", "float16", "int4"}
-        The codec of the cached token embeddings; "int8" is the default of an index, too.
+    codec : {"int6", "int8", "int4", "float16", "float32"}
+        The codec of the cached token embeddings; the default is that of an index, too.
     cache : TextCache, optional
         The cache of encoded texts. By default, all rerankers and indexes of a process share one.
 
@@ -80,7 +81,7 @@ class Reranker:
         device: str = "cpu",
         backend: Backend = "auto",
         precision: Precision = "float32",
-        codec: str = "int8",
+        codec: str = DEFAULT_CODEC,
         cache: TextCache | None = None,
     ) -> None:
         if model is None or isinstance(model, (str, Path)):

@@ -11,7 +11,7 @@ from dipair_index.errors import SettingsError
 from dipair_index.stores.codecs import open_codec
 from dipair_index.stores.faiss_kinds import code_bytes
 from dipair_index.stores.index_info import IndexInfo
-from dipair_index.stores.names import STORE_NAMES
+from dipair_index.stores.names import DEFAULT_CODEC, STORE_NAMES
 from dipair_index.words import counted
 
 # Measured with the bundled model on passages of MS MARCO and two CPU cores; tables and commands
@@ -39,10 +39,10 @@ class SizeSettings:
     """The settings that determine the size of an index; the defaults are the bundled model's."""
 
     store: str = "lmdb"
-    codec: str = "int8"
+    codec: str = DEFAULT_CODEC
     ann: str = "flat"
-    max_passage_tokens: int = 8
-    dim: int = 256
+    max_passage_tokens: int = 32
+    dim: int = 96
     vector_dim: int = 384
 
 

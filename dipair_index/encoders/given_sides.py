@@ -6,10 +6,10 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from dipair_index.errors import SettingsError
-from dipair_index.formats.token_files import GivenTokens
 
 if TYPE_CHECKING:
     from dipair_index.encoders.base import TextEncoder
+    from dipair_index.formats.token_files import GivenTokens
     from dipair_index.models.config import DiPairConfig
 
 
@@ -28,6 +28,8 @@ def read_given(options: Iterable[str]) -> dict[str, GivenTokens]:
     Raises `SettingsError` if one is something else or names a side twice, and `FormatError` as
     `GivenTokens.read` does.
     """
+    from dipair_index.formats.token_files import GivenTokens  # imports pyarrow
+
     given: dict[str, GivenTokens] = {}
     for option in options:
         side, equals, file = option.partition("=")

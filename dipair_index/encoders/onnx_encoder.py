@@ -20,6 +20,7 @@ from dipair_index.encoders.batches import (
 )
 from dipair_index.errors import ModelError
 from dipair_index.locks import COMPUTING
+from dipair_index.models.clusters import cluster_means
 from dipair_index.models.sources import lasting_name, model_folder
 from dipair_index.models.systems import EncodingPrecision, Sizes
 from dipair_index.onnx.graphs import HEAD, PASSAGE, PASSAGE_INT8, QUERY, Graphs, open_graphs
@@ -108,7 +109,13 @@ class OnnxEncoder:
                 ids[position, : lengths[position]] = texts.ids[row]
             with COMPUTING:
                 encoded = session.run(["tokens", "vectors"], {"ids": ids, "lengths": lengths})
-            tokens[rows], vectors[rows] = encoded
+            found, vectors[rows] = encoded
+            if self.graphs.record.clusters and not query:
+                for row, each, length in zip(rows, found, lengths, strict=True):
+                    pooled = cluster_means(each[:length], kept)
+                    tokens[row, : len(pooled)] = pooled
+            else:
+                tokens[rows] = found
 
         batches = length_sorted_batches([len(ids) for ids in texts.ids], self._batch_size)
         with ThreadPoolExecutor(thread_count()) as pool:

@@ -12,8 +12,10 @@ from transformers import AutoConfig, PretrainedConfig
 from dipair_index.errors import SettingsError
 from dipair_index.models.systems import (
     CLASS_SYSTEMS,
+    CLUSTER_SYSTEMS,
     FIRST_TOKEN_SIDES,
     KEEP,
+    POOLINGS,
     RESIDUALS,
     SYSTEMS,
     TUPLE_SYSTEMS,
@@ -83,7 +85,8 @@ class DiPairConfig(PretrainedConfig):
         self.passage_length = passage_length
         self.query_prefix = query_prefix
         self.passage_prefix = passage_prefix
-        self.keep = keep
+        # aligned compares tokens as clusters are made of them, of unit length
+        self.keep = "clusters" if system == "aligned" else keep
         self.pooling = pooling
         # only a head with a linear output layer can add a similarity to its logits
         self.similarity_residual = similarity_residual if system in CLASS_SYSTEMS else "none"
@@ -167,10 +170,10 @@ class DiPairConfig(PretrainedConfig):
     def _check(self) -> None:
         if self.system not in SYSTEMS:
             raise SettingsError(f"there is no system {self.system}: choose {', '.join(SYSTEMS)}")
-        if self.keep not in KEEP or self.pooling not in ("cls", "mean"):
+        if self.keep not in KEEP or self.pooling not in POOLINGS:
             raise SettingsError(
-                f"keep must be one of {', '.join(KEEP)} and pooling cls or mean, got "
-                f"{self.keep} and {self.pooling}"
+                f"keep must be one of {', '.join(KEEP)} and pooling one of {', '.join(POOLINGS)}, "
+                f"got {self.keep} and {self.pooling}"
             )
         if self.similarity_residual not in RESIDUALS:
             raise SettingsError(
@@ -196,7 +199,17 @@ class DiPairConfig(PretrainedConfig):
                 f"{self.system} gives one number a pair, not {self.classes} classes: choose "
                 f"{', '.join(CLASS_SYSTEMS)}"
             )
-        if self.system == "tsf" and self.token_dim % self.head_attention_heads:
+        if self.keep == "clusters" and (self.dim is None or self.max_passage_tokens < 2):
+            raise SettingsError(
+                "clusters of tokens need a projection and 2 tokens of a passage or more, got dim "
+                f"{self.dim} and {self.max_passage_tokens} tokens"
+            )
+        if self.keep == "clusters" and self.system not in CLUSTER_SYSTEMS:
+            raise SettingsError(
+                f"{self.system} reads a text's first token, and clusters have no order: choose "
+                f"{', '.join(CLUSTER_SYSTEMS)}"
+            )
+        if self.system in ("tsf", "aligned") and self.token_dim % self.head_attention_heads:
             raise SettingsError(
                 f"dim {self.token_dim} cannot be shared among {self.head_attention_heads} "
                 "attention heads"
@@ -233,12 +246,13 @@ class DiPairConfig(PretrainedConfig):
                     f"without a projection, tokens of {name} need the encoder's width "
                     f"{self.vector_dim}, and theirs is {sizes[1]}: pass --dim with a number"
                 )
-        if self.given_sides and (self.system == "prettr" or self.shared_projections):
-            what = "prettr" if self.system == "prettr" else "a shared projection"
+        whole = self.system == "prettr" or self.keep == "clusters"
+        if self.given_sides and (whole or self.shared_projections):
+            what = self.system if whole else "a shared projection"
             raise SettingsError(
                 f"{what} reads the encoder's tokens of both texts, not the given ones of "
                 f"{', '.join(self.given_sides)}: "
-                + ("choose another system" if what == "prettr" else "use one projection per side")
+                + ("choose another system" if whole else "use one projection per side")
             )
 
 

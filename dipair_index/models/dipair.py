@@ -32,7 +32,7 @@ from dipair_index.models.heads import make_head
 from dipair_index.models.pretrained import load_encoder, readable_tokens, weights_read
 from dipair_index.models.prettr import JointLayersHead, lower_layers, move_upper_layers
 from dipair_index.models.transformer_head import TupleHead
-from dipair_index.models.truncation import keep_tokens
+from dipair_index.models.truncation import keep_tokens, pool_clusters
 
 
 class Encoded(NamedTuple):
@@ -72,6 +72,11 @@ class DiPairModel(PreTrainedModel):
                 if config.dim is not None
             }
         )
+        if config.keep == "clusters":
+            # what all passage tokens have in common, and no comparison needs
+            self.register_buffer("centre", torch.zeros(config.token_dim))
+        if config.pooling == "linear":
+            self.vector_map = nn.Linear(2 * config.vector_dim, config.vector_dim)
         self.head = make_head(config)
         self.post_init()
 
@@ -120,33 +125,77 @@ class DiPairModel(PreTrainedModel):
     def project(self, side: Side, states: Tensor) -> Tensor:
         """Projects hidden states, (..., vector_dim), to tokens of the head, (..., dim).
 
-        A model without a projection returns them unchanged.
+        They are returned unchanged by a model without a projection, and by one of clusters, whose
+        states are projected before they are pooled.
         """
-        if not self.projections:
+        if not self.projections or self.config.keep == "clusters":
             return states
-        projected: Tensor = self.projections["query" if self.config.shared_projections else side](
-            states
-        )
+        projected: Tensor = self._projection(side)(states)
         return projected
 
-    def states(self, side: Side, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Returns the truncated hidden states, (texts, kept, vector_dim), before the projection.
+    def _projection(self, side: Side) -> nn.Module:
+        """Returns the projection of a side's hidden states."""
+        return self.projections["query" if self.config.shared_projections else side]
 
-        With `pooling="mean"`, the first of them is the mean of all hidden states of the text; not
-        for prettr, whose states are all of the text's.
-        """
-        hidden = self.encoder_of(side)(input_ids=input_ids, attention_mask=attention_mask)[0]
+    @property
+    def state_width(self) -> int:
+        """The width of `states`."""
         config = self.config
-        kept = keep_tokens(hidden, attention_mask, config.kept(side), config.keep)
+        return config.token_dim if config.keep == "clusters" else config.vector_dim
+
+    def hidden(self, side: Side, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Returns all hidden states of texts, (texts, tokens, vector_dim)."""
+        encoder = self.encoder_of(side)
+        hidden: Tensor = encoder(input_ids=input_ids, attention_mask=attention_mask)[0]
+        return hidden
+
+    def states(self, side: Side, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Returns what `project` makes tokens of, (texts, kept, width), as stage one caches it.
+
+        It is the truncated hidden states, of width vector_dim. With `pooling="mean"`, the first of
+        them is the mean of all hidden states of the text; not for prettr, whose states are all of
+        the text's. `keep="clusters"` pools projected tokens, and returns these, of width token_dim.
+        """
+        return self._kept(side, self.hidden(side, input_ids, attention_mask), attention_mask)
+
+    def _kept(self, side: Side, hidden: Tensor, attention_mask: Tensor) -> Tensor:
+        """Returns `states` of hidden states, (texts, tokens, vector_dim)."""
+        config, count = self.config, self.config.kept(side)
+        if config.keep == "clusters":
+            tokens = self.unit_tokens(side, hidden)
+            if side == "query":
+                return keep_tokens(tokens, attention_mask, count, "first")
+            return pool_clusters(tokens, attention_mask, count)
+        kept = keep_tokens(hidden, attention_mask, count, config.keep)
         if config.pooling == "mean" and config.system != "prettr":
-            mask = attention_mask.to(hidden.dtype).unsqueeze(-1)  # (texts, tokens, 1)
-            mean = (hidden * mask).sum(1) / mask.sum(1).clamp(min=1)
-            kept = torch.cat([mean.unsqueeze(1), kept[:, 1:]], dim=1)
+            kept = torch.cat([masked_mean(hidden, attention_mask).unsqueeze(1), kept[:, 1:]], dim=1)
         return kept
+
+    def unit_tokens(self, side: Side, hidden: Tensor) -> Tensor:
+        """Returns the tokens that clusters are made of, (..., tokens, dim).
+
+        They are projected to unit length; those of a passage are less their mean, the centre.
+        """
+        tokens = functional.normalize(self._projection(side)(hidden), dim=-1)
+        return tokens if side == "query" else tokens - self.centre
 
     def encode(self, side: Side, input_ids: Tensor, attention_mask: Tensor) -> Encoded:
         """Returns the projected tokens and the pooled vector of each text."""
-        return self.encode_states(side, self.states(side, input_ids, attention_mask))
+        hidden = self.hidden(side, input_ids, attention_mask)
+        states = self._kept(side, hidden, attention_mask)
+        if not self.pools_hidden_states:
+            return self.encode_states(side, states)
+        pooled = hidden[:, 0]
+        if self.config.pooling != "cls":
+            mean = masked_mean(hidden, attention_mask)
+            linear = self.config.pooling == "linear"
+            pooled = self.vector_map(torch.cat([pooled, mean], dim=-1)) if linear else mean
+        return Encoded(self.project(side, states), functional.normalize(pooled, dim=-1))
+
+    @property
+    def pools_hidden_states(self) -> bool:
+        """Whether a text's vector is made of all hidden states, so that `states` do not tell it."""
+        return self.config.pooling == "linear" or self.config.keep == "clusters"
 
     def encode_states(self, side: Side, states: Tensor) -> Encoded:
         """Returns the projected tokens and the pooled vectors of truncated hidden states.
@@ -162,7 +211,7 @@ class DiPairModel(PreTrainedModel):
         """
         if self.config.given_sides:  # whose sides have nothing in common but the projected tokens
             return functional.normalize(self.project(side, states).sum(-2), dim=-1)
-        pooled = states[..., 0, :]
+        pooled = states[..., 0, :]  # of no use if `pools_hidden_states`
         if self.config.pooling == "mean" and self.config.system == "prettr":
             pooled = states.sum(-2)  # absent tokens are zeros, and a mean has the same direction
         return functional.normalize(pooled, dim=-1)
@@ -182,51 +231,61 @@ class DiPairModel(PreTrainedModel):
         """
         sides = self.config.sides
         if texts is not None and set(texts) == set(sides):
-            queries = self._states_by_length("query", **texts["query"])
-            states = {
-                side: self._states_by_length(side, **texts[side]).unflatten(0, (len(queries), -1))
-                for side in sides[1:]
-            } | {"query": queries}
-        if states is None or set(states) != set(sides):
+            encoded = {side: self._encoded_by_length(side, **texts[side]) for side in sides}
+            count = len(encoded["query"].tokens)
+        elif states is not None and set(states) == set(sides):
+            count = len(states["query"])
+            encoded = {
+                side: self.encode_states(side, each if side == "query" else each.flatten(0, 1))
+                for side, each in states.items()
+            }
+        else:
             raise SettingsError(
                 f"forward takes the states or the texts of {', '.join(sides)}, got those of "
                 f"{', '.join(states or texts or ()) or 'no side'}"
             )
-        count, group = states["passage"].shape[:2]
-        tokens = [self.project("query", states["query"]).repeat_interleave(group, dim=0)]
-        tokens += [self.project(side, states[side].flatten(0, 1)) for side in sides[1:]]
+        group = len(encoded["passage"].tokens) // count
+        queries = encoded["query"].tokens.repeat_interleave(group, dim=0)
+        logits = self.head(queries, *(encoded[side].tokens for side in sides[1:]))
         return DiPairOutput(
-            logits=self.head(*tokens).unflatten(0, (count, group)),
-            query_vectors=self.vectors("query", states["query"]),
-            passage_vectors=self.vectors("passage", states["passage"]),
+            logits=logits.unflatten(0, (count, group)),
+            query_vectors=encoded["query"].vectors,
+            passage_vectors=encoded["passage"].vectors.unflatten(0, (count, group)),
         )
 
-    def _states_by_length(
+    def _encoded_by_length(
         self,
         side: Side,
         input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
         states: Tensor | None = None,
-    ) -> Tensor:
-        """Returns `states` of many texts, in chunks of similar length to save padding.
+    ) -> Encoded:
+        """Returns `encode` of many texts, in chunks of similar length to save padding.
 
-        Padding would take a third of the time. `states` of a given side are returned as they are.
+        Padding would take a third of the time. A given side has `states` instead.
         """
         if input_ids is None or attention_mask is None:
             if states is None:
                 raise SettingsError(f"forward takes the texts or the states of {side}, got neither")
-            return states
+            return self.encode_states(side, states)
         lengths = attention_mask.sum(1)
         order = lengths.argsort(descending=True)
         chunks = [
-            self.states(
+            self.encode(
                 side,
                 input_ids[rows, : int(lengths[rows[0]])],
                 attention_mask[rows, : int(lengths[rows[0]])],
             )
             for rows in order.split(max(8, len(order) // 4))
         ]
-        return torch.cat(chunks)[order.argsort()]
+        tokens, vectors = (torch.cat(parts)[order.argsort()] for parts in zip(*chunks, strict=True))
+        return Encoded(tokens, vectors)
+
+
+def masked_mean(hidden: Tensor, attention_mask: Tensor) -> Tensor:
+    """Returns the mean of all hidden states of each text, (texts, vector_dim)."""
+    mask = attention_mask.to(hidden.dtype).unsqueeze(-1)  # (texts, tokens, 1)
+    return (hidden * mask).sum(1) / mask.sum(1).clamp(min=1)
 
 
 def _new_encoder(config: DiPairConfig) -> nn.Module:

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from dipair_index.models.aligned_head import AlignedHead
 from dipair_index.models.config import DiPairConfig
 from dipair_index.models.prettr import JointLayersHead
 from dipair_index.models.transformer_head import (
@@ -182,6 +183,7 @@ def make_head(config: DiPairConfig) -> TupleHead:
         "poly": Poly,
         "maxsim": MaxSim,
         "prettr": JointLayersHead,
+        "aligned": AlignedHead,
     }
     head: TupleHead = heads[config.system](config)
     return head

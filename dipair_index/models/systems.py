@@ -7,8 +7,8 @@ from typing import Literal, NamedTuple
 
 from dipair_index.errors import SettingsError
 
-SYSTEMS = ("tsf", "ffnn", "de-ffnn", "de-cos", "dse", "poly", "maxsim", "prettr")
-"""The architectures of the head, in the order of the papers."""
+SYSTEMS = ("tsf", "ffnn", "de-ffnn", "de-cos", "dse", "poly", "maxsim", "prettr", "aligned")
+"""The architectures of the head, in the order of the papers; the last is this project's own."""
 
 TUPLE_SYSTEMS = ("tsf", "ffnn", "de-ffnn")
 """The architectures that can read three sides or more; the others compare two."""
@@ -28,8 +28,15 @@ RESIDUALS = ("none", "cosine", "maxsim")
 """The similarity that is added to a head's logit: none, the cosine of the first tokens, or the mean
 over the query's tokens of the largest cosine with a token of the passage."""
 
-KEEP = ("first", "last", "spans")
-"""The truncation of an encoder's output, which `dipair_index.models.truncation` describes."""
+KEEP = ("first", "last", "spans", "clusters")
+"""The truncation of an encoder's output, or the pooling of its tokens: `models.truncation`
+describes the first three, and `models.clusters` the last."""
+
+CLUSTER_SYSTEMS = ("tsf", "ffnn", "maxsim", "aligned")
+"""The architectures that can read clusters of tokens, of which none is the first."""
+
+POOLINGS = ("cls", "mean", "linear")
+"""The vector of a text: its first hidden state, the mean of all, or a linear map of these two."""
 
 Backend = Literal["auto", "torch", "onnx"]
 """The library that computes; "auto" is ONNX Runtime if the model has graphs, and torch if not."""

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+from dipair_index.models.clusters import SHORTEST, cluster_shares
 
 
 def keep_tokens(hidden: Tensor, attention_mask: Tensor, count: int, keep: str) -> Tensor:
@@ -50,3 +53,25 @@ def _inside(attention_mask: Tensor, count: int, hidden: Tensor) -> Tensor:
     """Returns the mask of the last tokens, (texts, count, 1): 0 for the padding of short texts."""
     has = torch.arange(count, device=hidden.device) < attention_mask.sum(1, keepdim=True)
     return has.to(hidden.dtype).unsqueeze(-1)
+
+
+def pool_clusters(tokens: Tensor, attention_mask: Tensor, count: int) -> Tensor:
+    """Returns the means of clusters of each text's tokens, (texts, count, dim).
+
+    It is `cluster_means` for a batch of `tokens`, (texts, tokens, dim), with gradients, to which
+    the clusters are constants, but not their means and lengths. A text with fewer tokens than
+    `count` is padded with zeros.
+    """
+    longest = max(tokens.shape[1], count)
+    shares = np.zeros((len(tokens), count, longest), np.float32)
+    for row, length in enumerate(attention_mask.sum(1).tolist()):
+        found = tokens[row, :length].detach().float().cpu().numpy()
+        few = length <= count
+        shares[row, : min(length, count), :length] = (
+            np.eye(length) if few else cluster_shares(found, count)
+        )
+    weights = torch.from_numpy(shares[:, :, : tokens.shape[1]]).to(tokens)
+    means = weights @ tokens
+    lengths = weights @ tokens.norm(dim=-1, keepdim=True)
+    pooled: Tensor = means * (lengths / means.norm(dim=-1, keepdim=True).clamp(min=SHORTEST))
+    return pooled

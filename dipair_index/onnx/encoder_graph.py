@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
 from onnx import TensorProto
-from torch import nn
+from torch import Tensor, nn
 
 from dipair_index.errors import ModelError
 from dipair_index.models.dipair import DiPairModel
@@ -48,19 +49,69 @@ def export_encoder(
         last = alone and depth == len(layers) - 1
         asking = _leading(graph, hidden, kept) if last else hidden
         hidden = _layer(graph, layer, asking, hidden, lengths, encoder.config)
-    states = _states(graph, config, side, hidden, lengths, count, alone)
-    first = graph("Squeeze", _leading(graph, states, 1), graph.constant([1]))
-    tokens = states
-    if config.dim is not None:
-        projection = model.projections["query" if config.shared_projections else side]
-        tokens = graph.linear(states, cast(nn.Linear, projection))
+    places: Sequence[str | int] = ["texts", kept, config.token_dim]
+    if config.pooling == "linear" or config.keep == "clusters":
+        pooled = _pooled(graph, model, hidden, lengths, count)
+    if config.keep == "clusters":
+        tokens = _unit_tokens(graph, model, side, hidden, lengths, count)
+        if side == "query":
+            tokens = _leading(graph, tokens, kept)
+        else:  # which the encoder pools
+            places = ["texts", "tokens", config.token_dim]
+    else:
+        tokens = _states(graph, config, side, hidden, lengths, count, alone)
+        if config.pooling != "linear":
+            pooled = graph("Squeeze", _leading(graph, tokens, 1), graph.constant([1]))
+        if config.dim is not None:
+            tokens = graph.linear(tokens, _projection(model, side))
     graph.save(
         path,
         {
-            "tokens": (tokens, ["texts", kept, config.token_dim]),
-            "vectors": (graph.unit(first, 1e-12), ["texts", config.vector_dim]),
+            "tokens": (tokens, places),
+            "vectors": (graph.unit(pooled, 1e-12), ["texts", config.vector_dim]),
         },
     )
+
+
+def _projection(model: DiPairModel, side: str) -> nn.Linear:
+    return cast(nn.Linear, model.projections["query" if model.config.shared_projections else side])
+
+
+def _unit_tokens(
+    graph: Graph, model: DiPairModel, side: str, hidden: str, lengths: str, count: str
+) -> str:
+    """The tokens of which clusters are made, zero beyond the end of a text: `unit_tokens`."""
+    tokens = graph.unit(graph.linear(hidden, _projection(model, side)), 1e-12)
+    if side != "query":
+        tokens = graph("Sub", tokens, graph.weight(cast(Tensor, model.centre)))
+    return _inside(graph, tokens, lengths, count)
+
+
+def _pooled(graph: Graph, model: DiPairModel, hidden: str, lengths: str, count: str) -> str:
+    """The pooled vector of each text, (texts, hidden), before it is normalised."""
+    first = graph("Squeeze", _leading(graph, hidden, 1), graph.constant([1]))
+    if model.config.pooling == "cls":
+        return first
+    mean = _mean(graph, _inside(graph, hidden, lengths, count), lengths)
+    if model.config.pooling == "mean":
+        return mean
+    both = graph("Concat", first, mean, axis=1)
+    return graph.linear(both, cast(nn.Linear, model.vector_map))
+
+
+def _inside(graph: Graph, hidden: str, lengths: str, count: str) -> str:
+    """Hidden states, zero beyond the end of each text."""
+    lengths = graph("Cast", graph("Unsqueeze", lengths, graph.constant([1])), to=TensorProto.INT64)
+    return _masked(
+        graph, hidden, _span(graph, graph("Squeeze", count, graph.constant([0]))), lengths
+    )
+
+
+def _mean(graph: Graph, inside: str, lengths: str) -> str:
+    """The mean of each text's hidden states, which are zero beyond its end: (texts, hidden)."""
+    total = graph("ReduceSum", inside, graph.constant([1]), keepdims=0)
+    lengths = graph("Cast", graph("Unsqueeze", lengths, graph.constant([1])), to=TensorProto.FLOAT)
+    return graph("Div", total, graph("Max", lengths, graph.constant(1.0)))
 
 
 def _embedded(graph: Graph, embeddings: Any, ids: str, count: str) -> str:
@@ -115,9 +166,8 @@ def _states(
         states = graph("GatherND", hidden, inside, batch_dims=1)
         states = _masked(graph, states, places, lengths)
     if config.pooling == "mean":
-        total = graph("ReduceSum", hidden, graph.constant([1]), keepdims=0)
-        length = graph("Max", graph("Cast", lengths, to=TensorProto.FLOAT), graph.constant(1.0))
-        mean = graph("Unsqueeze", graph("Div", total, length), graph.constant([1]))
+        whole = graph("Squeeze", lengths, graph.constant([1]))
+        mean = graph("Unsqueeze", _mean(graph, hidden, whole), graph.constant([1]))
         others = graph("Slice", states, graph.constant([1]), graph.constant([kept]),
                        graph.constant([1]))  # fmt: skip
         states = graph("Concat", mean, others, axis=1)

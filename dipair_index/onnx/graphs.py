@@ -39,6 +39,7 @@ class OnnxRecord(NamedTuple):
     query_prefix: str
     passage_prefix: str
     files: dict[str, str]  # SHA-256 by name
+    clusters: bool = False  # whether a passage's tokens are still to be pooled
 
     def write(self, folder: Path) -> None:
         """Writes the record atomically."""

@@ -37,7 +37,7 @@ def export_head(model: DiPairModel, stored: dict[str, StoredTensor], path: Path)
     hidden = _together(graph, sides, count)
     *layers, last = cast("list[nn.TransformerEncoderLayer]", list(head.layers))
     for depth, each in enumerate(layers):
-        layer = _Layer(graph, each)
+        layer = Layer(graph, each)
         if depth:
             projected = layer.project(hidden)
         else:  # the query's part is the same for all passages
@@ -97,7 +97,7 @@ class _Merged:
         self.joined_bias = single(bias)
 
 
-class _Layer:
+class Layer:
     """A whole transformer layer."""
 
     def __init__(self, graph: Graph, layer: nn.TransformerEncoderLayer) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dipair_index.models.aligned_head import AlignedHead
 from dipair_index.models.dipair import DiPairModel
 from dipair_index.models.heads import SimilarityHead
 from dipair_index.models.transformer_head import ClassHead
@@ -27,7 +28,7 @@ def fit_similarity(
     `HiddenStateCache.collate`.
     """
     head = model.head
-    if isinstance(head, SimilarityHead):
+    if isinstance(head, SimilarityHead | AlignedHead):
         scale, bias = head.similarity_scale, head.bias
     elif isinstance(head, ClassHead) and head.has_residual and len(head.output.bias) == 1:
         scale, bias = head.similarity_scale, head.output.bias

@@ -19,6 +19,7 @@ from dipair_index.models.dipair import DiPairModel
 from dipair_index.models.tokenizers import check_length, load_tokenizer
 from dipair_index.models.weights import round_weights, save_weights
 from dipair_index.training.data import TrainingData, measure
+from dipair_index.training.pretrained_tokens import load_projection
 from dipair_index.training.run import TrainingRun
 from dipair_index.training.settings import TrainingSettings
 from dipair_index.training.stages import train
@@ -82,6 +83,8 @@ def distil(
         model_settings["given_sides"] = sizes
     set_seed(settings.seed)
     model = DiPairModel.from_encoder(encoder, layers=layers, **model_settings)
+    if settings.projection_start == "pretrained":
+        load_projection(model, encoder)
     tokenizer = load_tokenizer(encoder, model.encoder)
     for side in (each for each in data.sides if each not in model.config.given_sides):
         check_length(tokenizer, model.config.text_length(side), f"the length of a {side}")

@@ -50,7 +50,7 @@ class GivenStates:
 class HiddenStateCache:
     """The encoder's hidden states of all texts, after truncation or token pooling.
 
-    `states` are by side, float16 (texts, tokens, vector_dim), as memory maps; those of a given side
+    `states` are by side, float16 (texts, tokens, width), as memory maps; those of a given side
     are its tokens.
     """
 
@@ -115,10 +115,17 @@ def _compute_side(
     bf16: bool,
 ) -> npt.NDArray[np.float16]:
     config = model.config
-    shape = (config.kept(side), config.vector_dim)
+    shape = (config.kept(side), model.state_width)
 
     digest = TextsDigest()
     digest.update(map(str, range(len(texts))), texts)
+    # clusters are of projected tokens
+    projected = {}
+    if config.keep == "clusters":
+        projected = {
+            "projections": fingerprint(model.projections),
+            "centre": model.centre.tolist(),
+        }
     with progress(f"encoding {'queries' if side == 'query' else 'passages'}", "texts") as report:
         return fill_rows(
             folder / f"{side}.npy",
@@ -128,6 +135,7 @@ def _compute_side(
                 "encoder": fingerprint(model.encoder_of(side)),
                 "kept": [config.text_length(side), config.keep, config.pooling, bf16],
                 "texts": digest.hexdigest(),
+                **projected,
             },
             chunks=(
                 texts[start : start + TEXTS_PER_CHUNK]
@@ -143,7 +151,7 @@ def hidden_states(
 ) -> npt.NDArray[np.float16]:
     """Returns the truncated hidden states of texts, (texts, kept, vector_dim), in their order."""
     config = model.config
-    rows = np.empty((len(texts), config.kept(side), config.vector_dim), np.float16)
+    rows = np.empty((len(texts), config.kept(side), model.state_width), np.float16)
     batches = TokenisedBatches(tokenizer, texts, max_length=config.text_length(side))
     for rows_of_batch, batch in batches:
         batch = batch.to(model.device)

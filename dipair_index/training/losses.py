@@ -15,6 +15,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+DISTANCE_WEIGHT, LEVEL_WEIGHT = 0.05, 0.02
+"""The weights of the squared errors in `ranking`."""
+
 Loss: TypeAlias = Callable[[Tensor, Tensor, float], Tensor]
 
 
@@ -69,6 +72,23 @@ def both(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
     return binary(student, teacher, temperature) + listwise(student, teacher, temperature)
 
 
+def ranking(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
+    """The order of each query's passages, their distances, and a little of the level.
+
+    The sum of the KL divergence at the temperature, of both sides and times its square (Hinton et
+    al., "Distilling the Knowledge in a Neural Network", arXiv 1503.02531, section 2), and of the
+    squared errors of the logits, with and without each query's mean error, by weights that keep the
+    divergence in the lead.
+    """
+    known = ~teacher.isnan()
+    order = listwise(student / temperature, teacher, temperature) * temperature**2
+    error = (student - teacher).masked_fill(~known, 0)
+    mean = error.sum(-1, keepdim=True) / known.sum(-1, keepdim=True).clamp(min=1)
+    distance = (error - mean).masked_fill(~known, 0).square()
+    total = known.sum().clamp(min=1)
+    return order + (DISTANCE_WEIGHT * distance + LEVEL_WEIGHT * error.square()).sum() / total
+
+
 LOSSES: Mapping[str, Loss] = MappingProxyType(
     {
         "binary": binary,
@@ -77,6 +97,7 @@ LOSSES: Mapping[str, Loss] = MappingProxyType(
         "margin-mse": margin_mse,
         "listwise": listwise,
         "both": both,
+        "ranking": ranking,
     }
 )
 """The losses by the names of `--loss`."""

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from dipair_index.errors import SettingsError
 from dipair_index.models.systems import WeightCodec
 
-LOSS_NAMES = ("binary", "regression", "multi-class", "margin-mse", "listwise", "both")
+LOSS_NAMES = (
+    "binary", "regression", "multi-class", "margin-mse", "listwise", "both", "ranking",
+)  # fmt: skip
 """The names of `dipair_index.training.losses.LOSSES`."""
-GROUP_LOSSES = ("margin-mse", "listwise", "both")
+GROUP_LOSSES = ("margin-mse", "listwise", "both", "ranking")
 """The losses that compare the passages of one query."""
 
 BERT_TINY = "bert-tiny"
@@ -23,7 +25,10 @@ class TrainingSettings:
     Stage one trains the new parameters on cached hidden states; stage two trains all parameters,
     or the encoder's top `stage_two_layers` layers with the projections and the head. With `stages`
     "one", there is stage two only. `projection_start` "principal" initialises the projections with
-    the leading directions of the encoder's vectors, "random" with random weights, as the papers do.
+    the leading directions of the encoder's vectors, "random" with random weights, as the papers do,
+    and "pretrained" with the projection of a late-interaction encoder. `vector_teacher` names a
+    sentence embedder; the vectors of a model with `pooling="linear"` are fitted to its vectors
+    before stage two.
     """
 
     loss: str = "both"
@@ -38,6 +43,7 @@ class TrainingSettings:
     stage_two_learning_rate: float = 5e-5
     stage_two_layers: int | None = None
     projection_start: str = "principal"
+    vector_teacher: str | None = None
     warm_up: float = 0.1
     max_steps: int = -1
     save_steps: int = 200

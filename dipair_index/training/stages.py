@@ -19,10 +19,12 @@ from dipair_index.formats.token_files import GivenTokens
 from dipair_index.models.dipair import DiPairModel
 from dipair_index.models.prettr import JointLayersHead
 from dipair_index.progress import Progress
+from dipair_index.records import PAIR
 from dipair_index.training.calibration import fit_similarity
 from dipair_index.training.groups import GroupDataset, LabelledGroups, stacked_labels
 from dipair_index.training.hidden_states import GivenStates, HiddenStateCache, hidden_states
 from dipair_index.training.losses import LOSSES, vector_loss
+from dipair_index.training.pretrained_tokens import fit_vectors, set_centre, token_states
 from dipair_index.training.settings import TrainingSettings
 from dipair_index.training.trainer import Schedule, run_training
 
@@ -62,13 +64,19 @@ def train(
     }
     model.to(settings.device)  # type: ignore[arg-type]  # the type of a wrapped method lacks its self
     done = folder / "stage-one.pt"
+    clusters = model.config.keep == "clusters"  # these are made of projected tokens
+    if clusters and not (resume and done.is_file()):
+        sample = token_states(model, tokenizer, texts_of["passage"])
+        if settings.projection_start == "principal":
+            initialise_projections(model, sample.cpu().numpy())
+        set_centre(model, sample)
     if resume and done.is_file():
         model.load_state_dict(torch.load(done, weights_only=True))
     elif settings.stages == "two" and settings.stage_one_epochs:
         cache = HiddenStateCache.compute(
             model, tokenizer, texts_of, folder / "states", progress, bf16=settings.bf16, given=given
         )
-        if settings.projection_start == "principal":
+        if settings.projection_start == "principal" and not clusters:
             sample = cache.states["passage"][: direction_texts(model)]
             initialise_projections(model, direction_sample(model, sample))
         items = GroupDataset(groups, settings.group, settings.seed)
@@ -82,11 +90,15 @@ def train(
         _run_stage(model, groups, cache.collate, folder, settings, 1, resume, progress)
         with replacing(done) as unfinished:
             torch.save(model.state_dict(), unfinished)
-    elif model.projections and settings.projection_start == "principal" and not given:
+    elif model.projections and settings.projection_start == "principal" and not (given or clusters):
         passages = texts_of["passage"]
         passages = passages[:: max(1, len(passages) // direction_texts(model))]
         states = hidden_states(model.eval(), tokenizer, "passage", passages, bf16=settings.bf16)
         initialise_projections(model, direction_sample(model, states))
+    if settings.vector_teacher is not None:
+        unread = {side: [texts[side][name] for name in groups.ids[side]] for side in PAIR}
+        where = folder / "vectors"
+        fit_vectors(model, tokenizer, unread, settings.vector_teacher, where, progress)
     unfreeze(model, settings)
     tokens_of = {
         side: GivenStates(tokens, texts_of[side], model.config.kept(side))

@@ -19,10 +19,8 @@ from dipair_index.rerank.serving.slot import ModelSlot
 from dipair_index.rerank.serving.token_counts import TokenCounts
 from dipair_index.rerank.text_cache import TextCache
 from dipair_index.stores.codecs import Codec, open_codec
+from dipair_index.stores.names import DEFAULT_CODEC
 from dipair_index.stores.snapshot import Snapshot
-
-_CODEC = "int8"
-"""The codec of a model without an index; it is the default of an index, too."""
 
 
 @dataclass
@@ -103,7 +101,7 @@ class Served:
         if snapshot is not None:
             return snapshot.codec
         sizes = self.encoder.sizes
-        return open_codec(_CODEC, tokens_per_passage=sizes.max_passage_tokens, dim=sizes.dim)
+        return open_codec(DEFAULT_CODEC, tokens_per_passage=sizes.max_passage_tokens, dim=sizes.dim)
 
     def close(self) -> None:
         """Ends what is computed, and closes the index."""

@@ -38,7 +38,7 @@ def folder(tmp_path: Path, built_index: Path, monkeypatch: pytest.MonkeyPatch) -
         "list.json": b"[1]",
         "broken.json": b"{",
         "unknown.json": b'{"rerank": {"depth": 7}}',
-        "command.json": b'{"serve": {}}',
+        "command.json": b'{"sell": {}}',
         "nested.json": b'{"make-dataset": {"pairs": {"colour": "red"}}}',
     }
     for name, data in files.items():
@@ -137,7 +137,7 @@ CASES = [
     ("add --corpus good.tsv --index-dir thesis", 1, "thesis is not an index: it has no manifest"),
     ("add --corpus good.tsv --index-dir corrupt.index", 1, "corrupt.index/manifest.json is damage"),
     ("add --corpus good.tsv --index-dir an.index", 1, "2 of these passages are in an.index alread"),
-    ("add --index-dir an.index", 2, "Missing option '--corpus'"),
+    ("add --index-dir an.index", 2, "give either --corpus FILE or --side SIDE=FILE"),
     ("add --corpus missing.tsv --index-dir an.index", 1, "there is no file missing.tsv"),
     ("add --corpus empty.tsv --index-dir an.index", 1, "empty.tsv is empty"),
     ("update --corpus duplicate.tsv --index-dir an.index", 1, "line 3 of duplicate.tsv: the id p1"),
@@ -175,7 +175,7 @@ CASES = [
     ("--config broken.json build", 1, "broken.json cannot be read as settings"),
     ("--config list.json build", 1, "list.json: expected an object a command"),
     ("--config unknown.json build", 1, "unknown.json: rerank has no setting depth"),
-    ("--config command.json build", 1, "command.json: there is no command 'serve', only"),
+    ("--config command.json build", 1, "command.json: there is no command 'sell', only"),
     ("--config nested.json build", 1, "nested.json: make-dataset pairs has no setting colour"),
 ]
 

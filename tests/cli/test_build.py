@@ -14,6 +14,7 @@ from click.testing import Result
 from dipair_index.records import Passage
 from dipair_index.stores.index_directory import Layout
 from dipair_index.stores.manifest import Manifest
+from dipair_index.stores.names import DEFAULT_CODEC
 
 Run = Callable[..., Result]
 
@@ -39,7 +40,7 @@ def test_with_nothing_added_the_sample_is_indexed_and_said(run: Run, tmp_path: P
     assert lines[2] == f"token embeddings take {size / 6:,.0f} bytes a passage on disk"
     assert lines[3] == 'wrote dipair.index: ask it with `dipair-index rerank --query "..."`'
     manifest = Manifest.read("dipair.index")
-    assert (manifest.model, manifest.codec, manifest.passages) == ("default", "int8", 6)
+    assert (manifest.model, manifest.codec, manifest.passages) == ("default", DEFAULT_CODEC, 6)
 
 
 def test_a_second_time_there_is_nothing_to_do(run: Run, digest: Callable[[Path], str]) -> None:

@@ -219,4 +219,8 @@ def _of_extra(setup: ConfigParser, extra: str) -> set[str]:
 
 
 def _names(requirements: str) -> set[str]:
-    return {line.split(">")[0].split("=")[0].strip() for line in requirements.split("\n") if line}
+    return {
+        line.split(">")[0].split("=")[0].split("[data]")[0].strip()
+        for line in requirements.split("\n")
+        if line
+    }

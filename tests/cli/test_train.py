@@ -53,6 +53,7 @@ GIVEN: dict[str, Any] = {
     "stage_two_learning_rate": 1e-4,
     "stage_two_layers": 1,
     "projection_start": "random",
+    "vector_teacher": "use",
     "warm_up": 0.2,
     "max_steps": 7,
     "save_steps": 5,

@@ -21,6 +21,7 @@ from dipair_index.rerank.index import DiPairIndex
 from dipair_index.rerank.unfinished import UnfinishedPart
 from dipair_index.stores.index_directory import Layout
 from dipair_index.stores.manifest import Manifest
+from dipair_index.stores.names import DEFAULT_CODEC
 from dipair_index.stores.snapshot import Snapshot
 from dipair_index.stores.verification import verify_index
 
@@ -72,7 +73,7 @@ def test_a_build_says_what_it_did(
     assert counts == [0, 5, 10, 15, 20, 24]
     assert (summary.passages, summary.encoded, summary.truncated) == (24, 24, 0)
     manifest = Manifest.read(target)
-    assert (manifest.codec, manifest.ann_kind, manifest.passages) == ("int8", "flat", 24)
+    assert (manifest.codec, manifest.ann_kind, manifest.passages) == (DEFAULT_CODEC, "flat", 24)
     assert manifest.model_fingerprint == manifest.embedder_fingerprint == encoder.fingerprint
     (part,) = manifest.parts
     folder = Layout(target).part(part.name)
@@ -231,7 +232,7 @@ def test_a_build_resumes_only_with_its_own_settings_and_passages(
     target = tmp_path / "some.index"
     with pytest.raises(KeyboardInterrupt):
         build_index(interrupted_after(passages, 10), target, encoder)
-    with pytest.raises(DirectoryError, match="begun with codec int8, not float16"):
+    with pytest.raises(DirectoryError, match="begun with codec int6, not float16"):
         build_index(passages, target, encoder, codec="float16", resume=True)
     with pytest.raises(DirectoryError, match="begun with model"):
         build_index(passages, target, DualEncoder.load(other_model_dir), resume=True)

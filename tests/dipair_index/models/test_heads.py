@@ -153,6 +153,37 @@ def slow_maxsim(weights: Weights, sides: list[Array]) -> Array:
     return scaled(weights, sum(best) / len(best))
 
 
+def slow_aligned(weights: Weights, sides: list[Array]) -> Array:
+    """Each query token beside the passage token it meets, over the tokens that are there."""
+    query, passage = ([token for token in side if token.any()] for side in sides)
+    unit_scale = math.sqrt(len(query[0]))
+    best, hidden = [], []
+    for place, token in enumerate(query):
+        products = sorted(((float(token @ other), row) for row, other in enumerate(passage)))[::-1]
+        met = passage[products[0][1]]
+        second = max(products[1][0], -1.0) if len(products) > 1 else -1.0
+        mean = sum(product for product, _ in products) / len(products)
+        best.append(max(products[0][0], -1.0))
+        row = (
+            weights["product.weight"] @ (unit_scale**2 * token * met)
+            + weights["product.bias"]
+            + weights["query.weight"] @ (unit_scale * token)
+            + weights["passage.weight"] @ (unit_scale * met)
+            + weights["similarities.weight"] @ (unit_scale * np.array([best[-1], second, mean]))
+            + weights["position"][place]
+        )
+        hidden.append(layer_norm(row, weights["norm.weight"], weights["norm.bias"]))
+    logit = 0.0
+    for token, similar, read in zip(
+        query, best, slow_attention_layers(weights, hidden), strict=True
+    ):
+        added, weight = weights["output.weight"] @ read + weights["output.bias"]
+        common = float(token @ weights["centre"])
+        logit += float(weights["similarity_scale"][0]) * (similar + common)
+        logit += float(added) + unit_scale * float(weight) * similar
+    return np.array([logit / len(query) + float(weights["bias"][0])])
+
+
 def scaled(weights: Weights, similarity: float) -> Array:
     return np.array([float(weights["similarity_scale"]) * similarity + float(weights["bias"])])
 
@@ -166,6 +197,7 @@ TWINS: dict[str, Callable[[Weights, list[Array]], Array]] = {
     "poly": slow_poly,
     "maxsim": slow_maxsim,
     "prettr": slow_joint,
+    "aligned": slow_aligned,
 }
 SMALL_BERT = {
     "model_type": "bert", "hidden_size": 10, "num_hidden_layers": 1, "num_attention_heads": 1,

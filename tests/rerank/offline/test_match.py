@@ -22,7 +22,7 @@ from dipair_index.stores.snapshot import Snapshot
 
 Rows = list[tuple[str, str, float]]
 ReadRows = Callable[[Path], Rows]
-TOLERANCE = 1e-6
+TOLERANCE = 5e-6
 
 
 def some_pairs(sides: Any, count: int) -> list[tuple[str, str]]:
