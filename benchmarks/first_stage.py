@@ -49,9 +49,7 @@ def main() -> None:
             batch = queries[start : start + QUERIES_AT_ONCE]
             texts = [query.text for query in batch]
             for stage in FIRST_STAGES[:2]:
-                found = index.search(
-                    texts, DEPTH, rerank=False, raw_scores=True, first_stage=stage
-                )
+                found = index.search(texts, DEPTH, rerank=False, raw_scores=True, first_stage=stage)
                 for query, ranking in zip(batch, found, strict=True):
                     runs[stage][query.query_id] = {each.id: each.score for each in ranking}
     fusions = {"rrf": Fusion("rrf")}
