@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -103,6 +104,7 @@ class HeadScorer(TokenScorer):
         """
         at = of.at[pairs]
         at = np.append(at, np.repeat(at[-1:], self._size - len(at)))
+        inverse: npt.NDArray[np.intp] | None
         distinct, inverse = np.unique(at, return_inverse=True)
         if len(distinct) == len(at):
             distinct, inverse = at, None

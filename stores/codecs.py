@@ -278,13 +278,13 @@ def _scaled(tokens: FloatArray, largest: int) -> tuple[FloatArray, FloatArray]:
 
     The integers, in float32, are from `-largest` to `largest`.
     """
-    scales = np.abs(tokens).max(axis=2, initial=0.0) / np.float32(largest)
+    scales: FloatArray = np.abs(tokens).max(axis=2, initial=0.0) / np.float32(largest)
     # `largest` times a scale that was rounded up must not pass float32's largest number
     limit = np.nextafter(np.finfo(np.float32).max / np.float32(largest), np.float32(0))
-    scales = np.minimum(scales, limit)
+    scales = np.minimum(scales, limit, dtype=np.float32)
     # a token of zeros (or of numbers below float32's smallest scale) becomes all zeros
     divisors = np.where(scales == 0, np.float32(np.inf), scales)
-    numbers: FloatArray = tokens / divisors[:, :, None]
+    numbers: FloatArray = np.divide(tokens, divisors[:, :, None], dtype=np.float32)
     np.rint(numbers, out=numbers)
     # a scale near float32's smallest number is itself rounded, and may leave one more
     np.clip(numbers, -largest, largest, out=numbers)

@@ -244,10 +244,10 @@ class IndexWriter(Closing):
             )
             build_ann(ids, np.concatenate(vectors), manifest, source).save(target.ann)
             truncated = sum(part.info.truncated for part in parts)
-            part = self.install_part(
+            installed = self.install_part(
                 target, len(ids), truncated, digest.hexdigest(), lexical=manifest.lexical
             )
-            return (part,)
+            return (installed,)
         except BaseException:
             remove_part(target)
             raise

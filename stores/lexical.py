@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from itertools import chain, compress
 from pathlib import Path
 from tempfile import mkdtemp
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from dipair_index.errors import StoreError
 from dipair_index.optional import require
@@ -146,7 +146,7 @@ class LexicalIndex:
         found = []
         for (score, address), row in zip(hits, rows, strict=True):
             part = self._parts[self._part_of_segment[address.segment_ord]]
-            if (passage_id := part.ids[row]) not in part.deleted:
+            if (passage_id := part.ids[cast(int, row)]) not in part.deleted:
                 found.append((passage_id, score))
         return found
 

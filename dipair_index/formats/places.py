@@ -120,7 +120,8 @@ class Place:
         except DiPairError:
             raise
         except (OSError, pa.ArrowException) as error:
-            text = os.strerror(error.errno) if getattr(error, "errno", None) else reason(error)
+            number = getattr(error, "errno", None)
+            text = os.strerror(number) if number else reason(error)
             advice = next((f": {say}" for sign, say in _ADVICE if sign in str(error)), "")
             kind: Callable[[str], DiPairError] = WriteError if verb == "write" else FormatError
             raise kind(f"cannot {verb} {self.name_of(name)}: {text}{advice}") from error

@@ -90,13 +90,15 @@ class AlignedHead(TupleHead):
 
     def query_part(self, query: Tensor) -> Tensor:
         """Returns the query's part of the first hidden states, (..., N, dim)."""
-        return self.query(self.unit * query) + self.position[: query.shape[-2]]
+        own: Tensor = self.query(self.unit * query)
+        return own + self.position[: query.shape[-2]]
 
     def pair_part(self, query: Tensor, aligned: Alignment) -> Tensor:
         """Returns the other part of the first hidden states, (pairs, N, dim)."""
         met = self.unit * aligned.met
         similar: Tensor = self.similarities(self.unit * aligned.similarities)
-        return self.product(self.unit * query * met) + self.passage(met) + similar
+        joint: Tensor = self.product(self.unit * query * met) + self.passage(met)
+        return joint + similar
 
     def logits(self, hidden: Tensor, aligned: Alignment, common: Tensor, asked: Tensor) -> Tensor:
         """Returns logits, (pairs,), of the last hidden states, (pairs, N, dim).
@@ -106,7 +108,7 @@ class AlignedHead(TupleHead):
         """
         added, weight = self.output(hidden).unbind(-1)  # (pairs, N) each
         best = aligned.similarities[..., 0]
-        each = self.similarity_scale * (best + common) + added + self.unit * weight * best
+        each: Tensor = self.similarity_scale * (best + common) + added + self.unit * weight * best
         return each.masked_fill(~asked, 0).sum(-1) / asked.sum(-1).clamp(min=1) + self.bias
 
 

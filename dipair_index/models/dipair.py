@@ -55,6 +55,7 @@ class DiPairModel(PreTrainedModel):
     """An encoder and a projection, shared or one per side, and the head of `config.system`."""
 
     config_class = DiPairConfig
+    centre: Tensor  # of a model of clusters, (dim,)
     base_model_prefix = "dipair"
     _supports_sdpa = True
 
@@ -141,7 +142,7 @@ class DiPairModel(PreTrainedModel):
     def state_width(self) -> int:
         """The width of `states`."""
         config = self.config
-        return config.token_dim if config.keep == "clusters" else config.vector_dim
+        return int(config.token_dim if config.keep == "clusters" else config.vector_dim)
 
     def hidden(self, side: Side, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Returns all hidden states of texts, (texts, tokens, vector_dim)."""
@@ -195,7 +196,7 @@ class DiPairModel(PreTrainedModel):
     @property
     def pools_hidden_states(self) -> bool:
         """Whether a text's vector is made of all hidden states, so that `states` do not tell it."""
-        return self.config.pooling == "linear" or self.config.keep == "clusters"
+        return bool(self.config.pooling == "linear" or self.config.keep == "clusters")
 
     def encode_states(self, side: Side, states: Tensor) -> Encoded:
         """Returns the projected tokens and the pooled vectors of truncated hidden states.

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from onnx import TensorProto
-from torch import Tensor, nn
+from torch import nn
 
 from dipair_index.errors import ModelError
 from dipair_index.models.dipair import DiPairModel
@@ -83,7 +83,7 @@ def _unit_tokens(
     """The tokens of which clusters are made, zero beyond the end of a text: `unit_tokens`."""
     tokens = graph.unit(graph.linear(hidden, _projection(model, side)), 1e-12)
     if side != "query":
-        tokens = graph("Sub", tokens, graph.weight(cast(Tensor, model.centre)))
+        tokens = graph("Sub", tokens, graph.weight(model.centre))
     return _inside(graph, tokens, lengths, count)
 
 
@@ -96,7 +96,7 @@ def _pooled(graph: Graph, model: DiPairModel, hidden: str, lengths: str, count: 
     if model.config.pooling == "mean":
         return mean
     both = graph("Concat", first, mean, axis=1)
-    return graph.linear(both, cast(nn.Linear, model.vector_map))
+    return graph.linear(both, model.vector_map)
 
 
 def _inside(graph: Graph, hidden: str, lengths: str, count: str) -> str:

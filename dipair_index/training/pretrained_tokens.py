@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from safetensors import safe_open
 from torch import Tensor, nn
@@ -111,7 +112,8 @@ def fit_vectors(
             f"{model.config.vector_dim} wide: name an embedder of that width"
         )
     folder.mkdir(parents=True, exist_ok=True)
-    inputs, targets = [], []
+    inputs: list[npt.NDArray[Any]] = []
+    targets: list[npt.NDArray[Any]] = []
     for side, embed in (("query", embedder.embed_queries), ("passage", embedder.embed_passages)):
         sample = texts[side][:: max(1, len(texts[side]) // VECTOR_SAMPLE)]
         digest = TextsDigest()
@@ -162,7 +164,7 @@ def first_and_mean(
     return rows
 
 
-def ridge(inputs: np.ndarray, targets: np.ndarray) -> tuple[FloatArray, FloatArray]:
+def ridge(inputs: npt.NDArray[Any], targets: npt.NDArray[Any]) -> tuple[FloatArray, FloatArray]:
     """Returns the weight (out, in) and bias (out,) of the linear map with the least squared error.
 
     `inputs` are (rows, in) and `targets` (rows, out); large weights are penalised by `RIDGE`.

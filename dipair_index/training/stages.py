@@ -77,8 +77,8 @@ def train(
             model, tokenizer, texts_of, folder / "states", progress, bf16=settings.bf16, given=given
         )
         if settings.projection_start == "principal" and not clusters:
-            sample = cache.states["passage"][: direction_texts(model)]
-            initialise_projections(model, direction_sample(model, sample))
+            states = cache.states["passage"][: direction_texts(model)]
+            initialise_projections(model, direction_sample(model, states))
         items = GroupDataset(groups, settings.group, settings.seed)
         # a pair of prettr, whose tokens are many, takes a hundred times as long
         sample_size = SCALE_SAMPLE // (20 if model.config.system == "prettr" else 1)

@@ -80,4 +80,5 @@ def _bytes_per_row(matcher: Matcher, work: Work) -> float:
         right = matcher.right.ids_between(0, RIGHT_TEXTS)
         table = pa.table({LEFT: np.repeat(left, len(right)), RIGHT: right * len(left)})
     scores = np.random.default_rng(0).random(table.num_rows, np.float32)
-    return len(table_bytes(table.append_column(SCORE, pa.array(scores)))) / table.num_rows
+    written: bytes = table_bytes(table.append_column(SCORE, pa.array(scores)))
+    return len(written) / int(table.num_rows)

@@ -48,8 +48,12 @@ class RayEngine:
         if not ray.is_initialized():
             ray.init(log_to_driver=False)
         on_gpu = not work.settings.device.startswith("cpu")
-        one = {"num_gpus": 1} if on_gpu else {"num_cpus": 1}
-        there = int(ray.cluster_resources().get("GPU" if on_gpu else "CPU", 1))
+        one: dict[str, Any] = {"num_gpus": 1} if on_gpu else {"num_cpus": 1}
+        there = int(
+            ray.cluster_resources().get(  # type: ignore[no-untyped-call]
+                "GPU" if on_gpu else "CPU", 1
+            )
+        )
         workers = max(1, min(self._workers or there, len(blocks)))
         tasks = min(len(blocks), TASKS_PER_WORKER * workers)
         numbers = [{BLOCK: each} for each in blocks]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -71,11 +72,15 @@ def work_of(matcher: Matcher) -> Work:
     return AllPairs(matcher) if matcher.settings.every else Nearest(matcher)
 
 
+def _report_after(report: Report, before: int, count: int) -> None:
+    report(before + count)
+
+
 def run_here(work: Work, out: str, blocks: Iterable[int], report: Report) -> Iterator[int]:
     """The `Engine` of one process: one block after another."""
     done, folder = 0, OutputFolder(out)
     for block in blocks:
-        write_block(work, folder, block, lambda count, before=done: report(before + count))
+        write_block(work, folder, block, partial(_report_after, report, done))
         done += work.pairs_in(block)
         report(done)
         yield block

@@ -38,7 +38,8 @@ def docs_page(document: dict[str, Any], root_path: str) -> str:
 
 def _operation(method: str, path: str, operation: dict[str, Any], schemas: dict[str, Any]) -> str:
     content = operation.get("requestBody", {}).get("content", {})
-    schema = next(iter(content.values()), {}).get("schema", {})
+    first: dict[str, Any] = next(iter(content.values()), {})
+    schema = first.get("schema", {})
     schema = schemas.get(schema.get("$ref", "").rpartition("/")[2], schema)
     fields = _fields(schema) if schema else ""
     responses = "".join(
