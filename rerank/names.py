@@ -10,7 +10,7 @@ FIRST_STAGES: tuple[FirstStage, ...] = get_args(FirstStage)
 FusionMethod = Literal["rrf", "weighted"]
 FUSION_METHODS: tuple[FusionMethod, ...] = get_args(FusionMethod)
 
-HEAD_WEIGHT = 0.5
+HEAD_WEIGHT = 0.7
 """The head's share of a weighted fusion with the first stage."""
 LEXICAL_WEIGHT = 0.3
 """The share of BM25 in the weighted fusion that is the first stage `both`."""

@@ -29,8 +29,9 @@ def test_the_command_can_be_parsed_and_listens_at_the_port() -> None:
     assert str(given["port"]) == instruction("EXPOSE")
     assert f":{given['port']}/ready" in instruction("HEALTHCHECK")
     assert f'"{given["port"]}:{given["port"]}"' in COMPOSE
-    assert f":{given['index_dir']}" in COMPOSE
-    assert given["index_dir"].parent == Path(instruction("VOLUME"))
+    (index_dir,) = given["index_dir"]
+    assert f":{index_dir}" in COMPOSE
+    assert index_dir.parent == Path(instruction("VOLUME"))
 
 
 def test_what_is_copied_and_installed_is_there() -> None:

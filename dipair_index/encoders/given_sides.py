@@ -28,10 +28,10 @@ def read_given(options: Iterable[str]) -> dict[str, GivenTokens]:
     Raises `SettingsError` if one is something else or names a side twice, and `FormatError` as
     `GivenTokens.read` does.
     """
-    from dipair_index.formats.token_files import GivenTokens  # imports pyarrow
-
     given: dict[str, GivenTokens] = {}
     for option in options:
+        from dipair_index.formats.token_files import GivenTokens  # imports pyarrow
+
         side, equals, file = option.partition("=")
         if not (side and equals and file):
             raise SettingsError(f"--side {option}: expected SIDE=FILE, such as passage=images.npy")

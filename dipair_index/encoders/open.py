@@ -33,7 +33,7 @@ def open_encoder(
     >>> from dipair_index import open_encoder
     >>> encoder = open_encoder()
     >>> encoder.encode_passages(["Yeast makes gas.", "Bees dance."]).tokens.shape
-    (2, 8, 256)
+    (2, 32, 96)
     """
     backend, needed_by = _settled(backend, device, precision), "the torch backend"
     if batch_size is not None and batch_size < 1:

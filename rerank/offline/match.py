@@ -96,7 +96,9 @@ def match_indexes(
     >>> from dipair_index import build_index, match_indexes, open_encoder
     >>> queries = [("q1", "why does dough rise")]
     >>> _ = build_index(queries, "q.index", open_encoder(), side="query", overwrite=True)
-    >>> match_indexes("q.index", "my.index", "my.scores", every=True, overwrite=True).pairs
+    >>> passages = [("p1", "Yeast makes gas."), ("p2", "Bees dance.")]
+    >>> _ = build_index(passages, "p.index", open_encoder(), overwrite=True)
+    >>> match_indexes("q.index", "p.index", "my.scores", every=True, overwrite=True).pairs
     2
     """
     check_choice("engine", engine, ENGINES)

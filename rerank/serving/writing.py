@@ -12,7 +12,6 @@ import numpy as np
 from dipair_index.encoders.base import EncodedTexts, TextEncoder
 from dipair_index.encoders.batches import Tokenised
 from dipair_index.records import FloatArray, Passage
-from dipair_index.rerank.build import add_passages
 from dipair_index.rerank.index import DiPairIndex
 from dipair_index.rerank.part_builder import BuildSummary
 from dipair_index.rerank.serving.errors import RETRY_AFTER, ApiError
@@ -78,6 +77,8 @@ def encode_in_steps(passages: Sequence[Passage], encoder: TextEncoder) -> Steps[
 def store(index: DiPairIndex, ready: EncodedPassages) -> BuildSummary:
     """Adds or replaces encoded passages, all or none; the next search finds them."""
     encoder: Any = _Prepared(index.encoder, ready.encoded)
+    from dipair_index.rerank.build import add_passages  # what only reads needs no building
+
     summary = add_passages(ready.passages, index.path, encoder, update=True, disposable=True)
     index.refresh()
     return summary

@@ -47,7 +47,7 @@ def model(run: Run, pairs: Path, tiny_encoder_dir: Path) -> Path:
         "--stage-two-learning-rate", 1e-3,
     )  # fmt: skip
     assert trained.exit_code == 0, trained.output
-    assert "so the model answers with torch alone: only tsf heads" in " ".join(
+    assert "so the model answers with torch alone: only tsf and aligned heads" in " ".join(
         trained.stderr.split()
     )
     return out

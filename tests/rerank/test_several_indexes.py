@@ -90,7 +90,7 @@ def test_indexes_of_other_settings_are_refused(
     build_index(passages[:1], other, lone_encoder, codec="float16")
     with pytest.raises(
         DirectoryError,
-        match=f"{shards[0]} and {other} cannot be searched as one: their codec is int8 and float16",
+        match=f"{shards[0]} and {other} cannot be searched as one: their codec is int6 and float16",
     ):
         DiPairIndex.open([*shards, other], lone_encoder)
     with pytest.raises(SettingsError, match="there is no index to open"):

@@ -14,7 +14,7 @@ from dipair_index.stores.names import CODEC_NAMES
 def test_tokens_take_what_their_codec_takes(codec: str) -> None:
     lmdb = Basis().estimate(1000, codec=codec, dim=64).sizes["tokens"]
     tensorstore = Basis().estimate(1000, codec=codec, dim=64, store="tensorstore").sizes["tokens"]
-    payload = open_codec(codec, tokens_per_passage=8, dim=64).bytes_per_passage
+    payload = open_codec(codec, tokens_per_passage=32, dim=64).bytes_per_passage
     assert lmdb == 1000 * (payload + 50)
     assert tensorstore == 1000 * (payload + 20)
 

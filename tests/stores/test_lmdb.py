@@ -255,7 +255,7 @@ def test_a_killed_writer_loses_nothing_that_it_acknowledged(tmp_path: Path) -> N
             assert (store.get(ids)[:, 0, 0] == np.repeat(np.arange(last + 1), 20)).all()
 
 
-BYTES = {"float32": 4, "float16": 2, "int8": 1, "int4": 0.5}
+BYTES = {"float32": 4, "float16": 2, "int8": 1, "int6": 0.75, "int4": 0.5}
 
 
 @pytest.mark.parametrize("codec", CODEC_NAMES)

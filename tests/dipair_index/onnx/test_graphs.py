@@ -123,7 +123,7 @@ def test_a_graph_that_onnx_runtime_does_not_know_is_told(folder: Path) -> None:
 def test_only_what_has_graphs_is_exported(
     make_model: Callable[..., DualEncoder], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(ModelError, match="only tsf heads .* not de-ffnn"):
+    with pytest.raises(ModelError, match="only tsf and aligned heads .* not de-ffnn"):
         export_onnx(make_model(system="de-ffnn"))
     encoder = make_model()
     encoder.model.encoder.config.model_type = "roberta"

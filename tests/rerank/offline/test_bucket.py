@@ -55,7 +55,7 @@ def test_a_bucket_holds_pairs_tokens_and_scores(
     data = table_bytes(pa.table({"left": left, "right": right}))
     Place(bucket).write("some/pairs.parquet", data)
     folder = tmp_path / "remote"
-    store = {"store": "tensorstore", "store_url": f"{bucket}/tokens"}
+    store = {"store": "tensorstore", "store_url": f"{bucket}/tokens", "codec": "int8"}
     build_index(passages, folder, encoder, **store)
     for index, source, out in (
         (folder, f"{bucket}/some", f"{bucket}/scores"),
