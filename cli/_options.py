@@ -136,7 +136,7 @@ def encoding_options(work: str, overwrite: str) -> Callable[[Command], Command]:
             default="float32",
             show_default=True,
             help="Encode passages in this precision: int8, with ONNX Runtime, is faster, by how "
-            "much depends on the CPU; a token embedding has a cosine of about 0.999 with that in "
+            "much depends on the CPU; a token embedding has a cosine of about 0.997 with that in "
             "float32",
         ),
         click.option("--resume", is_flag=True, help=f"Resume an interrupted {work}"),

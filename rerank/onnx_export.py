@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from dipair_index.encoders.batches import Tokenised
 from dipair_index.encoders.onnx_encoder import OnnxEncoder
 from dipair_index.errors import ModelError, WriteError
 from dipair_index.models.sources import model_folder
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 TOLERANCE = 1e-4
 """The largest difference from torch's numbers that is accepted."""
 
-INT8_COSINE = 0.995
+INT8_COSINE = 0.99
 """The least cosine between int8 and torch encodings with which the int8 graph is kept."""
 
 SAMPLES = (
@@ -129,7 +130,8 @@ def _check_agreement(expected: DualEncoder, made: OnnxEncoder) -> None:
             )
         encoded = [encoder.encode_tokenised(texts) for encoder in (made, expected)]
         _check_distance(folder, "vectors", *(each.vectors for each in encoded))
-        _check_distance(folder, "tokens", *(each.tokens for each in encoded))
+        rows = _unclustered(made, texts)
+        _check_distance(folder, "tokens", *(each.tokens[rows] for each in encoded))
         tokens[side] = encoded[1].tokens
     scorers = EncoderScorer(made), HeadScorer(expected.model)
     for query in tokens["query"]:
@@ -142,10 +144,19 @@ def _is_near_in_int8(expected: DualEncoder, graphs: Graphs) -> bool:
     made = OnnxEncoder(graphs, name=expected.name, precision="int8")
     texts = made.tokenised("passage", SAMPLES)
     in_int8, in_torch = (encoder.encode_tokenised(texts) for encoder in (made, expected))
-    return all(
-        cosines(one, other).min() >= INT8_COSINE
-        for one, other in zip(in_int8, in_torch, strict=True)
-    )
+    rows = _unclustered(made, texts)
+    pairs = (in_int8.tokens[rows], in_torch.tokens[rows]), (in_int8.vectors, in_torch.vectors)
+    return all(cosines(one, other).min() >= INT8_COSINE for one, other in pairs)
+
+
+def _unclustered(encoder: OnnxEncoder, texts: Tokenised) -> list[int]:
+    """Returns the texts of which all tokens are kept, if others are pooled to clusters.
+
+    Rounding may move a token from one cluster to another, which is no error of a graph.
+    """
+    kept = encoder.sizes.max_passage_tokens
+    pooled = encoder.graphs.record.clusters and texts.side == "passage"
+    return [row for row, ids in enumerate(texts.ids) if not pooled or len(ids) <= kept]
 
 
 def cosines(one: FloatArray, other: FloatArray) -> FloatArray:

@@ -32,7 +32,7 @@ class OnnxEncoder:
     """A DiPair model's encoder and head in ONNX graphs, as a `TextEncoder`.
 
     Its tokens and vectors equal those of `DualEncoder` to within 1e-4; with `precision="int8"`,
-    those of passages have a cosine of 0.995 or more with them. One thread encodes a batch, and as
+    those of passages have a cosine of 0.99 or more with them. One thread encodes a batch, and as
     many threads as the process may use encode batches at once.
     """
 

@@ -57,27 +57,21 @@ def ward(points: FloatArray, count: int) -> npt.NDArray[np.int64]:
     total = len(points)
     labels = np.arange(total)
     centroids, sizes = points.astype(np.float64), np.ones(total)
-    costs = np.full((total, total), np.inf)
-    for row in range(total - 1):
-        costs[row, row + 1 :] = _costs(centroids, sizes, row)[row + 1 :]
-    costs = np.minimum(costs, costs.T)
+    squares = (centroids**2).sum(1)
+    # a merging of a and b adds |a| |b| / (|a| + |b|) times the squared distance of their centroids
+    costs = (squares[:, None] + squares - 2 * centroids @ centroids.T) / 2
+    np.fill_diagonal(costs, np.inf)
     for _ in range(total - count):
         into, merged = sorted(divmod(int(costs.argmin()), total))
         weights = sizes[[into, merged]] / sizes[[into, merged]].sum()
         centroids[into] = weights @ centroids[[into, merged]]
+        squares[into] = centroids[into] @ centroids[into]
         sizes[into] += sizes[merged]
         sizes[merged] = 0
         labels[labels == merged] = into
-        costs[into] = costs[:, into] = _costs(centroids, sizes, into)
+        distances = squares + squares[into] - 2 * (centroids @ centroids[into])
+        row = sizes[into] * sizes / (sizes[into] + sizes) * distances
+        row[sizes == 0] = row[into] = np.inf
+        costs[into] = costs[:, into] = row
         costs[merged] = costs[:, merged] = np.inf
     return np.unique(labels, return_inverse=True)[1]
-
-
-def _costs(
-    centroids: npt.NDArray[np.float64], sizes: npt.NDArray[np.float64], row: int
-) -> npt.NDArray[np.float64]:
-    """Costs of merging a cluster with each other; infinite for itself and empty ones."""
-    squares = ((centroids - centroids[row]) ** 2).sum(1)
-    costs: npt.NDArray[np.float64] = sizes[row] * sizes / (sizes[row] + sizes) * squares
-    costs[sizes == 0] = costs[row] = np.inf
-    return costs

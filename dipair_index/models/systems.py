@@ -45,7 +45,7 @@ Precision = Literal["float32", "bfloat16"]
 """The precision of the head; bfloat16 changes a logit by about 0.01 and is faster."""
 
 EncodingPrecision = Literal["float32", "int8"]
-"""The precision of encoding passages; int8 is faster, at a cosine of about 0.999 with float32."""
+"""The precision of encoding passages; int8 is faster, at a cosine of about 0.997 with float32."""
 
 
 class Sizes(NamedTuple):
