@@ -20,7 +20,7 @@ demo: $(VENV)/.installed
 		--query "why does a honey bee die after stinging someone"
 
 test: $(VENV)/.test-installed
-	$(BIN)/pytest -m "not slow"
+	$(BIN)/pytest -m "not slow" -n 2
 
 test-slow: $(VENV)/.test-installed
 	$(BIN)/pytest -m slow

@@ -84,7 +84,11 @@ def test_a_dash_reads_either_kind_from_standard_input(monkeypatch, pack, line: s
         ("c.tsv", "1\ta\n2\tb\n1\tc\n", "line 3 of .*c.tsv: the id 1 was used before"),
         ("c.tsv", b"1\ta\n2\tcaf\xe9\n", r"line 2 of .*c.tsv: byte 6 is not UTF-8 \(0xe9\)"),
         ("c.tsv", "a\x0bb\tt\n", r"line 1 of .*the id 'a\\x0bb' holds a tab or a line break"),
-        ("c.tsv.gz", gzip.compress(b"1\ta\n" * 9)[:-12], "cut off or damaged .*fetch it again"),
+        (
+            "c.tsv.gz",
+            gzip.compress(b"1\ta\n" * 9, mtime=0)[:-12],
+            "cut off or damaged .*fetch it again",
+        ),
         ("c.jsonl", "{'id': 1}\n", "line 1 of .*c.jsonl: expected a JSON object, got invalid JSON"),
         ("c.jsonl", "[" * 99999, "line 1 of .*c.jsonl: expected a JSON object, got invalid JSON"),
         ("c.jsonl", "[1]\n", "line 1 of .*c.jsonl: expected a JSON object, got list"),
