@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from dipair_index.records import Passage
 from dipair_index.stores.index_directory import Layout
 from dipair_index.stores.manifest import Manifest
 from dipair_index.stores.names import DEFAULT_CODEC
+from dipair_index.stores.snapshot import Snapshot
 
 Run = Callable[..., Result]
 
@@ -60,6 +62,48 @@ def test_an_index_of_something_else_is_not_taken_for_the_samples(run: Run, corpu
     assert (result.exit_code, "pass --overwrite to replace it" in result.stderr) == (1, True)
     assert run("build", "--overwrite").exit_code == 0
     assert Manifest.read("dipair.index").passages == 6
+
+
+def as_of_a_former_model(index_dir: Path) -> None:
+    """Changes the manifest to what another version's default model had left."""
+    manifest = Manifest.read(index_dir)
+    replace(manifest, model_fingerprint="0123456789abcdef").write(index_dir)
+
+
+def test_a_former_index_of_the_sample_is_built_anew(run: Run) -> None:
+    run("build")
+    today = Manifest.read("dipair.index").model_fingerprint
+    for command in (["build"], ["rerank", "--query", "honey"]):
+        as_of_a_former_model(Path("dipair.index"))
+        assert run(*command).exit_code == 0
+        assert Manifest.read("dipair.index").model_fingerprint == today
+
+
+def test_a_former_index_of_other_passages_says_how_to_encode_them_anew(
+    run: Run, tmp_path: Path
+) -> None:
+    lines = [
+        {"id": "p1", "text": "green tea", "year": 1999},
+        {"id": "p2", "title": "Ash", "text": "lava"},
+    ]
+    (tmp_path / "c.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert run("build", "--corpus", "c.jsonl", "--index-dir", "old.index").exit_code == 0
+    as_of_a_former_model(Path("old.index"))
+    refused = run("rerank", "--index-dir", "old.index", "--query", "tea")
+    assert refused.exit_code == 1
+    command = "dipair-index build --from old.index --index-dir NEW"
+    assert command in " ".join(refused.stderr.split())
+
+    built = run("build", "--from", "old.index", "--index-dir", "new.index")
+    assert built.exit_code == 0, built.output
+    with Snapshot.open("old.index") as old, Snapshot.open("new.index") as new:
+        assert list(new) == list(old) == ["p1", "p2"]
+        assert new.passages(["p1", "p2"]) == old.passages(["p1", "p2"])
+        assert new.passages(["p1"])[0].metadata == {"year": 1999}
+    ranked = run("rerank", "--index-dir", "new.index", "--query", "tea", "--json")
+    assert {each["id"] for each in json.loads(ranked.stdout)["results"]} == {"p1", "p2"}
+    both = run("build", "--from", "old.index", "--corpus", "c.jsonl", "--index-dir", "x.index")
+    assert (both.exit_code, "--corpus and --from exclude each other" in both.stderr) == (2, True)
 
 
 def test_the_corpus_may_be_compressed_jsonl_beir_or_stdin(run: Run, tmp_path: Path) -> None:
