@@ -215,7 +215,7 @@ class Benchmark:
     ) -> None:  # fmt: skip
         schedule = Schedule(
             epochs=epochs, learning_rate=rate, batch_size=batch, max_steps=max_steps,
-            save_steps=10**9, seed=self.options.seed, device=DEVICE, half=self.options.half,
+            save_steps=10**9, seed=self.options.seed, device=DEVICE, bf16=self.options.half,
         )  # fmt: skip
         folder = self.out / "checkpoints" / self.file_of(name)
         with progress(name, "steps") as say:
