@@ -19,7 +19,13 @@ import torch
 from torch import Tensor, nn
 
 from dipair_index.models.config import DiPairConfig
-from dipair_index.models.transformer_head import FIRST_BIAS, FIRST_SCALE, LOWEST, TupleHead
+from dipair_index.models.transformer_head import (
+    FIRST_BIAS,
+    FIRST_SCALE,
+    LOWEST,
+    TupleHead,
+    bert_layers,
+)
 
 ABSENT = -1.0
 """The similarity with an absent token, and the least that counts."""
@@ -54,17 +60,8 @@ class AlignedHead(TupleHead):
         self.similarities = nn.Linear(3, dim, bias=False)
         self.position = nn.Parameter(torch.zeros(config.max_query_tokens, dim))
         self.norm = nn.LayerNorm(dim, eps=1e-12)
-        self.layers = nn.ModuleList(
-            nn.TransformerEncoderLayer(
-                dim,
-                config.head_attention_heads,
-                config.head_intermediate,
-                config.head_dropout,
-                activation="gelu",
-                layer_norm_eps=1e-12,
-                batch_first=True,
-            )
-            for _ in range(config.head_layers)
+        self.layers = bert_layers(
+            config, dim, config.head_attention_heads, config.head_intermediate, eps=1e-12
         )
         # of each query token: an addition to the logit, and to the weight of its similarity
         self.output = nn.Linear(dim, 2)

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from dipair_index.errors import ModelError, SettingsError
 from dipair_index.models.config import DiPairConfig
-from dipair_index.models.transformer_head import ClassHead, mean_of_largest
+from dipair_index.models.transformer_head import ClassHead, bert_layers, mean_of_largest
 
 
 class JointLayersHead(ClassHead):
@@ -46,17 +46,12 @@ class JointLayersHead(ClassHead):
             if config.dim is not None
         )
         self.segment = nn.Parameter(torch.zeros(len(config.sides), sizes.hidden_size))
-        self.layers = nn.ModuleList(
-            nn.TransformerEncoderLayer(
-                sizes.hidden_size,
-                sizes.num_attention_heads,
-                sizes.intermediate_size,
-                config.head_dropout,
-                activation="gelu",
-                layer_norm_eps=sizes.layer_norm_eps,
-                batch_first=True,
-            )
-            for _ in range(config.head_layers)
+        self.layers = bert_layers(
+            config,
+            sizes.hidden_size,
+            sizes.num_attention_heads,
+            sizes.intermediate_size,
+            eps=sizes.layer_norm_eps,
         )
 
     @property

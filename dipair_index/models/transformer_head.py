@@ -104,17 +104,8 @@ class TransformerHead(ClassHead):
         self.position = nn.Parameter(torch.zeros(sum(map(config.kept, config.sides)), dim))
         self.segment = nn.Parameter(torch.zeros(len(config.sides), dim))
         self.norm = nn.LayerNorm(dim, eps=1e-12)
-        self.layers = nn.ModuleList(
-            nn.TransformerEncoderLayer(
-                dim,
-                config.head_attention_heads,
-                config.head_intermediate,
-                config.head_dropout,
-                activation="gelu",
-                layer_norm_eps=1e-12,
-                batch_first=True,
-            )
-            for _ in range(config.head_layers)
+        self.layers = bert_layers(
+            config, dim, config.head_attention_heads, config.head_intermediate, eps=1e-12
         )
 
     def initialise(self) -> None:
@@ -131,6 +122,24 @@ class TransformerHead(ClassHead):
         for layer in self.layers:
             hidden = layer(hidden)
         return self._logits(hidden[:, 0], tokens)
+
+
+def bert_layers(
+    config: DiPairConfig, width: int, attention_heads: int, intermediate: int, *, eps: float
+) -> nn.ModuleList:
+    """Returns the `head_layers` layers of a head, which are BERT's; `eps` is of their norms."""
+    return nn.ModuleList(
+        nn.TransformerEncoderLayer(
+            width,
+            attention_heads,
+            intermediate,
+            config.head_dropout,
+            activation="gelu",
+            layer_norm_eps=eps,
+            batch_first=True,
+        )
+        for _ in range(config.head_layers)
+    )
 
 
 def largest_cosines(query: Tensor, passage: Tensor) -> Tensor:
