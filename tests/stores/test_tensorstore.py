@@ -1,10 +1,7 @@
 """What TensorStoreTokenStore promises, in a folder, in memory and on a server that speaks S3."""
 
 import functools
-import logging
 import threading
-import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -39,26 +36,6 @@ class TestInABucket(TokenStoreContract):
     def codec(self, request: pytest.FixtureRequest) -> str:
         # what a codec makes of tokens is not the bucket's affair
         return str(request.param)
-
-
-@pytest.fixture(scope="module")
-def bucket() -> Iterator[str]:
-    """The URL of an empty bucket on a server in this process."""
-    from moto.server import ThreadedMotoServer
-
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    endpoint = f"http://{host}:{port}"
-    urllib.request.urlopen(urllib.request.Request(f"{endpoint}/passages", method="PUT")).close()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AWS_ENDPOINT_URL", endpoint)
-        patch.setenv("AWS_REGION", "us-east-1")
-        patch.setenv("AWS_ACCESS_KEY_ID", "test")
-        patch.setenv("AWS_SECRET_ACCESS_KEY", "test")
-        yield "s3://passages"
-    server.stop()
 
 
 def open_store(location: str | Path, *, readonly: bool = False) -> TensorStoreTokenStore:
