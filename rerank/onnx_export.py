@@ -27,7 +27,7 @@ from dipair_index.rerank.encoder_scorer import EncoderScorer
 
 if TYPE_CHECKING:
     from dipair_index.encoders.dual_encoder import DualEncoder
-    from dipair_index.onnx.writer import StoredTensor
+    from dipair_index.models.stored_tensors import StoredTensor
 
 TOLERANCE = 1e-4
 """The largest difference from torch's numbers that is accepted."""
@@ -53,7 +53,7 @@ def export_onnx(encoder: DualEncoder) -> Path:
     `MissingPackageError` if the package onnx is not installed.
     """
     require("export", "exporting ONNX graphs")
-    from dipair_index.onnx.writer import stored_tensors
+    from dipair_index.models.stored_tensors import stored_tensors
 
     folder, config = model_folder(encoder.name), encoder.model.config
     if not folder.is_dir():

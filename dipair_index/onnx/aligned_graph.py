@@ -10,9 +10,10 @@ from torch import nn
 
 from dipair_index.models.aligned_head import ABSENT, AlignedHead
 from dipair_index.models.dipair import DiPairModel
+from dipair_index.models.stored_tensors import StoredTensor
 from dipair_index.models.transformer_head import LOWEST
 from dipair_index.onnx.head_graph import Layer
-from dipair_index.onnx.writer import Graph, StoredTensor
+from dipair_index.onnx.writer import Graph
 
 
 def export_aligned_head(model: DiPairModel, stored: dict[str, StoredTensor], path: Path) -> None:

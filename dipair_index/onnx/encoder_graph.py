@@ -11,8 +11,9 @@ from torch import nn
 
 from dipair_index.errors import ModelError
 from dipair_index.models.dipair import DiPairModel
+from dipair_index.models.stored_tensors import StoredTensor
 from dipair_index.models.systems import EncodingPrecision
-from dipair_index.onnx.writer import Graph, StoredTensor
+from dipair_index.onnx.writer import Graph
 
 
 def export_encoder(

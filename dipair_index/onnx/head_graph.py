@@ -14,8 +14,9 @@ from onnx import TensorProto
 from torch import Tensor, nn
 
 from dipair_index.models.dipair import DiPairModel
+from dipair_index.models.stored_tensors import StoredTensor
 from dipair_index.models.transformer_head import TransformerHead
-from dipair_index.onnx.writer import Graph, StoredTensor
+from dipair_index.onnx.writer import Graph
 
 
 def export_head(model: DiPairModel, stored: dict[str, StoredTensor], path: Path) -> None:

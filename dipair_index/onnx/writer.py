@@ -7,11 +7,9 @@ Runtime does that once, when it loads the graph.
 
 from __future__ import annotations
 
-import json
-import struct
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import onnx
@@ -20,6 +18,7 @@ from torch import Tensor, nn
 
 from dipair_index.errors import ModelError
 from dipair_index.files import write_whole
+from dipair_index.models.stored_tensors import StoredTensor
 from dipair_index.models.systems import EncodingPrecision
 
 ELEMENTS = {"F32": TensorProto.FLOAT, "F16": TensorProto.FLOAT16, "BF16": TensorProto.BFLOAT16,
@@ -31,46 +30,6 @@ ZERO_POINT = 128
 
 ONNX_RUNTIMES_OWN = {"FusedMatMul", "MultiHeadAttention", "BiasGelu"}
 OPSETS = [helper.make_opsetid("", 17), helper.make_opsetid("com.microsoft", 1)]
-
-
-class StoredTensor(NamedTuple):
-    """The place of a tensor in the files of a model."""
-
-    file: str
-    offset: int
-    length: int
-    dtype: str
-    shape: list[int]
-
-
-def stored_tensors(folder: Path) -> dict[str, StoredTensor]:
-    """Returns the tensors in a model's safetensors files, by name.
-
-    Raises `ModelError` if the files are missing or damaged.
-    """
-    index = folder / "model.safetensors.index.json"
-    files = ["model.safetensors"]
-    tensors: dict[str, StoredTensor] = {}
-    try:
-        if index.exists():
-            content = json.loads(index.read_text(encoding="utf-8"))
-            files = sorted(set(content["weight_map"].values()))
-        for file in files:
-            with (folder / file).open("rb") as data:
-                (size,) = struct.unpack("<Q", data.read(8))
-                header = json.loads(data.read(size))
-            header.pop("__metadata__", None)
-            for name, each in header.items():
-                start, end = each["data_offsets"]
-                place = StoredTensor(file, 8 + size + start, end - start, each["dtype"],
-                                     each["shape"])  # fmt: skip
-                tensors[name] = place
-    except (OSError, ValueError, KeyError, struct.error) as error:
-        raise ModelError(
-            f"the weights of {folder} cannot be read ({error}): name a folder that "
-            "`dipair-index train` has written"
-        ) from error
-    return tensors
 
 
 class Graph:

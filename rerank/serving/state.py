@@ -10,6 +10,8 @@ from fastapi import Request
 
 from dipair_index.encoders.base import TextEncoder
 from dipair_index.errors import DiPairError
+from dipair_index.models.licences import Licence, licence_of
+from dipair_index.models.sources import model_folder
 from dipair_index.rerank.index import DiPairIndex
 from dipair_index.rerank.open_scorer import open_token_scorer
 from dipair_index.rerank.scorer import TokenScorer
@@ -34,6 +36,7 @@ class Served:
     index: DiPairIndex | None
     slot: ModelSlot = field(init=False)
     tokens: TokenCounts = field(init=False)
+    licence: Licence | None = field(init=False)
     stopping: bool = False
     in_flight: int = 0
     """The requests that have not been answered yet."""
@@ -43,6 +46,7 @@ class Served:
     def __post_init__(self) -> None:
         self.slot = ModelSlot(self.settings.queue)
         self.tokens = TokenCounts(self.encoder)
+        self.licence = licence_of(model_folder(self.encoder.name))
 
     @classmethod
     def of_index(cls, index: DiPairIndex, cache: TextCache, settings: ServerSettings) -> Served:

@@ -63,6 +63,7 @@ async def info(request: Request) -> Response:
         "model_id": settings.model_name,
         "model_sha": state.encoder.fingerprint,
         "model_dtype": "float32",
+        "model_licence": state.licence and state.licence._asdict(),
         "model_type": {"reranker": {"id2label": {"0": "relevant"}, "label2id": {"relevant": 0}}},
         "max_concurrent_requests": settings.queue + 1,
         "max_input_length": state.tokens.passage_length,

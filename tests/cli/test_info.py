@@ -1,6 +1,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,7 @@ def test_an_index_is_described(run: Run, index: Path, tiny_model_dir: Path) -> N
         "parts": "1",
         "side": "passage",
         "model": f"{tiny_model_dir} ({manifest.model_fingerprint})",
+        "licence": "not stated by the model's card",
         "tokens": "4 of a query, 8 of a passage, 16 dimensions",
         "store": f"lmdb, {DEFAULT_CODEC}",
         "vectors": f"model ({manifest.embedder_fingerprint}), 32 dimensions",
@@ -56,6 +58,16 @@ def test_an_index_is_described(run: Run, index: Path, tiny_model_dir: Path) -> N
         "bytes of tokens": f"{tokens:,}, {tokens / 6:,.0f} a passage",
         "bytes in all": f"{size:,}, {size / 6:,.0f} a passage",
     }  # fmt: skip
+
+
+def test_the_licence_of_the_model_is_described(run: Run, index: Path, tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text(
+        "---\nlicense: other\nlicense_name: own\nlicense_link: https://a.test\n---\n"
+    )
+    replace(Manifest.read(index), model=str(tmp_path)).write(index)
+    assert rows(run("info"))["licence"] == "own (https://a.test)"
+    licence = {"name": "own", "link": "https://a.test"}
+    assert json.loads(run("info", "--json").stdout)["model_licence"] == licence
 
 
 def test_json_holds_all_that_is_known(run: Run, index: Path) -> None:

@@ -8,8 +8,9 @@ from onnx import TensorProto
 from safetensors.torch import save_file
 from torch import nn
 
+from dipair_index.models.stored_tensors import stored_tensors
 from dipair_index.onnx.graphs import open_session
-from dipair_index.onnx.writer import Graph, stored_tensors
+from dipair_index.onnx.writer import Graph
 
 
 def test_int8_products_are_exact_for_the_largest_numbers(tmp_path: Path) -> None:

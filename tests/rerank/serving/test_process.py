@@ -84,7 +84,10 @@ def test_it_ends_when_the_grace_is_over(own_index: Path, start: Callable[..., An
 
 
 def test_a_model_is_served_without_an_index(exported: DualEncoder, start: Any) -> None:
+    card = Path(exported.name) / "README.md"
+    card.write_text("---\nlicense: mit\n---\n# A model\n")
     server = start("--model", exported.name)
+    assert server.client.get("/info")["model_licence"] == {"name": "mit", "link": None}
     answer = server.client.post("/v2/rerank", {"query": QUERY, "documents": ["tea", "bees"]})
     assert len(answer["results"]) == 2
     for path, body in (
