@@ -56,6 +56,7 @@ async function submit() {
   current = new AbortController();
   const { signal } = current;
   say("Ranking\u2026", "busy");
+  byId("results").ariaBusy = "true";
   const began = performance.now();
   try {
     const found =
@@ -67,6 +68,8 @@ async function submit() {
     await showSpans(query, signal);
   } catch (error) {
     if (error.name !== "AbortError") fail(error);
+  } finally {
+    if (!signal.aborted) byId("results").ariaBusy = "false";
   }
 }
 

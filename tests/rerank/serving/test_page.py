@@ -1,4 +1,8 @@
-"""The page at `/`, in a real browser, against a real server."""
+"""The page at `/`, in a real browser, against a real server.
+
+The page's policy forbids scripts to evaluate text, which playwright's `evaluate` and
+`wait_for_function` do: what is asked of the page is asked by selectors, or of the browser.
+"""
 
 from __future__ import annotations
 
@@ -11,11 +15,12 @@ from typing import Any
 
 import pytest
 
+from dipair_index.encoders.dual_encoder import DualEncoder
 from dipair_index.rerank.serving.page_routes import STATIC_FOLDER
-from dipair_index.rerank.serving.state import Served
 
-Serve = Callable[..., AbstractContextManager[tuple[Any, Served]]]
+Serve = Callable[..., AbstractContextManager[Any]]
 TIMEOUT_MS = 60_000
+ALL_SHOWN = '#results[aria-busy="false"] #after .card'
 HOSTILE = "<img src=x onerror=\"document.title='broken'\"> 🐝🐝 the queen & bees </script>"
 
 
@@ -26,7 +31,12 @@ def browser() -> Iterator[Any]:
     if chromium is None:
         pytest.skip("there is no Chromium: install Debian's package chromium")
     with api.sync_playwright() as started:
-        browser = started.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        browser = started.chromium.launch(
+            executable_path=chromium,
+            # containers have little of /dev/shm
+            args=["--no-sandbox", "--disable-dev-shm-usage"],
+            timeout=TIMEOUT_MS,
+        )
         yield browser
         browser.close()
 
@@ -59,9 +69,10 @@ def ids(page: Any, column: str) -> list[str]:
 
 
 def asked(page: Any, query: str) -> None:
+    """Asks a query, and waits until the passages and what matched in them are shown."""
     page.fill("#query", query)
     page.press("#query", "Enter")
-    page.wait_for_selector("#after .card")
+    page.wait_for_selector(ALL_SHOWN)
 
 
 def test_nothing_is_loaded_from_elsewhere_and_no_markup_is_made_of_texts(client: Any) -> None:
@@ -116,50 +127,50 @@ def test_an_address_asks_its_query_and_keys_go_through_the_results(
     client: Any, open_page: Callable[..., Any]
 ) -> None:
     page = open_page(f"{client.url}/#q=the%20queen%20%26%20bees&candidates=30")
-    page.wait_for_selector("#after .card")
+    page.wait_for_selector(ALL_SHOWN)
     assert page.input_value("#query") == "the queen & bees"
     assert page.input_value("#candidates") == "30"
     page.keyboard.press("Escape")
-    page.locator("body").evaluate("() => document.activeElement.blur()")
+    page.locator("#query:focus").blur()
     page.keyboard.press("j")
     page.keyboard.press("j")
-    focused = "document.activeElement.dataset.id"
-    assert page.evaluate(focused) == ids(page, "after")[1]
+    focused = page.locator("#after .card:focus")
+    assert focused.get_attribute("data-id") == ids(page, "after")[1]
     assert page.locator("#moves path.linked").get_attribute("data-id") == ids(page, "after")[1]
     page.keyboard.press("k")
-    assert page.evaluate(focused) == ids(page, "after")[0]
+    assert focused.get_attribute("data-id") == ids(page, "after")[0]
     page.keyboard.press("/")
-    assert page.evaluate("document.activeElement.id") == "query"
+    page.wait_for_selector("#query:focus")
     asked(page, "ice")
     page.wait_for_url(re.compile("#.*q=ice"))
 
 
 @pytest.mark.browser
 def test_texts_of_ones_own_are_shown_as_texts_with_their_matches_marked(
-    client: Any, open_page: Callable[..., Any]
+    exported: DualEncoder, serve_model: Serve, open_page: Callable[..., Any]
 ) -> None:
-    texts = [HOSTILE, "lava and ash", "the moon and the bees in winter"]
-    body = {"query": "queen bees", "documents": texts}
-    ranked = [each["index"] for each in client.post("/v2/rerank", body)["results"]]
+    """By a model without an index, whose logits change when a word is left out."""
+    query, texts = "queen bees", [HOSTILE, "lava and ash", "the moon and the bees in winter"]
     wanted = {"relevant_spans": {"mode": "enabled", "threshold": 0}}
-    spans = [
-        each.get("relevant_spans", [])
-        for each in client.post("/v2/rerank", {**body, **wanted})["results"]
-    ]
-    page = open_page(client.url)
-    page.click("#mode-texts")
-    page.fill("#texts", "\n".join([*texts, "  ", ""]))
-    asked(page, "queen bees")
-    # not wait_for_function: the page's policy forbids it to evaluate its text again
-    page.locator("mark").nth(sum(map(len, spans)) - 1).wait_for()
-    for row, (index, found) in enumerate(zip(ranked, spans, strict=True)):
-        text = page.locator("#after .text").nth(row)
-        assert text.inner_text() == texts[index]
-        marked = [texts[index][span["start"] : span["end"]] for span in found]
-        assert sorted(text.locator("mark").all_inner_texts()) == sorted(marked)
-    assert ids(page, "before") == ["text 1", "text 2", "text 3"]
-    assert page.title() == "dipair-index"
-    assert page.locator("#results img").count() == 0
+    with serve_model(exported) as client:
+        ranked = client.post("/v2/rerank", {"query": query, "documents": texts})["results"]
+        spans = []  # as the page asks for them, one by one
+        for each in ranked:
+            body = {"query": query, "documents": [texts[each["index"]]], **wanted}
+            spans.append(client.post("/v2/rerank", body)["results"][0].get("relevant_spans", []))
+        assert any(spans)
+        page = open_page(client.url)
+        page.click("#mode-texts")
+        page.fill("#texts", "\n".join([*texts, "  ", ""]))
+        asked(page, query)
+        for row, (each, found) in enumerate(zip(ranked, spans, strict=True)):
+            text, own = page.locator("#after .text").nth(row), texts[each["index"]]
+            assert text.inner_text() == own
+            marked = [own[span["start"] : span["end"]] for span in found]
+            assert sorted(text.locator("mark").all_inner_texts()) == sorted(marked)
+        assert ids(page, "before") == ["text 1", "text 2", "text 3"]
+        assert page.title() == "dipair-index"
+        assert page.locator("#results img").count() == 0
 
 
 @pytest.mark.browser
@@ -189,8 +200,14 @@ def test_a_narrow_screen_shows_one_order_at_a_time(
     page.click("#show-before")
     assert page.locator("#before").is_visible()
     assert not page.locator("#after").is_visible()
-    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
-    ground = page.evaluate("getComputedStyle(document.documentElement).backgroundColor")
+    asking = page.context.new_cdp_session(page)
+    assert asking.send("Page.getLayoutMetrics")["cssContentSize"]["width"] <= 380
+    (root,) = asking.send("DOM.getDocument", {"depth": 1})["root"]["children"][-1:]
+    asking.send("CSS.enable")
+    styles = asking.send("CSS.getComputedStyleForNode", {"nodeId": root["nodeId"]})
+    (ground,) = (
+        each["value"] for each in styles["computedStyle"] if each["name"] == "background-color"
+    )
     assert sum(map(int, re.findall(r"\d+", ground)[:3])) < 200
 
 
@@ -208,7 +225,7 @@ def test_a_key_is_asked_for_and_errors_are_said(browser: Any, serve: Serve) -> N
         page.locator("#status", has_text="wrong").wait_for()
         page.fill("#key", "secret")
         page.press("#key", "Enter")
-        page.wait_for_selector("#after .card")
+        page.wait_for_selector(ALL_SHOWN)
         assert not page.locator("#key-row").is_visible()
         page.fill("#query", "   ")
         page.press("#query", "Enter")
