@@ -20,6 +20,7 @@ function setMode(wanted) {
   }
   byId("texts-row").hidden = mode !== "texts";
   document.querySelector(".candidates").hidden = mode === "texts";
+  byId("filter-row").hidden = mode === "texts";
 }
 
 function setOrder(wanted) {
@@ -32,6 +33,12 @@ function setOrder(wanted) {
 function say(text, kind = "") {
   byId("status").textContent = text;
   byId("status").className = `status ${kind}`;
+}
+
+/** Returns what is typed as a filter, undefined if nothing is; throws `SyntaxError`. */
+function typedFilter() {
+  const text = byId("filter").value.trim();
+  return text && mode === "index" ? JSON.parse(text) : undefined;
 }
 
 async function submit() {
@@ -48,8 +55,17 @@ async function submit() {
     byId("texts").focus();
     return;
   }
+  let filter;
+  try {
+    filter = typedFilter();
+  } catch {
+    say(`The filter is no JSON: write it as ${byId("filter").placeholder}.`, "error");
+    byId("filter").focus();
+    return;
+  }
   if (mode === "index") {
     const state = new URLSearchParams({ q: query, candidates });
+    if (filter !== undefined) state.set("filter", JSON.stringify(filter));
     history.replaceState(null, "", `#${state}`);
   }
   current.abort();
@@ -61,10 +77,11 @@ async function submit() {
   try {
     const found =
       mode === "index"
-        ? await search(query, candidates, signal)
+        ? await search({ query, candidates, filter }, signal)
         : await rank(query, texts, signal);
     show(found, (performance.now() - began) / 1000);
-    showRequest(query, candidates, texts);
+    if (mode === "index") showSnippets("search", { query, candidates, filter, top_k: 10 });
+    else showSnippets("v2/rerank", { query, documents: texts, top_n: 10 });
     await showSpans(query, signal);
   } catch (error) {
     if (error.name !== "AbortError") fail(error);
@@ -79,7 +96,8 @@ function show(found, seconds) {
   byId("key-row").hidden = true;
   byId("results").hidden = !passages.length;
   if (!passages.length) {
-    say("Nothing was found: the index holds no passage.");
+    const why = byId("filter").value.trim() ? "no passage fulfils the filter" : "the index is empty";
+    say(`Nothing was found: ${why}.`);
     return;
   }
   const moved = found.passages.filter((each) => each.rank !== each.rankBefore).length;
@@ -90,12 +108,6 @@ function show(found, seconds) {
   byId("after").replaceChildren(...cardsAfter(passages));
   showTime(byId("time"), found.timings, seconds);
   drawMoves(passages);
-}
-
-function showRequest(query, candidates, texts) {
-  const box = byId("snippets");
-  if (mode === "index") showSnippets(box, "search", { query, candidates, top_k: 10 });
-  else showSnippets(box, "v2/rerank", { query, documents: texts, top_n: 10 });
 }
 
 /** Marks what matched, best passage first; a page without marks is whole, so it may fail. */
@@ -129,6 +141,8 @@ function readAddress() {
   if ([...byId("candidates").options].some((each) => each.value === candidates)) {
     byId("candidates").value = candidates;
   }
+  byId("filter").value = state.get("filter") ?? "";
+  byId("filter-row").open = state.has("filter");
   setMode("index");
   submit();
 }

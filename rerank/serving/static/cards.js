@@ -64,7 +64,7 @@ function badge(passage) {
 function measures(passage) {
   const meter = element("meter", { min: 0, max: 1, value: passage.score, "aria-label": "score" });
   const pairs = [
-    ["score", figure(passage.score, 3)],
+    ["score", passage.score < 0.0005 ? "< 0.001" : figure(passage.score, 3)],
     ["logit", figure(passage.logit, 2)],
   ];
   if (passage.cosine !== undefined) pairs.push(["cosine", figure(passage.cosine, 3)]);

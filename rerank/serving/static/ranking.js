@@ -7,12 +7,11 @@ const SHOWN = 10;
 const sigmoid = (logit) => 1 / (1 + Math.exp(-logit));
 
 /**
- * Searches the index. Returns {passages, timings, total, before}: passages have id, title, text,
+ * Searches the index for {query, candidates, filter}. Returns {passages, timings, total, before}: passages have id, title, text,
  * logit, score, rank, and the rank and the cosine before.
  */
-export async function search(query, candidates, signal) {
-  const body = { query, candidates, top_k: null, raw_scores: true };
-  const answer = await ask("search", body, signal);
+export async function search(asked, signal) {
+  const answer = await ask("search", { ...asked, top_k: null, raw_scores: true }, signal);
   const passages = answer.results.map((found) => ({
     ...found,
     logit: found.score,

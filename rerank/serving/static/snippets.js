@@ -1,11 +1,11 @@
 // The query as commands that can be copied.
 
 import { address } from "./api.js";
-import { element } from "./dom.js";
+import { byId, element } from "./dom.js";
 
-/** Fills `box` with curl and Python of a request: a path and its body. */
-export function showSnippets(box, path, body) {
-  box.replaceChildren(
+/** Shows curl and Python of a request: a path and its body, in which undefined is left out. */
+export function showSnippets(path, body) {
+  byId("snippets").replaceChildren(
     snippet("curl", curl(path, body)),
     snippet("Python", python(path, body)),
   );
@@ -34,7 +34,9 @@ function literal(value) {
   if (typeof value === "boolean") return value ? "True" : "False";
   if (Array.isArray(value)) return `[${value.map(literal).join(", ")}]`;
   if (typeof value === "object") {
-    const pairs = Object.entries(value).map(([name, each]) => `"${name}": ${literal(each)}`);
+    const pairs = Object.entries(value)
+      .filter(([, each]) => each !== undefined)
+      .map(([name, each]) => `${JSON.stringify(name)}: ${literal(each)}`);
     return `{${pairs.join(", ")}}`;
   }
   return JSON.stringify(value);

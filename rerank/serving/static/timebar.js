@@ -24,7 +24,7 @@ export function showTime(box, timings, seconds) {
   const legend = element("ul", { class: "legend" });
   for (const [name, said, time] of steps) {
     const part = element("span", { class: name });
-    part.style.flexGrow = `${time}`;
+    part.style.flexGrow = `${(100 * time) / (known + rest)}`; // a sum under 1 would not fill the bar
     bar.append(part);
     legend.append(
       element("li", { class: name }, `${said} `, element("b", {}, `${milliseconds(time)} ms`)),

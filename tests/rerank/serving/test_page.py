@@ -189,6 +189,40 @@ def test_the_commands_ask_this_very_query(client: Any, open_page: Callable[..., 
 
 
 @pytest.mark.browser
+def test_a_filter_narrows_the_search_and_is_in_address_and_commands(
+    client: Any, open_page: Callable[..., Any]
+) -> None:
+    """The titles of the index are those of the passages whose metadata has column 0."""
+    given = {"column": {"gte": 0}}
+    body = {"query": "moon", "top_k": 0, "candidates": 30, "filter": given}
+    results = client.post("/search", body)["results"]
+    page = open_page(client.url)
+    page.click("#filter-row summary")
+    page.select_option("#candidates", "30")
+    page.fill("#filter", json.dumps(given))
+    asked(page, "moon")
+    assert ids(page, "after") == [each["id"] for each in results]
+    assert len(results) == 8
+    curl, python = page.locator("#snippets code").all_text_contents()
+    assert json.loads(curl.partition("-d '")[2].removesuffix("'"))["filter"] == given
+    printed: list[Any] = []
+    exec(python, {"print": printed.append})
+    assert [each["id"] for each in printed] == ids(page, "after")
+    address = page.url
+    page.fill("#filter", '{"column": 1}')
+    page.press("#filter", "Enter")
+    page.locator("#status", has_text="no passage fulfils the filter").wait_for()
+    assert not page.locator("#results").is_visible()
+    page.fill("#filter", "column = 0")
+    page.press("#filter", "Enter")
+    page.locator("#status.error", has_text="The filter is no JSON").wait_for()
+    other = open_page(address)
+    other.wait_for_selector(ALL_SHOWN)
+    assert json.loads(other.input_value("#filter")) == given
+    assert ids(other, "after") == [each["id"] for each in results]
+
+
+@pytest.mark.browser
 def test_a_narrow_screen_shows_one_order_at_a_time(
     client: Any, open_page: Callable[..., Any]
 ) -> None:
@@ -230,6 +264,11 @@ def test_a_key_is_asked_for_and_errors_are_said(browser: Any, serve: Serve) -> N
         page.fill("#query", "   ")
         page.press("#query", "Enter")
         assert page.locator("#status").inner_text() == "Type a query first."
+        page.fill("#query", "moon")
+        page.click("#filter-row summary")
+        page.fill("#filter", '{"year": {"above": 1}}')
+        page.press("#filter", "Enter")
+        page.locator("#status.error", has_text="unknown bound 'above'").wait_for()
     page.fill("#query", "moon")
     page.press("#query", "Enter")
     page.wait_for_selector("#status.error")
