@@ -19,6 +19,7 @@ from dipair_index.cli.delete import delete
 from dipair_index.cli.evaluate import evaluate
 from dipair_index.cli.export import export
 from dipair_index.cli.info import info
+from dipair_index.cli.inspect import inspect
 from dipair_index.cli.label import label
 from dipair_index.cli.make_dataset import make_dataset
 from dipair_index.cli.match import match
@@ -62,7 +63,7 @@ def cli() -> None:
 for command in (
     make_dataset, train_teacher, label, train, export,
     build, add, update, delete, compact, verify, info, rerank, serve, score, match, evaluate,
-    bench,
+    inspect, bench,
 ):  # fmt: skip
     cli.add_command(command)
 

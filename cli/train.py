@@ -69,6 +69,12 @@ DEFAULT_MODEL = Path("dipair.model")
     help="Start bert-tiny from random weights, with the tokenizer of --encoder  [default: where "
     "no --encoder is given]",
 )
+@click.option(
+    "--keep-checkpoints",
+    type=click.Path(file_okay=False, path_type=Path),
+    metavar="DIR",
+    help="Write a model of each checkpoint into this directory, for `inspect --over-training`",
+)
 @model_options
 @training_options
 @run_options
@@ -83,6 +89,7 @@ def train(
     side: tuple[str, ...],
     encoder: str,
     random_start: bool | None,
+    keep_checkpoints: Path | None,
     resume: bool,
     overwrite: bool,
     **options: Any,
@@ -103,7 +110,7 @@ def train(
     from dipair_index.encoders.given_sides import read_given
 
     if system == BERT_TINY:
-        refuse_given(ctx, BERT_TINY, DIPAIR_ONLY)
+        refuse_given(ctx, BERT_TINY, (*DIPAIR_ONLY, "keep_checkpoints"))
     else:
         refuse_given(ctx, system, ("random_start",))
     opened, given = Dataset.open(dataset), read_given(side)
@@ -127,7 +134,8 @@ def train(
     if system == BERT_TINY:
         record = _train_cross_encoder(*data, random_start, options, common)
     else:
-        record = _train_dipair(*data, system, options, {**common, "given": given})
+        further = {"given": given, "keep_checkpoints": keep_checkpoints}
+        record = _train_dipair(*data, system, options, {**common, **further})
         from dipair_index.encoders.open import open_encoder
 
         if why := write_graphs(open_encoder(out, backend="torch")):
@@ -135,8 +143,8 @@ def train(
     show_quality(record)
     if system == BERT_TINY:
         following = "evaluate"
-    elif further := record.get("model", {}).get("extra_sides"):  # no index serves tuples
-        following = f"score FILE --columns {','.join(['query', 'passage', *further])}"
+    elif sides := record.get("model", {}).get("extra_sides"):  # no index serves tuples
+        following = f"score FILE --columns {','.join(['query', 'passage', *sides])}"
     else:
         following = "build" + "".join(
             f" --side passage={given[name].source}" for name in given if name == "passage"

@@ -11,7 +11,8 @@ from typing import Literal
 from dipair_index.errors import MissingPackageError
 
 Extra = Literal[
-    "torch", "tensorstore", "lexical", "irds", "ray", "evaluate", "export", "serve", "train"
+    "torch", "tensorstore", "lexical", "irds", "ray", "evaluate", "export", "inspect",
+    "serve", "train",
 ]  # fmt: skip
 
 PACKAGES: dict[Extra, tuple[str, ...]] = {
@@ -22,6 +23,7 @@ PACKAGES: dict[Extra, tuple[str, ...]] = {
     "ray": ("ray",),
     "evaluate": ("ir_measures",),
     "export": ("torch", "transformers", "safetensors", "onnx"),
+    "inspect": ("torch", "transformers", "safetensors", "ir_measures", "matplotlib"),
     "serve": ("fastapi", "uvicorn", "prometheus_client"),
     "train": ("torch", "transformers", "safetensors", "accelerate"),
 }

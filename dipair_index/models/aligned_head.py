@@ -85,6 +85,14 @@ class AlignedHead(TupleHead):
             hidden = layer(hidden, src_key_padding_mask=~asked)
         return self.logits(hidden, aligned, query @ self.centre, asked)
 
+    def similarity_part(self, *tokens: Tensor) -> Tensor:
+        """Returns the scaled MaxSim and the bias, (pairs,)."""
+        query, passage = tokens
+        asked = query.any(-1)
+        similar = align(query, passage).similarities[..., 0] + query @ self.centre
+        mean = similar.masked_fill(~asked, 0).sum(-1) / asked.sum(-1).clamp(min=1)
+        return self.similarity_scale * mean + self.bias
+
     def query_part(self, query: Tensor) -> Tensor:
         """Returns the query's part of the first hidden states, (..., N, dim)."""
         own: Tensor = self.query(self.unit * query)

@@ -108,6 +108,10 @@ class SimilarityHead(TupleHead):
         query, passage = (functional.normalize(side, dim=-1) for side in tokens)
         return self.scaled(passage @ query.mT, query.any(-1), passage.any(-1))
 
+    def similarity_part(self, *tokens: Tensor) -> Tensor:
+        """Returns the logits, which are nothing but a scaled similarity."""
+        return self.forward(*tokens)
+
     def scaled(self, cosines: Tensor, in_query: Tensor, in_passage: Tensor) -> Tensor:
         """Returns scale * similarity + bias, (pairs,), with the arguments of `similarity`."""
         return self.similarity_scale * self.similarity(cosines, in_query, in_passage) + self.bias

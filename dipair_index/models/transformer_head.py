@@ -40,6 +40,13 @@ class TupleHead(nn.Module, ABC):
     def initialise(self) -> None:
         """Sets the initial values of the head's own parameters, those outside its submodules."""
 
+    @abstractmethod
+    def similarity_part(self, *tokens: Tensor) -> Tensor:
+        """Returns the part of `forward`'s logits that is a scaled similarity, with its bias.
+
+        It is all of them before training, and zero for a head that begins at no similarity.
+        """
+
 
 class ClassHead(TupleHead):
     """A head that ends in a linear layer with one output per class."""
@@ -67,10 +74,24 @@ class ClassHead(TupleHead):
         """Returns the logits of the last layer's input, (pairs, width), with the residual added."""
         logits: Tensor = self.output(read)
         if self.has_residual:
-            query, *others = map(self.compared, tokens)
-            similarity = torch.stack([self.similarity(query, each) for each in others]).mean(0)
-            logits = logits + (self.similarity_scale * similarity).unsqueeze(-1) * self.grades()
+            logits = logits + self._residual(tokens)
         return logits.squeeze(-1) if logits.shape[-1] == 1 else logits
+
+    def similarity_part(self, *tokens: Tensor) -> Tensor:
+        """Returns the residual and the bias, (pairs,) or (pairs, classes); zero without one."""
+        bias = self.output.bias
+        if self.has_residual:
+            part = self._residual(tokens) + bias
+        else:
+            part = bias.new_zeros(len(tokens[0]), len(bias))
+        return part.squeeze(-1) if part.shape[-1] == 1 else part
+
+    def _residual(self, tokens: tuple[Tensor, ...]) -> Tensor:
+        """Returns the scaled similarity, (pairs, classes)."""
+        query, *others = map(self.compared, tokens)
+        similarity = torch.stack([self.similarity(query, each) for each in others]).mean(0)
+        scaled: Tensor = (self.similarity_scale * similarity).unsqueeze(-1)
+        return scaled * self.grades()
 
     def compared(self, tokens: Tensor) -> Tensor:
         """Returns the tokens that the residual compares, at unit length.

@@ -35,6 +35,7 @@ def distil(
     model_settings: Mapping[str, Any],
     settings: TrainingSettings,
     given: Mapping[str, GivenTokens] | None = None,
+    keep_checkpoints: Path | None = None,
 ) -> dict[str, Any]:
     """Trains a DiPair model on a teacher's labels, and saves it with its tokenizer.
 
@@ -57,6 +58,8 @@ def distil(
         Settings of the training.
     given : mapping, optional
         Token embeddings by side, from outside. The texts of such a side are the ids of its items.
+    keep_checkpoints : Path, optional
+        Write a model of each checkpoint into this folder.
 
     Returns
     -------
@@ -98,6 +101,15 @@ def distil(
             **({"given": {side: tokens.digest for side, tokens in given.items()}} if given else {}),
         }
     )
+
+    def save(folder: Path) -> None:
+        save_weights(model, folder, codec=settings.weights)
+        tokenizer.save_pretrained(folder)
+
+    def keep(name: str) -> None:
+        if keep_checkpoints is not None:
+            save(keep_checkpoints / name)
+
     train(
         model,
         tokenizer,
@@ -108,12 +120,8 @@ def distil(
         progress=run.progress,
         resume=run.resume,
         given=given,
+        on_save=keep,
     )
-
-    def save(folder: Path) -> None:
-        save_weights(model, folder, codec=settings.weights)
-        tokenizer.save_pretrained(folder)
-
     round_weights(model, settings.weights)  # the weights that will be loaded are evaluated
     student = DualEncoder(model, tokenizer, name=str(run.out), device=settings.device)
     give_all(student, given)

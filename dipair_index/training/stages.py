@@ -48,12 +48,14 @@ def train(
     progress: Progress,
     resume: bool = False,
     given: Mapping[str, GivenTokens] | None = None,
+    on_save: Callable[[str], None] = lambda name: None,
 ) -> None:
     """Trains `model` in place; checkpoints and cached hidden states are written to `folder`.
 
     `texts` are by side and id; those of a side in `given` are the ids of its items. With `resume`,
-    each stage continues from its last checkpoint. Raises `SettingsError` if `settings` are invalid
-    for this model, and `TrainingError` if the loss diverges.
+    each stage continues from its last checkpoint. `on_save` is called with the name of each
+    checkpoint, such as stage-1-step-200. Raises `SettingsError` if `settings` are invalid for this
+    model, and `TrainingError` if the loss diverges.
     """
     settings.check(groups.classes)
     top_layers(model, settings.stage_two_layers)  # to fail now, not in stage two
@@ -87,7 +89,7 @@ def train(
         fit_similarity(model, batches, LOSSES[settings.loss], settings.temperature)
         for encoder in encoders(model):
             encoder.requires_grad_(False)
-        _run_stage(model, groups, cache.collate, folder, settings, 1, resume, progress)
+        _run_stage(model, groups, cache.collate, folder, settings, 1, resume, progress, on_save)
         with replacing(done) as unfinished:
             torch.save(model.state_dict(), unfinished)
     elif model.projections and settings.projection_start == "principal" and not (given or clusters):
@@ -118,7 +120,7 @@ def train(
             "labels": stacked_labels(items),
         }
 
-    _run_stage(model, groups, collate, folder, settings, 2, resume, progress)
+    _run_stage(model, groups, collate, folder, settings, 2, resume, progress, on_save)
 
 
 def initialise_projections(model: DiPairModel, vectors: npt.NDArray[np.floating[Any]]) -> None:
@@ -223,6 +225,7 @@ def _run_stage(
     stage: int,
     resume: bool,
     progress: Progress,
+    on_save: Callable[[str], None],
 ) -> None:
     epochs = settings.stage_one_epochs if stage == 1 else settings.stage_two_epochs
     if epochs == 0:
@@ -251,6 +254,7 @@ def _run_stage(
             resume=resume,
             report=report,
             on_epoch=dataset.begin_epoch,
+            on_save=lambda step: on_save(f"stage-{stage}-step-{step}"),
         )
 
 

@@ -50,12 +50,14 @@ def run_training(
     resume: bool,
     report: Callable[[int], None] = lambda step: None,
     on_epoch: Callable[[int], None] = lambda epoch: None,
+    on_save: Callable[[int], None] = lambda step: None,
 ) -> None:
     """Trains `model` in place with checkpoints in `folder`; `resume` continues from the last one.
 
     `compute_loss` takes the model's output and the batch's "labels". `report` is called with the
-    number of steps so far, and `on_epoch` with the number of each epoch as it begins. Raises
-    `TrainingError` if the loss is not finite, or stays far above its initial value.
+    number of steps so far, `on_epoch` with the number of each epoch as it begins, and `on_save`
+    with the step of each checkpoint. Raises `TrainingError` if the loss is not finite, or stays far
+    above its initial value.
     """
 
     def checked_loss(output: Any, labels: Tensor, **_: Any) -> Tensor:
@@ -96,7 +98,7 @@ def run_training(
         train_dataset=dataset,
         data_collator=collate,
         compute_loss_func=checked_loss,
-        callbacks=[_Watch(report, on_epoch)],
+        callbacks=[_Watch(report, on_epoch, on_save)],
     )
     trainer.remove_callback(PrinterCallback)  # it prints to stdout, which is for data
     trainer.train(resume_from_checkpoint=last_checkpoint(folder) if resume else None)
@@ -112,15 +114,24 @@ def last_checkpoint(folder: Path) -> str | None:
 class _Watch(TrainerCallback):
     """Reports steps and epochs, and stops a run that has diverged."""
 
-    def __init__(self, report: Callable[[int], None], on_epoch: Callable[[int], None]) -> None:
+    def __init__(
+        self,
+        report: Callable[[int], None],
+        on_epoch: Callable[[int], None],
+        on_save: Callable[[int], None],
+    ) -> None:
         self._report = report
         self._on_epoch = on_epoch
+        self._on_save = on_save
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._on_epoch(int(state.epoch or 0))
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._report(state.global_step)
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._on_save(state.global_step)
 
     def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         # a checkpoint contains the history, so a resumed run knows the initial loss
