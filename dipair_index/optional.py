@@ -13,6 +13,7 @@ from dipair_index.errors import MissingPackageError
 Extra = Literal[
     "torch", "tensorstore", "lexical", "irds", "ray", "evaluate", "export", "inspect",
     "serve", "train",
+    "pyterrier", "mteb", "langchain", "llamaindex", "haystack",
 ]  # fmt: skip
 
 PACKAGES: dict[Extra, tuple[str, ...]] = {
@@ -26,6 +27,11 @@ PACKAGES: dict[Extra, tuple[str, ...]] = {
     "inspect": ("torch", "transformers", "safetensors", "ir_measures", "matplotlib"),
     "serve": ("fastapi", "uvicorn", "prometheus_client"),
     "train": ("torch", "transformers", "safetensors", "accelerate"),
+    "pyterrier": ("pyterrier",),
+    "mteb": ("mteb",),
+    "langchain": ("langchain_core",),
+    "llamaindex": ("llama_index.core",),
+    "haystack": ("haystack",),
 }
 """The packages of each extra of setup.cfg, by the names that are imported."""
 
@@ -68,5 +74,5 @@ def installed_versions(*names: str) -> dict[str, str]:
 
 def _listed(names: Sequence[str]) -> str:
     """Joins pip's names of packages, as in "torch, transformers and accelerate"."""
-    *others, last = (name.replace("_", "-") for name in names)
+    *others, last = (name.replace("_", "-").replace(".", "-") for name in names)
     return f"{', '.join(others)} and {last}" if others else last

@@ -196,14 +196,19 @@ def test_torch_stays_out_of_the_stores() -> None:
     assert not found
 
 
-def test_the_server_is_imported_by_its_command_alone(imports: Graph) -> None:
-    server = "dipair_index.rerank.serving"
+@pytest.mark.parametrize(
+    ("room", "importers"), [("serving", {"dipair_index.cli.serve"}), ("toolkits", set())]
+)
+def test_what_needs_more_packages_is_imported_where_it_is_asked_for(
+    imports: Graph, room: str, importers: set[str]
+) -> None:
+    name = f"dipair_index.rerank.{room}"
     found = {
         module
         for module, imported in imports.items()
-        if not module.startswith(server) and any(each.startswith(server) for each in imported)
+        if not module.startswith(name) and any(each.startswith(name) for each in imported)
     }
-    assert found == {"dipair_index.cli.serve"}
+    assert found == importers
 
 
 def test_circles_and_floors_are_counted() -> None:

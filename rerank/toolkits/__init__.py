@@ -1,0 +1,1 @@
+"""Adapters to other toolkits, one file each; none is imported unless it is asked for."""

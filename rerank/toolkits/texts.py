@@ -1,0 +1,28 @@
+"""Ranks texts that a toolkit has found, with an index or without, for the adapters that do so."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypeAlias
+
+from dipair_index.rerank.index import DiPairIndex
+from dipair_index.rerank.reranker import Reranker
+
+TextRanker: TypeAlias = Reranker | DiPairIndex
+"""What scores texts: a model alone, or an index, which has the tokens of its own texts already."""
+
+
+def ranked_texts(
+    ranker: TextRanker, query: str, texts: Sequence[str], top_k: int | None
+) -> list[tuple[int, float]]:
+    """Returns position in `texts` and score in [0, 1] of the `top_k` best texts, best first.
+
+    None for `top_k` is all of them. Ties are in the order given. Raises `SettingsError` if the
+    query is empty, unless there are no texts.
+    """
+    if not texts:
+        return []
+    if isinstance(ranker, Reranker):
+        return [(found["corpus_id"], found["score"]) for found in ranker.rank(query, texts, top_k)]
+    ranking = ranker.rerank(query, texts=texts, top_k=top_k)
+    return [(int(passage.id), passage.score) for passage in ranking]
