@@ -9,10 +9,10 @@ from typing import Any, cast
 from onnx import TensorProto
 from torch import nn
 
-from dipair_index.errors import ModelError
 from dipair_index.models.dipair import DiPairModel
 from dipair_index.models.stored_tensors import StoredTensor
 from dipair_index.models.systems import EncodingPrecision
+from dipair_index.onnx.traced_graph import traced_hidden
 from dipair_index.onnx.writer import Graph
 
 
@@ -25,31 +25,28 @@ def export_encoder(
 ) -> None:
     """Writes a graph from `ids` (texts, tokens) and `lengths` (texts,), to `tokens` and `vectors`.
 
-    A text has at least as many ids as tokens are kept. Raises `ModelError` if the encoder is not a
-    BERT with GELU.
+    A text has at least as many ids as tokens are kept. A BERT with GELU is written by hand, whose
+    graph is the faster one; another encoder is traced. Raises `ModelError` if torch
+    cannot trace it.
     """
     config = model.config
     encoder: Any = model.encoder_of(side)
     kept = config.kept(side)
-    kind = encoder.config.model_type
-    activation = getattr(encoder.config, "hidden_act", None)  # some families call it otherwise
-    if kind != "bert" or activation != "gelu":
-        what = kind if activation is None else f"{kind} with {activation}"
-        raise ModelError(
-            f"only BERT encoders with GELU can be exported, not {what}: use --backend torch"
-        )
     graph = Graph(model, stored, precision)
     ids = graph.input("ids", TensorProto.INT64, ["texts", "tokens"])
     lengths = graph.input("lengths", TensorProto.INT32, ["texts"])
     count = graph("Shape", ids, start=1, end=2)
-    hidden = _embedded(graph, encoder.embeddings, ids, count)
-    layers = list(encoder.encoder.layer)
     # if nothing else of the output is used, the last layer computes the kept tokens alone
-    alone = config.pooling == "cls" and config.keep == "first"
-    for depth, layer in enumerate(layers):
-        last = alone and depth == len(layers) - 1
-        asking = _leading(graph, hidden, kept) if last else hidden
-        hidden = _layer(graph, layer, asking, hidden, lengths, encoder.config)
+    alone = config.pooling == "cls" and config.keep == "first" and _is_bert(encoder.config)
+    if _is_bert(encoder.config):
+        hidden = _embedded(graph, encoder.embeddings, ids, count)
+        layers = list(encoder.encoder.layer)
+        for depth, layer in enumerate(layers):
+            last = alone and depth == len(layers) - 1
+            asking = _leading(graph, hidden, kept) if last else hidden
+            hidden = _layer(graph, layer, asking, hidden, lengths, encoder.config)
+    else:
+        hidden = traced_hidden(graph, encoder, ids, lengths, count)
     places: Sequence[str | int] = ["texts", kept, config.token_dim]
     if config.pooling == "linear" or config.keep == "clusters":
         pooled = _pooled(graph, model, hidden, lengths, count)
@@ -72,6 +69,12 @@ def export_encoder(
             "vectors": (graph.unit(pooled, 1e-12), ["texts", config.vector_dim]),
         },
     )
+
+
+def _is_bert(config: Any) -> bool:
+    """Whether the graph written by hand is that of this encoder."""
+    activation, decoder = (getattr(config, name, None) for name in ("hidden_act", "is_decoder"))
+    return config.model_type == "bert" and activation == "gelu" and not decoder
 
 
 def _projection(model: DiPairModel, side: str) -> nn.Linear:

@@ -111,6 +111,40 @@ class Graph:
         product = self("Mul", self("Cast", product, to=TensorProto.FLOAT), scale)
         return self("Mul", product, self._float32(f"{name}.scale"))
 
+    def inline(
+        self, traced: onnx.GraphProto, inputs: dict[str, str], weights: dict[str, Tensor]
+    ) -> str:
+        """Adds the nodes of a traced graph; returns its output.
+
+        `inputs` are values of this graph by the traced graph's names; `weights` are its other
+        inputs. A product with a weight, and a table's rows, become those of `product` and `rows`.
+        """
+        named, columns = dict(inputs), dict[str, Tensor]()  # values, and transposed weights
+
+        def value(name: str) -> str:
+            if name in named:
+                return named[name]
+            if name in weights:
+                return self.weight(weights[name])
+            if name in columns:
+                return self("Transpose", self.weight(columns[name]), perm=[1, 0])
+            return name
+
+        for node in traced.node:
+            first, second, *_ = (*node.input, "", "")
+            if node.op_type == "Transpose" and first in weights and weights[first].ndim == 2:
+                columns[node.output[0]] = weights[first]
+            elif node.op_type == "MatMul" and second in columns:
+                named[node.output[0]] = self.product(value(first), columns[second])
+            elif node.op_type == "Gather" and first in weights and not node.attribute:
+                named[node.output[0]] = self.rows(weights[first], value(second))
+            else:
+                node.input[:] = map(value, node.input)
+                named |= {name: f"traced/{name}" for name in node.output if name}
+                node.output[:] = map(value, node.output)
+                self._nodes.append(node)
+        return value(traced.output[0].name)
+
     def linear(self, inputs: str, module: nn.Linear) -> str:
         """A linear layer with its bias, (..., in) to (..., out)."""
         product = self.product(inputs, module.weight)
