@@ -17,6 +17,7 @@ from dipair_index.rerank.serving.observing import LOG, LineFormatter
 from dipair_index.rerank.serving.state import Served
 
 _BACKLOG = 2048
+_SWITCH_SECONDS = 0.0005
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -55,6 +56,9 @@ def run(served: Served, listening: socket.socket, *, log_json: bool = False) -> 
     A second signal ends at once.
     """
     _prepare_log(log_json)
+    # the event loop asks for the interpreter several times a request, and waits so long each time
+    # that a thread computes in Python
+    sys.setswitchinterval(_SWITCH_SECONDS)
     config = uvicorn.Config(
         create_app(served),
         log_config=None,
