@@ -65,6 +65,10 @@ class DirectoryError(DiPairError):
     """A directory (of an index, a dataset, labels or a model) that cannot be used as asked."""
 
 
+class OtherModelError(DirectoryError):
+    """An index that another model built than the one that is to read it."""
+
+
 IndexDirectoryError = DirectoryError  # deprecated
 
 

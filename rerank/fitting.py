@@ -7,7 +7,7 @@ from pathlib import Path
 
 from dipair_index.encoders.base import TextEncoder
 from dipair_index.encoders.sentence_embedders import SentenceEmbedder, made_by, open_embedder
-from dipair_index.errors import DirectoryError
+from dipair_index.errors import DirectoryError, OtherModelError
 from dipair_index.models.sources import DEFAULT_MODEL, lasting_name
 from dipair_index.stores.manifest import PASSAGE, Manifest
 
@@ -22,15 +22,15 @@ def refuse_other_sides(manifest: Manifest, index_dir: str | Path) -> None:
 
 
 def check_built_by(encoder: TextEncoder, manifest: Manifest, index_dir: str | Path) -> None:
-    """Raises `DirectoryError` if `encoder` is not the one that built an index."""
+    """Raises `OtherModelError` if `encoder` is not the one that built an index."""
     if encoder.fingerprint == manifest.model_fingerprint:
         return
     if lasting_name(encoder.name) == manifest.model == DEFAULT_MODEL:
-        raise DirectoryError(
+        raise OtherModelError(
             f"{index_dir} was built by the default model of another version: encode its texts with "
             f"today's by `dipair-index build --from {shlex.quote(str(index_dir))} --index-dir NEW`"
         )
-    raise DirectoryError(
+    raise OtherModelError(
         f"{index_dir} was built by the model {manifest.model} ({manifest.model_fingerprint}), "
         f"but {encoder.name} is {encoder.fingerprint}: name the model it was built by, or "
         "build it again"

@@ -63,12 +63,14 @@ class DiPairIndex(Searcher, Closing):
     ) -> None:
         # absolute, since the working directory of the process may change
         self.paths = tuple(each.absolute() for each in _paths(path))
+        current = Current(listed(map(str, _paths(path))), Opened(snapshot, embedder))
         super().__init__(
             encoder,
             open_token_scorer(encoder, precision),
-            Current(listed(map(str, _paths(path))), Opened(snapshot, embedder)),
+            current,
             SHARED_CACHE if cache is None else cache,
         )
+        self._current: Current = current
         self._refreshing, self._writing = ForkSafeLock(), ForkSafeLock()
 
     @classmethod

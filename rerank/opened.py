@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Protocol
 
 from dipair_index.encoders.sentence_embedders import SentenceEmbedder
 from dipair_index.errors import StoreError
@@ -18,6 +19,25 @@ class Opened:
         self.snapshot = snapshot
         self.embedder = embedder
         self.users = 1  # the index itself
+
+
+class Lender(Protocol):
+    """Lends the snapshot that is searched."""
+
+    def lent(self) -> AbstractContextManager[Opened]:
+        """Lends a snapshot for a block."""
+        ...
+
+
+class Pinned:
+    """Lends one snapshot, which somebody else keeps open meanwhile."""
+
+    def __init__(self, opened: Opened) -> None:
+        self._opened = opened
+
+    def lent(self) -> AbstractContextManager[Opened]:
+        """Lends the snapshot for a block."""
+        return nullcontext(self._opened)
 
 
 class Current:

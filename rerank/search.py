@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import overload
 
 import numpy as np
@@ -22,7 +22,7 @@ from dipair_index.rerank.first_stage import checked_first_stage, retrieve, shown
 from dipair_index.rerank.fusion import checked_fusion
 from dipair_index.rerank.metadata_filter import Filter, checked_filter
 from dipair_index.rerank.names import FirstStage, FusionMethod
-from dipair_index.rerank.opened import Current, Opened
+from dipair_index.rerank.opened import Lender, Opened, Pinned
 from dipair_index.rerank.ranking import Ranking, Rankings, Stopwatch
 from dipair_index.rerank.results import best_candidates, described, ranked_candidates
 from dipair_index.rerank.scorer import TokenScorer
@@ -35,7 +35,7 @@ class Searcher:
     """The base class of `DiPairIndex` that answers queries."""
 
     def __init__(
-        self, encoder: TextEncoder, scorer: TokenScorer, current: Current, cache: TextCache
+        self, encoder: TextEncoder, scorer: TokenScorer, current: Lender, cache: TextCache
     ) -> None:
         self._encoder = encoder
         self._scorer = scorer
@@ -322,6 +322,12 @@ class Searcher:
     def lent(self) -> AbstractContextManager[Opened]:
         """Lends the index as it is now for a block, whatever changes meanwhile."""
         return self._current.lent()
+
+    @contextmanager
+    def pinned(self) -> Iterator[Searcher]:
+        """Lends the index as it is now, for several searches that answer from one state of it."""
+        with self.lent() as opened:
+            yield Searcher(self._encoder, self._scorer, Pinned(opened), self._cache)
 
     def _encode(
         self, queries: list[str], opened: Opened, watch: Stopwatch

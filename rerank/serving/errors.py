@@ -16,8 +16,15 @@ from uuid import uuid4
 
 from fastapi import Response
 
-from dipair_index.errors import DiPairError, FormatError, MissingPassagesError, SettingsError
+from dipair_index.errors import (
+    DiPairError,
+    FormatError,
+    MissingPassagesError,
+    OtherModelError,
+    SettingsError,
+)
 
+OF_ANOTHER_MODEL = "was built by another model: start the server again to serve it"
 RETRY_AFTER = {"Retry-After": "1"}
 
 _TYPES = {
@@ -92,10 +99,14 @@ def as_api_error(error: Exception) -> ApiError:
         return ApiError(404, str(error), param="ids", code="unknown_ids")
     if isinstance(error, (SettingsError, FormatError)):
         return invalid(str(error))
+    if isinstance(error, OtherModelError):
+        return ApiError(
+            503, f"the index on disk {OF_ANOTHER_MODEL}", code="index_stale", headers=RETRY_AFTER
+        )
     if isinstance(error, DiPairError):
         return ApiError(
-            503, "the index cannot be read or written at present: the server's log says why",
-            code="index_unavailable", headers=RETRY_AFTER,
+            503, "the index cannot be read or written at present, as when its disk is full: the "
+            "server's log says why", code="index_unavailable", headers=RETRY_AFTER,
         )  # fmt: skip
     return ApiError(
         500, "the server failed to answer: its log names the error by this id", code="internal"

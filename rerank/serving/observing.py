@@ -11,11 +11,11 @@ from typing import Any
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from dipair_index.errors import DiPairError
 from dipair_index.rerank.serving.errors import as_api_error, error_response
-from dipair_index.rerank.serving.record import STEPS, RequestRecord
+from dipair_index.rerank.serving.record import LOG, STEPS, RequestRecord
 from dipair_index.rerank.serving.state import Served
 
-LOG = logging.getLogger("dipair_index.serve")
 _BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 _NO_ROUTE = "none"
 """The route of requests for paths that do not exist, whose number is not bounded."""
@@ -45,7 +45,7 @@ class Metrics:
             ("dipair_queue_requests", "Requests that wait or are computed", self._queued),
             ("dipair_cache_bytes", "Memory of the cached texts", self._cache_bytes),
             ("dipair_index_passages", "Passages of the index", self._passages),
-            ("dipair_index_stale", "1 if the index on disk cannot be read", self._stale),
+            ("dipair_index_stale", "1 if the index on disk cannot be served", self._stale),
         ):
             Gauge(name, said, registry=self.registry).set_function(value)
         self._info = Info("dipair_index", "The index and its model", registry=self.registry)
@@ -84,7 +84,7 @@ class Metrics:
         return len(self._served.index) if self._served.index else 0
 
     def _stale(self) -> float:
-        return self._served.stale
+        return bool(self._served.stale)
 
 
 class Observer:
@@ -147,10 +147,14 @@ def _log(scope: Scope, route: str, status: int, record: RequestRecord) -> None:
 
 
 def _cause(error: Exception) -> str:
-    """Returns the type of an exception and where it was raised; its message may hold texts."""
+    """Returns the type of an exception and where it was raised.
+
+    The messages of the library are about files; those of others may hold texts.
+    """
     frames = traceback.extract_tb(error.__traceback__)
     where = f" at {frames[-1].filename}:{frames[-1].lineno}" if frames else ""
-    return f"{type(error).__name__}{where}"
+    said = f": {error}" if isinstance(error, DiPairError) else ""
+    return f"{type(error).__name__}{where}{said}"
 
 
 class LineFormatter(logging.Formatter):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterator, MutableMapping
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ from uuid import uuid4
 
 from starlette.requests import Request
 
+LOG = logging.getLogger("dipair_index.serve")
 STEPS = ("queued", "encode", "retrieve", "gather", "score")
 """The parts of a request's time."""
 _KEY = "dipair.record"

@@ -57,22 +57,24 @@ async def search(request: Request) -> Response:
 
 
 def _steps(served: Served, body: SearchRequest, record: RequestRecord) -> Steps[dict[str, Any]]:
-    index = served.needed_index()
     queries = [body.query] if body.query is not None else body.queries or []
     top_k = body.top_k or None
     rankings: list[Ranking] = []
     size = max(1, _PAIRS_AT_ONCE // body.candidates)
-    for start in range(0, len(queries), size):
-        if start:
-            yield Lane.FAST
-        rankings += index.search(
-            queries[start : start + size],
-            top_k,
-            max(body.candidates, top_k or 0),
-            rerank=body.rerank is not False,
-            raw_scores=bool(body.raw_scores),
-            filter=body.filter,
-        )
+    with served.needed_index().pinned() as index:
+        for start in range(0, len(queries), size):
+            if start:
+                yield Lane.FAST
+            rankings += index.search(
+                queries[start : start + size],
+                top_k,
+                max(body.candidates, top_k or 0),
+                rerank=body.rerank is not False,
+                raw_scores=bool(body.raw_scores),
+                filter=body.filter,
+            )
+        with index.lent() as opened:
+            digest, passages = opened.snapshot.manifest.digest, len(opened.snapshot)
     timings = Timings.total(ranking.timings for ranking in rankings)
     for step, seconds in timings._asdict().items():
         record.add(step, seconds)
@@ -81,5 +83,5 @@ def _steps(served: Served, body: SearchRequest, record: RequestRecord) -> Steps[
         "id": record.id,
         "results": results if body.query is None else results[0],
         "timings": {"queued": record.seconds["queued"], **timings._asdict()},
-        "index": {"digest": index.manifest.digest, "passages": len(index)},
+        "index": {"digest": digest, "passages": passages},
     }

@@ -13,7 +13,9 @@ import uvicorn
 
 from dipair_index.errors import SettingsError
 from dipair_index.rerank.serving.app import create_app
-from dipair_index.rerank.serving.observing import LOG, LineFormatter
+from dipair_index.rerank.serving.http import Protocol
+from dipair_index.rerank.serving.observing import LineFormatter
+from dipair_index.rerank.serving.record import LOG
 from dipair_index.rerank.serving.state import Served
 
 _BACKLOG = 2048
@@ -61,6 +63,7 @@ def run(served: Served, listening: socket.socket, *, log_json: bool = False) -> 
     sys.setswitchinterval(_SWITCH_SECONDS)
     config = uvicorn.Config(
         create_app(served),
+        http=Protocol,
         log_config=None,
         access_log=False,
         server_header=False,

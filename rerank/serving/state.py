@@ -9,13 +9,14 @@ from dataclasses import dataclass, field
 from fastapi import Request
 
 from dipair_index.encoders.base import TextEncoder
-from dipair_index.errors import DiPairError
+from dipair_index.errors import DiPairError, OtherModelError
 from dipair_index.models.licences import Licence, licence_of
 from dipair_index.models.sources import model_folder
 from dipair_index.rerank.index import DiPairIndex
 from dipair_index.rerank.open_scorer import open_token_scorer
 from dipair_index.rerank.scorer import TokenScorer
-from dipair_index.rerank.serving.errors import ApiError
+from dipair_index.rerank.serving.errors import OF_ANOTHER_MODEL, ApiError
+from dipair_index.rerank.serving.record import LOG
 from dipair_index.rerank.serving.settings import ServerSettings
 from dipair_index.rerank.serving.slot import ModelSlot
 from dipair_index.rerank.serving.token_counts import TokenCounts
@@ -40,8 +41,8 @@ class Served:
     stopping: bool = False
     in_flight: int = 0
     """The requests that have not been answered yet."""
-    stale: bool = False
-    """Whether the index on disk cannot be read, so that answers are from an earlier state of it."""
+    stale: str = ""
+    """Why the index on disk cannot be served, while answers are from an earlier state of it."""
 
     def __post_init__(self) -> None:
         self.slot = ModelSlot(self.settings.queue)
@@ -87,9 +88,15 @@ class Served:
             return
         try:
             self.index.refresh()
-            self.stale = False
-        except DiPairError:
-            self.stale = True
+            self.stale = ""
+        except DiPairError as error:
+            if not self.stale:
+                LOG.warning("%s", error)
+            self.stale = (
+                OF_ANOTHER_MODEL
+                if isinstance(error, OtherModelError)
+                else "cannot be read: the server's log says why"
+            )
 
     @contextmanager
     def snapshot(self) -> Iterator[Snapshot | None]:

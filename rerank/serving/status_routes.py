@@ -30,7 +30,7 @@ async def ready(request: Request) -> Response:
         raise stopping()
     if state.stale:
         raise ApiError(
-            503, "the index on disk cannot be read: answers are from its earlier state",
+            503, f"the index on disk {state.stale}; answers are from its earlier state",
             code="index_stale", headers=RETRY_AFTER,
         )  # fmt: skip
     return json_response({"status": "ready"})

@@ -16,6 +16,9 @@ from dipair_index.encoders.dual_encoder import DualEncoder
 from dipair_index.records import Passage
 from dipair_index.rerank import part_builder
 from dipair_index.rerank.index import DiPairIndex
+from dipair_index.rerank.serving import search_routes
+from dipair_index.rerank.serving.record import RequestRecord
+from dipair_index.rerank.serving.search_routes import SearchRequest
 from dipair_index.rerank.serving.state import Served
 from dipair_index.stores.index_writer import IndexWriter
 from dipair_index.stores.verification import verify_index
@@ -163,6 +166,29 @@ def test_changes_beside_the_server_are_seen(changing: tuple[Any, Served]) -> Non
         client.post("/passages", NEW)
         other.refresh()
         assert other.rerank("moon", ["new/1"])[0].text == "bees dance in winter"
+
+
+def test_many_queries_are_answered_from_one_state_of_the_index(
+    changing: tuple[Any, Served],
+) -> None:
+    """A passage that is added between two of their batches is found by none of them."""
+    client, served = changing
+    before = client.get("/info")["index"]
+    body = SearchRequest(queries=["moon", "bees", "tea"], candidates=1000, top_k=0)
+    record = RequestRecord(seconds={"queued": 0.0})
+    steps = search_routes._steps(served, body, record)
+    next(steps)  # the first query has been answered
+    assert client.post("/passages", NEW)["added"] == 2
+
+    def rest() -> Iterator[Any]:
+        answers.append((yield from steps))
+
+    answers: list[Any] = []
+    list(rest())
+    (answer,) = answers
+    assert answer["index"] == {name: before[name] for name in ("digest", "passages")}
+    assert [len(each) for each in answer["results"]] == [24, 24, 24]
+    assert len(found(client)) == 26
 
 
 def test_a_filter_narrows_a_search(changing: tuple[Any, Served]) -> None:
