@@ -12,7 +12,7 @@ LOWEST_WITH ?=
 # CI and developers install the versions of constraints.txt, users the ranges of setup.cfg
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo docs-cli test test-kernels test-slow test-lowest test-clients nightly coverage lint format typecheck lock paper clean
+.PHONY: demo docs docs-cli test test-kernels test-slow test-lowest test-clients nightly coverage lint format typecheck lock paper clean
 
 demo: $(VENV)/.installed
 	$(BIN)/dipair-index build
@@ -62,6 +62,15 @@ typecheck: $(VENV)/.test-installed
 	$(INSTALL) --no-deps --target build/typecheck .
 	cd build/typecheck && ../../$(BIN)/mypy --config-file ../../pyproject.toml -p dipair_index
 
+# the site in site/: a page, a link or a heading that is missing fails, and so does anything that
+# a page would load from elsewhere (with --quiet, mkdocs would count no warnings)
+docs: $(VENV)/.docs-installed
+	rm -rf build/docs
+	$(INSTALL) --no-deps --target build/docs .
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	! grep -rE --include=*.html '<(script|link|img|iframe)[^>]+(src|href)="?(https?:)?//' site
+	! grep -rE --include=*.css '(url\(|@import )["'"'"']?(https?:)?//' site
+
 # the reference of the commands, from their help
 docs-cli: $(VENV)/.installed
 	$(BIN)/python -m dipair_index.cli._reference > docs/cli.md
@@ -81,7 +90,7 @@ paper: $(VENV)/.bench-installed
 		--relevance-dataset $(PRODUCTS)
 
 clean:
-	rm -rf build dist *.egg-info .coverage $(VENV)
+	rm -rf build dist site *.egg-info .coverage $(VENV)
 
 $(VENV)/bin/pip:
 	$(PYTHON) -m venv $(VENV)
@@ -92,6 +101,10 @@ $(VENV)/.installed: $(VENV)/bin/pip setup.cfg pyproject.toml constraints.txt
 
 $(VENV)/.test-installed: $(VENV)/.installed
 	$(INSTALL) --editable ".[test,lint]"
+	touch $@
+
+$(VENV)/.docs-installed: $(VENV)/.installed
+	$(INSTALL) --editable ".[docs]"
 	touch $@
 
 $(VENV)/.bench-installed: $(VENV)/.installed
