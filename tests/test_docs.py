@@ -12,7 +12,7 @@ from dipair_index.errors import MissingPackageError
 ROOT = Path(__file__).parents[1]
 BLOCK = re.compile(r"^```python\n(.*?)^```$(?:\n\n^```text\n(.*?)^```$)?", re.DOTALL | re.MULTILINE)
 ELSEWHERE = {"given-tokens"}
-"""What needs a trained model, and is done step by step in tests/cli/test_given_sides.py."""
+"""What needs a trained model, and is run in tests/cli/test_given_sides.py."""
 SLOW = {"toolkits"}
 """What imports five toolkits, of which each takes seconds."""
 PAGES = {
@@ -54,6 +54,8 @@ def test_the_blocks_of_a_page_run_one_after_the_other(
         printed = capsys.readouterr().out
         if shown:
             assert words_of(printed) == near(words_of(shown))
+        elif "index.search(" in code and page == "README":
+            assert re.findall("p[0-9]+", printed) == ["p17", "p42", "p99"]
 
 
 def test_the_readme_shows_building_searching_and_reranking() -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +18,7 @@ import torch
 from click.testing import Result
 from safetensors.torch import load_file
 
+from dipair_index import DiPairIndex
 from dipair_index.encoders.dual_encoder import DualEncoder
 from dipair_index.formats.token_files import GivenTokens
 from dipair_index.stores.backends import open_token_store
@@ -219,3 +223,28 @@ def test_what_does_not_fit_is_said_before_anything_is_trained_or_built(
         assert message in " ".join(refused.stderr.split())
     assert not (tmp_path / "m").exists()
     assert not (tmp_path / "i").exists()
+
+
+def test_what_the_page_of_given_tokens_shows_runs(
+    run: Run, folder: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "given-tokens.md").read_text(encoding="utf-8")
+    writing, building = re.findall(r"^```python\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
+    commands = re.findall(r"^    \$ dipair-index (.*)$", page, re.MULTILINE)
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(model, "images.model")
+    shutil.copy(folder / "pairs.tsv", ".")
+    names, tokens = images()
+    pq.write_table(pa.table({"id": ["more"], "tokens": tokens[:1].tolist()}), "more.parquet")
+    exec(writing, {"my_encoder": lambda given: tokens, "images": names, "ids": names})
+    # the others, which make the model, are those of the fixtures above
+    ran = [line for line in commands if line.split()[0] in ("build", "rerank", "add", "score")]
+    assert len(ran) == 4
+    for line in ran:
+        result = run(*shlex.split(line))
+        assert result.exit_code == 0, f"{line}: {result.output}"
+    shutil.rmtree("images.index")
+    exec(building, {})
+    with DiPairIndex.open("images.index") as index:
+        found = index.search("bees honey", None, rerank=False)
+    assert {passage.id for passage in found} == set(names)
