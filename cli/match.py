@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -102,7 +104,10 @@ def match(
 
     total = 0
     try:
-        with progress("Scoring", "pairs", lambda: total) as show:
+        with (
+            progress("Scoring", "pairs", lambda: total) as show,
+            redirect_stdout(sys.stderr),  # on which Ray tells of workers that died
+        ):
 
             def report(done: int, pairs: int) -> None:
                 nonlocal total

@@ -110,6 +110,10 @@ class OutputFolder:
                 (done.scores if found[1] == "scores" else done.parts).add(int(found[2]))
         return done
 
+    def holds(self, kind: str, number: int) -> bool:
+        """Returns whether the file of "scores" or a "part" is there."""
+        return self.place.exists(_name(kind, number))
+
     def write(self, kind: str, number: int, table: pa.Table) -> None:
         """Writes "scores" or a "part"; raises `WriteError`."""
         self.place.write(_name(kind, number), table_bytes(table))

@@ -7,13 +7,17 @@ the same whoever writes it.
 
 from __future__ import annotations
 
+import logging
+import os
 from collections.abc import Iterator
+from functools import cached_property
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from dipair_index import errors
-from dipair_index.errors import DiPairError
+from dipair_index.errors import DiPairError, SettingsError
 from dipair_index.optional import require
 from dipair_index.progress import Report
 from dipair_index.rerank.offline.folder import OutputFolder
@@ -21,6 +25,7 @@ from dipair_index.rerank.offline.matcher import Matcher
 from dipair_index.rerank.offline.run import work_of, write_block
 from dipair_index.rerank.offline.settings import MatchSettings
 from dipair_index.rerank.offline.work import Work
+from dipair_index.words import reason
 
 BLOCK, KIND, COMPLAINT = "block", "kind", "complaint"
 TASKS_PER_WORKER = 1000
@@ -42,11 +47,9 @@ class RayEngine:
         """Has blocks computed; yields each when its file is written."""
         if not blocks:
             return
-        import ray
         import ray.data
 
-        if not ray.is_initialized():
-            ray.init(log_to_driver=False)
+        _connect()
         on_gpu = not work.settings.device.startswith("cpu")
         one: dict[str, Any] = {"num_gpus": 1} if on_gpu else {"num_cpus": 1}
         there = int(
@@ -56,8 +59,8 @@ class RayEngine:
         )
         workers = max(1, min(self._workers or there, len(blocks)))
         tasks = min(len(blocks), TASKS_PER_WORKER * workers)
-        numbers = [{BLOCK: each} for each in blocks]
-        written = ray.data.from_items(numbers, override_num_blocks=tasks).map_batches(
+        shares = [pa.table({BLOCK: each}) for each in np.array_split(blocks, tasks)]
+        written = ray.data.from_arrow(shares).map_batches(
             BlockWriter,
             batch_size=1,
             compute=ray.data.ActorPoolStrategy(size=workers),
@@ -73,12 +76,40 @@ class RayEngine:
             yield row[BLOCK]
 
 
+def _connect() -> None:
+    """Connects to the cluster of RAY_ADDRESS, or starts one here, and has Ray Data be quiet.
+
+    Raises `SettingsError` if there is no cluster at that address.
+    """
+    import ray
+    from ray.data import DataContext
+
+    if not ray.is_initialized():
+        try:
+            ray.init(log_to_driver=False, logging_level=logging.WARNING)
+        except (ConnectionError, ValueError, RuntimeError) as error:
+            raise SettingsError(
+                f"there is no Ray cluster at RAY_ADDRESS={os.environ.get('RAY_ADDRESS')} "
+                f"({reason(error)}): run `ray start --head`, or unset it for a cluster of this "
+                "machine"
+            ) from error
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    DataContext.get_current().enable_progress_bars = False
+
+
 class BlockWriter:
     """The actor: opens the head and the indexes, then writes the blocks that it is given."""
 
     def __init__(self, settings: MatchSettings, out: str) -> None:
-        self._work = work_of(Matcher(settings))
-        self._folder = OutputFolder(out)
+        self._settings, self._out = settings, out
+
+    @cached_property
+    def _work(self) -> Work:
+        return work_of(Matcher(self._settings))
+
+    @cached_property
+    def _folder(self) -> OutputFolder:
+        return OutputFolder(self._out)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Writes one block; returns its number, or the sentence that says what is wrong with it.

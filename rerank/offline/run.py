@@ -87,9 +87,13 @@ def run_here(work: Work, out: str, blocks: Iterable[int], report: Report) -> Ite
 
 
 def write_block(work: Work, folder: OutputFolder, block: int, report: Report) -> None:
-    """Computes a block and writes its file; what every engine does."""
+    """Computes a block and writes its file, unless a worker did that died before it could say so.
+
+    It is what every engine does.
+    """
     kind = "scores" if work.parts_of(block) is None else "part"
-    folder.write(kind, block, work.table(block, report))
+    if not folder.holds(kind, block):
+        folder.write(kind, block, work.table(block, report))
 
 
 class Merging:
