@@ -17,11 +17,12 @@ from click.testing import Result
 from dipair_index.cli import cli
 
 ROOT = Path(__file__).parents[2]
-COMMAND = re.compile(r"^ {4,}\$ dipair-index (.*?)(?: {4}#.*)?$", re.MULTILINE)
+COMMAND = re.compile(r"^ {4,}(?:\$ )?dipair-index (.*?)(?: {4}#.*| \| .*)?$", re.MULTILINE)
 NAMED = re.compile(r"--model (\S+\.model)")
 PAGES = {
     page.stem: COMMAND.findall(page.read_text(encoding="utf-8"))
     for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+    if page.stem != "cli"  # which is generated
 }
 MODELS = {name for page in PAGES.values() for line in page for name in NAMED.findall(line)}
 LONG = {"make-dataset", "train-teacher", "label", "train", "serve", "push", "pull"}
@@ -46,6 +47,7 @@ def files(
     for name, text in {
         "sample/collection.tsv": PASSAGES,
         "passages.tsv": PASSAGES,
+        "manuals.tsv": PASSAGES,
         "queries.tsv": "q1\twhy does dough rise\nq2\thow bees dance\n",
         "qrels.txt": "q1 0 p3 1\nq2 0 p1 1\nq2 0 honey-bees-6 1\n",
         "bm25.run": "q1 Q0 p4 1 9 bm25\nq1 Q0 p3 2 8 bm25\nq2 Q0 p1 1 7 bm25\n",
