@@ -25,6 +25,12 @@ class PreparedQuery(NamedTuple):
     common: Tensor  # (queries, tokens): the similarity with the centre
 
 
+class PreparedPassages(NamedTuple):
+    """The tokens of passages, on which alone no result of the head depends."""
+
+    tokens: Tensor  # (passages, tokens, dim)
+
+
 class FastAligned:
     """A copy of an aligned head for scoring; later training of `head` has no effect.
 
@@ -37,20 +43,20 @@ class FastAligned:
         self._layers: nn.ModuleList = self._head.layers.to(dtype)
         self._dtype = dtype
 
-    def prepare(self, side: Side, tokens: Tensor) -> PreparedQuery | Tensor:
+    def prepare(self, side: Side, tokens: Tensor) -> PreparedQuery | PreparedPassages:
         """Returns the query's part of the head; a passage's tokens have none of their own."""
         if side != "query":
-            return tokens
+            return PreparedPassages(tokens)
         head, asked = self._head, tokens.any(-1)
-        if len(tokens) == 1:
-            tokens, asked = (each[:, : max(1, int(asked.sum()))] for each in (tokens, asked))
+        longest = max(1, int(asked.sum(-1).max()))
+        tokens, asked = tokens[:, :longest], asked[:, :longest]
         hidden = head.query_part(tokens)
         return PreparedQuery(tokens, asked, hidden, tokens @ head.centre)
 
-    def score(self, query: PreparedQuery, passages: Tensor) -> Tensor:
+    def score(self, query: PreparedQuery, passages: PreparedPassages) -> Tensor:
         """Returns the logits, (passages,)."""
         head = self._head
-        aligned = align(query.tokens, passages)
+        aligned = align(query.tokens, passages.tokens)
         hidden = head.norm(query.hidden + head.pair_part(query.tokens, aligned)).to(self._dtype)
         # one query of many passages has no padding
         absent = None if len(query.tokens) == 1 else ~query.asked

@@ -24,7 +24,8 @@ from dipair_index.records import FloatArray, Passage
 from dipair_index.rerank.build import build_index
 from dipair_index.rerank.head import HeadScorer
 from dipair_index.rerank.index import DiPairIndex
-from dipair_index.rerank.scorer import MICRO_BATCH
+from dipair_index.rerank.scorer import MICRO_BATCH, PairSide
+from dipair_index.stores.codecs import open_codec
 
 ENCODER = {
     "model_type": "bert", "hidden_size": 24, "num_hidden_layers": 1, "num_attention_heads": 1,
@@ -101,6 +102,24 @@ def test_scores_are_those_of_the_models_head_whatever_its_sizes(system: str) -> 
         )
 
     check()
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+@pytest.mark.parametrize("texts", [3, 60])
+def test_pairs_whose_texts_repeat_have_the_scores_of_the_models_head(
+    texts: int, system: str
+) -> None:
+    model = random_model(0, system=system, dim=8, head_intermediate=8, head_hidden=[8])
+    sides = random_tokens(model, 0, texts)
+    at = np.random.default_rng(0).integers(0, texts, (2, 2 * MICRO_BATCH + 9))
+    encoded = []
+    for tokens, rows in zip(sides, at, strict=True):
+        _, kept, dim = tokens.shape
+        codec = open_codec("float32", tokens_per_passage=kept, dim=dim)
+        encoded.append(PairSide(codec.encode(tokens), codec, rows))
+    logits = HeadScorer(model).pair_logits(*encoded)
+    exact = expected(model, sides[0][at[0]], sides[1][at[1]])
+    np.testing.assert_allclose(logits, exact, rtol=1e-5, atol=1e-4)
 
 
 @pytest.mark.parametrize("system", SYSTEMS)
