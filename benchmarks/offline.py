@@ -68,7 +68,7 @@ def make_index(root: Path, side: str, texts: int, model: str) -> None:
                 passages.put([Passage(each, each) for each in some])
         vectors = np.ones((texts, 1), np.float32)
         build_ann(ids, vectors, manifest, VectorSource()).save(part.ann)
-        info = writer.install_part(part, texts, 0, "")
+        info = writer.install_part(part, texts, 0, "", manifest)
         writer.replace_manifest(replace(manifest, parts=(info,)))
 
 

@@ -94,13 +94,13 @@ def describe(what: str, summary: BuildSummary) -> None:
     before = summary.passages - summary.encoded
     resumed = f", {before:,} of them before" if before else ""
     remark(f"{what}{resumed}: {summary.seconds:.1f} s, {counted(round(rate), 'passage')} a second")
-    if summary.truncated:
+    if long := summary.truncated + summary.split:
         cut = counted(
-            summary.truncated,
+            long,
             "passage is longer than the model reads and was",
             "passages are longer than the model reads and were",
         )
-        remark(f"{cut} truncated")
+        remark(f"{cut} {'split' if summary.split else 'truncated'}")
 
 
 def command_for(name: str, index_dir: Path) -> str:

@@ -19,7 +19,7 @@ from dipair_index.cli._encoding import (
 )
 from dipair_index.cli._options import encoding_options, index_dir_option
 from dipair_index.cli._types import NOT_NEGATIVE_COUNT, TEXT
-from dipair_index.stores.names import CODEC_NAMES, DEFAULT_CODEC, STORE_NAMES
+from dipair_index.stores.names import CODEC_NAMES, CUT, DEFAULT_CODEC, LONG, STORE_NAMES
 from dipair_index.words import counted
 
 if TYPE_CHECKING:
@@ -87,6 +87,14 @@ PASSAGES_AT_ONCE = 1024
     help="Keep a BM25 index of the passages' words too, for rerank --first-stage lexical|both",
 )
 @click.option(
+    "--long",
+    type=click.Choice(LONG),
+    default=CUT,
+    show_default=True,
+    help="Passages that are longer than the model reads: leave out their end, or split them into "
+    "overlapping windows, of which the best counts",
+)
+@click.option(
     "--ann",
     metavar="flat|hnsw|ivf|FACTORY",
     help="Search the vectors with this kind of FAISS index  [default: flat, or that of --ann-from]",
@@ -132,6 +140,7 @@ def build(
       dipair-index build --corpus passages.tsv --index-dir passages.index
       zcat passages.jsonl.gz | dipair-index build --corpus - --ann hnsw
       dipair-index build --corpus passages.tsv --lexical
+      dipair-index build --corpus manuals.tsv --long split
       dipair-index build --corpus passages.tsv --store tensorstore --store-url s3://bucket/tokens
       dipair-index build --corpus queries.tsv --side query --index-dir queries.index
       dipair-index build --side passage=images.parquet --model images.model

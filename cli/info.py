@@ -132,6 +132,7 @@ def _describe(index_dir: Path, *, as_json: bool) -> None:
         f"{manifest.vector_dim} dimensions",
         "ANN": manifest.ann_kind,
         **({"words": "BM25"} if manifest.lexical else {}),
+        "long passages": f"{manifest.truncated:,} {manifest.long}",
         "created": f"{manifest.created} by dipair-index {manifest.package_version}, "
         f"format {_format_version()}",
     }
@@ -171,7 +172,8 @@ def _record(index_dir: Path, found: IndexInfo, begun: BuildProgress | None) -> d
                 "side", "kept_tokens", "model", "model_fingerprint", "max_query_tokens",
                 "max_passage_tokens", "dim",
                 "embedder", "embedder_fingerprint", "vector_dim", "store", "store_url", "codec",
-                "ann_kind", "lexical", "seed", "truncated", "generation", "created",
+                "ann_kind", "lexical", "long", "overlap",
+                "seed", "truncated", "generation", "created",
                 "package_version", "library_versions",
             )
         },

@@ -15,8 +15,10 @@ from dipair_index import __version__
 from dipair_index.encoders.base import TextEncoder, refuse_tuples
 from dipair_index.encoders.batches import Tokenised
 from dipair_index.encoders.sentence_embedders import SentenceEmbedder, made_by, open_embedder
+from dipair_index.encoders.windows import OVERLAP
 from dipair_index.errors import DirectoryError, SettingsError
 from dipair_index.models.sources import lasting_name
+from dipair_index.models.systems import check_choice
 from dipair_index.optional import installed_versions
 from dipair_index.records import PAIR
 from dipair_index.rerank.arguments import GivenPassage, iter_passages
@@ -28,7 +30,7 @@ from dipair_index.stores.faiss_kinds import check_kind
 from dipair_index.stores.index_directory import Layout, check_target
 from dipair_index.stores.index_writer import IndexWriter
 from dipair_index.stores.manifest import PASSAGE, Manifest
-from dipair_index.stores.names import DEFAULT_CODEC
+from dipair_index.stores.names import CUT, DEFAULT_CODEC, LONG, SPLIT
 from dipair_index.stores.snapshot import Snapshot
 from dipair_index.words import counted
 
@@ -46,6 +48,7 @@ def build_index(
     store_url: str = "",
     codec: str = DEFAULT_CODEC,
     lexical: bool = False,
+    long: str = CUT,
     ann: str | None = None,
     ann_from: str | Path | None = None,
     seed: int = 0,
@@ -76,6 +79,9 @@ def build_index(
         A kind of `open_token_store`, the URL below which it stores tokens, and its codec.
     lexical : bool
         Whether to keep a BM25 index of the passages' words too, which needs tantivy.
+    long : {"cut", "split"}
+        What becomes of passages that are longer than the model reads: their end is not read, or
+        they are split into overlapping windows, of which the best counts.
     ann, ann_from
         A kind of `FaissIndex`, and a dataset or index whose vectors are reused. The default kind
         is that of `ann_from`, or "flat".
@@ -112,6 +118,9 @@ def build_index(
     check_target(index_dir, overwrite=overwrite)
     if store_url and store != "tensorstore":
         raise SettingsError(f"the store {store} keeps no tokens at a URL: choose tensorstore")
+    check_choice("long", long, LONG)
+    if long == SPLIT and ann_from is not None:
+        raise SettingsError("reused vectors are not those of windows: leave out ann_from or long")
     side, side_tokens = _checked_side(side, encoder)
     embedder = open_embedder(vectors, dual_encoder=encoder, device=encoder.device)
     reused = None if ann_from is None else _reusable_vectors(Path(ann_from), embedder)
@@ -132,6 +141,8 @@ def build_index(
         seed=int(seed),
         store_url=store_url,
         lexical=bool(lexical),
+        long=long,
+        overlap=OVERLAP if long == SPLIT else 0,
         library_versions=installed_versions("faiss-cpu", "lmdb", "onnxruntime", "tantivy", "torch"),
         side=side,
         side_tokens=side_tokens,

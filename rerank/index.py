@@ -22,7 +22,7 @@ from dipair_index.rerank.search import Searcher
 from dipair_index.rerank.text_cache import SHARED_CACHE, TextCache
 from dipair_index.stores.index_writer import IndexWriter
 from dipair_index.stores.manifest import Manifest
-from dipair_index.stores.names import DEFAULT_CODEC
+from dipair_index.stores.names import CUT, DEFAULT_CODEC
 from dipair_index.stores.snapshot import Snapshot, joined_manifest
 from dipair_index.words import listed
 
@@ -89,6 +89,7 @@ class DiPairIndex(Searcher, Closing):
         store_url: str = "",
         codec: str = DEFAULT_CODEC,
         lexical: bool = False,
+        long: str = CUT,
         ann: str | None = None,
         ann_from: str | Path | None = None,
         seed: int = 0,
@@ -121,6 +122,9 @@ class DiPairIndex(Searcher, Closing):
         lexical : bool
             Whether to keep a BM25 index of the passages' words too, which needs tantivy, for
             `search` with `first_stage`.
+        long : {"cut", "split"}
+            Passages that are longer than the model reads lose their end, or are split into
+            overlapping windows, of which the best counts.
         ann, ann_from, seed
             The kind of FAISS index ("flat", "hnsw", "ivf" or a factory string), the dataset or
             index whose vectors are reused, and the seed of its training.
@@ -168,6 +172,7 @@ class DiPairIndex(Searcher, Closing):
             store_url=store_url,
             codec=codec,
             lexical=lexical,
+            long=long,
             ann=ann,
             ann_from=ann_from,
             seed=seed,

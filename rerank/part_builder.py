@@ -28,6 +28,7 @@ from dipair_index.encoders.sentence_embedders import SentenceEmbedder
 from dipair_index.errors import DirectoryError, FormatError, StoreError
 from dipair_index.files import link
 from dipair_index.records import FloatArray, Passage
+from dipair_index.rerank.long_texts import windows_of
 from dipair_index.rerank.unfinished import UnfinishedPart
 from dipair_index.stores.ann import FaissIndex
 from dipair_index.stores.ann_info import AnnInfo, VectorSource
@@ -35,9 +36,11 @@ from dipair_index.stores.backends import open_token_store
 from dipair_index.stores.index_writer import IndexWriter, build_ann
 from dipair_index.stores.lexical import check_lexical
 from dipair_index.stores.manifest import PASSAGE, QUERY, Manifest, PartInfo
+from dipair_index.stores.names import CUT, SPLIT
 from dipair_index.stores.packed_ids import PackedIds
 from dipair_index.stores.passages import PassageStore
 from dipair_index.stores.token_store import TokenStore
+from dipair_index.stores.windows import check_separable, window_keys
 from dipair_index.words import counted
 
 Key = TypeVar("Key", str, tuple[int, ...])
@@ -50,7 +53,8 @@ class BuildSummary(NamedTuple):
     """Counts of a build: of its `passages`, `encoded` were encoded in this call, the others before.
 
     `replaced` is the number of passages that were in the index already, `seconds` the duration of
-    this call, `token_bytes` the size of the tokens, and `truncated` the number of truncated texts.
+    this call, `token_bytes` the size of the tokens, and `truncated` or `split` the number of texts
+    that are longer than the model reads.
     """
 
     passages: int
@@ -59,6 +63,15 @@ class BuildSummary(NamedTuple):
     token_bytes: int
     truncated: int
     replaced: int = 0
+    split: int = 0
+
+
+class Windows(NamedTuple):
+    """The windows of a chunk of passages; `long` passages were split, or truncated."""
+
+    texts: list[str]
+    counts: list[int]  # of each passage
+    long: int
 
 
 class PartBuilder:
@@ -115,6 +128,7 @@ class PartBuilder:
                 "ann_from": None if self._reused is None else str(self._reused.resolve()),
                 # not of passages, so that what earlier versions began can be resumed
                 **({} if manifest.side == PASSAGE else {"side": manifest.side}),
+                **({} if manifest.long == CUT else {"long": manifest.long}),
             },
             vector_dim=0 if self._reused else self._embedder.dim,
             store_url=manifest.store_url,
@@ -137,11 +151,12 @@ class PartBuilder:
                 PassageStore.open(unfinished.part.passages) as texts,
             ):
                 self._encode(rows, unfinished, tokens, texts, check_ids, report)
-                if not len(tokens) == len(texts) == unfinished.progress.passages:
+                stored = unfinished.progress
+                if (len(tokens), len(texts)) != (stored.rows, stored.passages):
                     raise StoreError(
                         f"{unfinished.part.root} holds tokens of {len(tokens):,} and texts of "
                         f"{counted(len(texts), 'passage')} where "
-                        f"{unfinished.progress.passages:,} were stored (did the power fail?): "
+                        f"{stored.passages:,} were stored (did the power fail?): "
                         "pass --overwrite to start over"
                     )
                 size = tokens.stored_bytes()
@@ -157,11 +172,13 @@ class PartBuilder:
             raise
         done = unfinished.progress
         part = self._writer.install_part(
-            unfinished.part, done.passages, done.truncated, done.digest, lexical=manifest.lexical
+            unfinished.part, done.passages, done.truncated, done.digest, manifest
         )
         seconds = time.monotonic() - started
         encoded = done.passages - before
-        return part, BuildSummary(done.passages, encoded, seconds, size, done.truncated)
+        split = done.truncated if manifest.long == SPLIT else 0
+        truncated = done.truncated - split
+        return part, BuildSummary(done.passages, encoded, seconds, size, truncated, split=split)
 
     def _encode(
         self,
@@ -183,38 +200,45 @@ class PartBuilder:
         side, embedder = self._manifest.side, self._embedder
         embed = embedder.embed_queries if side == QUERY else embedder.embed_passages
 
-        def tokenise(chunk: list[Passage]) -> Tokenised:
+        def tokenise(chunk: list[Passage]) -> tuple[Tokenised, Windows]:
             ids = [passage.passage_id for passage in chunk]
             check_ids(ids)
             _check_unique(ids, texts)
-            return self._encoder.tokenised(side, [each.full_text for each in chunk])
+            if self._manifest.long == SPLIT:
+                check_separable(ids)
+            full = [each.full_text for each in chunk]
+            windows, counts = windows_of(self._encoder, self._manifest, full)
+            tokenised = self._encoder.tokenised(side, windows)
+            split = sum(count > 1 for count in counts)
+            return tokenised, Windows(windows, counts, split or tokenised.truncated)
 
-        def store(chunk: list[Passage], encoded: EncodedTexts, truncated: int) -> None:
+        def store(chunk: list[Passage], encoded: EncodedTexts, windows: Windows) -> None:
             ids = [passage.passage_id for passage in chunk]
+            keys = window_keys(ids, windows.counts)
             vectors = encoded.vectors
             if not unfinished.keeps_vectors:
-                vectors = np.empty((len(chunk), 0), np.float32)
+                vectors = np.empty((len(keys), 0), np.float32)
             elif embedder.name != "model":
-                different, indexes = _different(each.full_text for each in chunk)
+                different, indexes = _different(windows.texts)
                 vectors = embed(different)[indexes]
             _check_unique(ids, texts)  # again, since the previous chunk is stored only now
-            _check_finite(ids, vectors)
-            tokens.put(ids, encoded.tokens)
-            texts.put(chunk)
-            unfinished.count(chunk, vectors, truncated=truncated)
+            _check_finite(keys, vectors)
+            tokens.put(keys, encoded.tokens)
+            texts.put(chunk, windows.counts)
+            unfinished.count(chunk, keys, vectors, truncated=windows.long)
             report(unfinished.progress.passages)
 
         with ThreadPoolExecutor(1) as worker:
             chunk, failure = _chunk(passages)
             ready, stored = worker.submit(tokenise, chunk), None
             while chunk:
-                current, tokenised = chunk, ready.result()
+                current, (tokenised, windows) = chunk, ready.result()
                 chunk, failure = ([], failure) if failure else _chunk(passages)
                 ready = worker.submit(tokenise, chunk)
                 encoded = _encoded_once(self._encoder, tokenised)
                 if stored:
                     stored.result()
-                stored = worker.submit(store, current, encoded, tokenised.truncated)
+                stored = worker.submit(store, current, encoded, windows)
             if stored:
                 stored.result()
         if failure:
@@ -278,13 +302,15 @@ def _delete_uncounted(unfinished: UnfinishedPart, tokens: TokenStore, texts: Pas
 
     Raises `DirectoryError` if counted passages are missing.
     """
-    known_count = unfinished.progress.passages
-    if len(tokens) == len(texts) == known_count:
+    counted_rows: list[tuple[TokenStore | PassageStore, int]] = [
+        (tokens, unfinished.progress.rows), (texts, unfinished.progress.passages)
+    ]  # fmt: skip
+    if all(len(store) == count for store, count in counted_rows):
         return
     known = set(unfinished.ids())
-    for store in (tokens, texts):
+    for store, count in counted_rows:
         store.delete([each for each in store if each not in known])
-        if len(store) < known_count:
+        if len(store) < count:
             raise unfinished.lost_data()
 
 

@@ -20,6 +20,7 @@ from dipair_index.rerank.arguments import (
 from dipair_index.rerank.candidates import Candidate, candidates_of, candidates_of_each
 from dipair_index.rerank.first_stage import checked_first_stage, retrieve, shown_score
 from dipair_index.rerank.fusion import checked_fusion
+from dipair_index.rerank.long_texts import best_window, windows_of
 from dipair_index.rerank.metadata_filter import Filter, checked_filter
 from dipair_index.rerank.names import FirstStage, FusionMethod
 from dipair_index.rerank.opened import Lender, Opened, Pinned
@@ -28,6 +29,7 @@ from dipair_index.rerank.results import best_candidates, described, ranked_candi
 from dipair_index.rerank.scorer import TokenScorer
 from dipair_index.rerank.text_cache import TextCache
 from dipair_index.stores.codecs import EncodedRows
+from dipair_index.stores.id_table import Integers
 from dipair_index.stores.snapshot import Snapshot
 
 
@@ -347,22 +349,31 @@ class Searcher:
         watch: Stopwatch,
     ) -> FloatArray:
         with watch.step("gather"):
-            rows = self._rows(candidates, snapshot)
+            rows, owners = self._rows(candidates, snapshot)
         with watch.step("score"):
-            return self._scorer.encoded_logits(query_tokens, rows, snapshot.codec)
+            logits = self._scorer.encoded_logits(query_tokens, rows, snapshot.codec)
+            return best_window(logits, owners, len(candidates))
 
-    def _rows(self, candidates: Sequence[Candidate], snapshot: Snapshot) -> EncodedRows:
-        """Returns encoded tokens: from the index by id or text, from the cache, or computed."""
-        texts = [each.passage.full_text for each in candidates if each.passage is not None]
-        if not texts:
-            return snapshot.encoded_tokens([each.id for each in candidates])
-        held = iter(snapshot.find_texts(texts))
-        ids = [each.id if each.passage is None else next(held) for each in candidates]
-        known = [index for index, passage_id in enumerate(ids) if passage_id is not None]
-        others = [index for index, passage_id in enumerate(ids) if passage_id is None]
-        rows = np.empty((len(ids), snapshot.codec.bytes_per_passage), np.uint8)
-        rows[known] = snapshot.encoded_tokens([each for each in ids if each is not None])
-        passages = [candidates[index].passage for index in others]
-        unknown = [passage.full_text for passage in passages if passage is not None]
+    def _rows(
+        self, candidates: Sequence[Candidate], snapshot: Snapshot
+    ) -> tuple[EncodedRows, Integers]:
+        """Returns the encoded tokens of windows, and the candidate that each belongs to.
+
+        They are from the index by id or text, from the cache, or computed.
+        """
+        given = [each.passage.full_text for each in candidates if each.passage is not None]
+        named = np.array([each.passage is None for each in candidates], bool)
+        ids = [each.id for each in candidates if each.passage is None]
+        stored, owners = snapshot.encoded_windows(ids)
+        if not given:
+            return stored, owners
+        texts, counts = windows_of(self._encoder, snapshot.manifest, given)
+        rows = np.empty((len(texts), snapshot.codec.bytes_per_passage), np.uint8)
+        held = snapshot.find_texts(texts)
+        known = [index for index, passage_id in enumerate(held) if passage_id is not None]
+        others = [index for index, passage_id in enumerate(held) if passage_id is None]
+        rows[known] = snapshot.encoded_tokens([each for each in held if each is not None])
+        unknown = [texts[index] for index in others]
         rows[others] = self._cache.rows(unknown, self._encoder, snapshot.codec)
-        return rows
+        places = np.flatnonzero(named)[owners], np.repeat(np.flatnonzero(~named), counts)
+        return np.concatenate([stored, rows]), np.concatenate(places)

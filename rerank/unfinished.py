@@ -33,6 +33,7 @@ class BuildProgress(NamedTuple):
     digest: str
     id_bytes: int
     truncated: int
+    rows: int = 0  # more than passages if some have windows; earlier versions did not count them
 
 
 class UnfinishedPart:
@@ -91,8 +92,8 @@ class UnfinishedPart:
                     f"{name} {begun.settings.get(name)}, not {asked}: resume it with the same "
                     "settings, or pass --overwrite without --resume to start over"
                 )
-        self.progress = begun
-        vector_bytes = 4 * self._vector_dim * begun.passages
+        self.progress = begun = begun._replace(rows=begun.rows or begun.passages)
+        vector_bytes = 4 * self._vector_dim * begun.rows
         for file, size in ((self._ids, begun.id_bytes), (self._vectors, vector_bytes)):
             if not file.is_file() or file.stat().st_size < size:
                 raise self.lost_data()
@@ -112,12 +113,20 @@ class UnfinishedPart:
                 "--overwrite without --resume to start over"
             )
 
-    def count(self, passages: Sequence[Passage], vectors: FloatArray, *, truncated: int) -> None:
+    def count(
+        self,
+        passages: Sequence[Passage],
+        keys: Sequence[str],
+        vectors: FloatArray,
+        *,
+        truncated: int,
+    ) -> None:
         """Counts passages whose tokens and texts are stored.
 
-        Stores their vectors, (passages, vector_dim); `truncated` of their texts were truncated.
+        Stores the keys of their windows and their vectors, (windows, vector_dim); `truncated` of
+        their texts were truncated or split.
         """
-        ids = "".join(f"{json.dumps(passage.passage_id)}\n" for passage in passages).encode()
+        ids = "".join(f"{json.dumps(key)}\n" for key in keys).encode()
         _append(self._ids, ids)
         _append(self._vectors, np.ascontiguousarray(vectors, np.float32).tobytes())
         self._count_in(passages)
@@ -126,6 +135,7 @@ class UnfinishedPart:
             digest=self._digest.hexdigest(),
             id_bytes=self.progress.id_bytes + len(ids),
             truncated=self.progress.truncated + truncated,
+            rows=self.progress.rows + len(keys),
         )
         self._save()
 
@@ -135,13 +145,13 @@ class UnfinishedPart:
         return self._vector_dim > 0
 
     def ids(self) -> PackedIds:
-        """Returns the ids stored so far, in the order of the corpus."""
+        """Returns the ids stored so far, those of windows included, in the corpus's order."""
         with self._ids.open(encoding="utf-8") as lines:
             return PackedIds.from_ids(map(json.loads, lines))
 
     def vectors(self) -> FloatArray:
-        """Returns the vectors stored so far as a memory map, (passages, vector_dim)."""
-        shape = (self.progress.passages, self._vector_dim)
+        """Returns the vectors stored so far as a memory map, (rows, vector_dim)."""
+        shape = (self.progress.rows, self._vector_dim)
         return np.memmap(self._vectors, np.float32, mode="r", shape=shape)
 
     def lost_data(self) -> DirectoryError:

@@ -30,11 +30,13 @@ from dipair_index.stores.file_digests import damages, seal
 from dipair_index.stores.index_directory import Layout, PartLayout, WriterLock
 from dipair_index.stores.lexical import build_lexical, check_lexical
 from dipair_index.stores.manifest import Manifest, PartInfo
+from dipair_index.stores.names import SPLIT
 from dipair_index.stores.packed_ids import PackedIds
 from dipair_index.stores.part import Part, remove_part
 from dipair_index.stores.passages import PassageStore
 from dipair_index.stores.snapshot import Snapshot
 from dipair_index.stores.text_lookup import digests_of
+from dipair_index.stores.windows import first_windows
 
 GROWTH = 8
 """A part is merged with those after it once they hold an eighth of it: of n passages that are
@@ -97,13 +99,12 @@ class IndexWriter(Closing):
         passages: int,
         truncated: int,
         digest: str,
-        *,
-        lexical: bool = False,
+        manifest: Manifest,
     ) -> PartInfo:
         """Writes the digests of a finished part, and moves it from `built` into the index.
 
-        Its stores must be closed; if `lexical`, its words are indexed too. Returns its entry for
-        the manifest. Raises `StoreError` if it cannot be written.
+        Its stores must be closed; if `manifest` says so, its words are indexed too. Returns its
+        entry for the manifest. Raises `StoreError` if it cannot be written.
         """
         name = f"{self._next():06d}"
         try:
@@ -112,8 +113,10 @@ class IndexWriter(Closing):
                 (store / "lock.mdb").unlink(missing_ok=True)
             with PassageStore.open(built.passages, readonly=True) as texts:
                 ids = PackedIds.load(built.ann)
+                if manifest.long == SPLIT:
+                    ids = first_windows(ids)
                 np.save(built.texts, digests_of(texts, ids))
-                if lexical:
+                if manifest.lexical:
                     build_lexical(built.lexical, map(texts.get, _chunks(ids)))
             files_digest = seal(built.root, leaving_out=(built.progress.name,))
             self.layout.parts.mkdir(exist_ok=True)
@@ -216,7 +219,7 @@ class IndexWriter(Closing):
         target = self.layout.merging
         target.create(manifest.store_url)
         ids: list[str] = []
-        vectors = []
+        vectors, done = [], 0
         digest = TextsDigest()
         try:
             with (
@@ -230,23 +233,25 @@ class IndexWriter(Closing):
                 PassageStore.open(target.passages) as passages,
             ):
                 for part in parts:
-                    live = np.array([each not in part.deleted for each in part.ann.ids], bool)
+                    live = np.array(
+                        [part.passage_of(each) not in part.deleted for each in part.ann.ids], bool
+                    )
                     vectors.append(part.ann.vectors()[live])
                     for chunk in _chunks(part.live_ids()):
                         texts = part.passages.get(chunk)
-                        tokens.put_encoded(chunk, part.tokens.get_encoded(chunk))
-                        passages.put(texts)
+                        keys, owners = part.window_keys(chunk)
+                        tokens.put_encoded(keys, part.tokens.get_encoded(keys))
+                        passages.put(texts, np.bincount(owners).tolist())
                         digest.update(chunk, [each.full_text for each in texts])
-                        ids += chunk
-                        report(len(ids))
+                        ids += keys
+                        done += len(chunk)
+                        report(done)
             source = VectorSource(
                 manifest.embedder, manifest.embedder_fingerprint, digest.hexdigest()
             )
             build_ann(ids, np.concatenate(vectors), manifest, source).save(target.ann)
             truncated = sum(part.info.truncated for part in parts)
-            installed = self.install_part(
-                target, len(ids), truncated, digest.hexdigest(), lexical=manifest.lexical
-            )
+            installed = self.install_part(target, done, truncated, digest.hexdigest(), manifest)
             return (installed,)
         except BaseException:
             remove_part(target)

@@ -13,6 +13,7 @@ from dipair_index.digests import checksum
 from dipair_index.errors import DirectoryError
 from dipair_index.files import write_whole
 from dipair_index.records import PAIR
+from dipair_index.stores.names import CUT
 
 FORMAT_VERSION = 2
 _KIND = "dipair-index"
@@ -51,7 +52,8 @@ class Manifest:
     `generation` grows with every change. `store_url` is the URL below which the token embeddings of
     each part are stored; it is empty if they are in the parts' folders. `side` is the side of the
     tuple whose texts are stored, and `side_tokens` the tokens that are kept of each, for a side
-    beyond query and passage.
+    beyond query and passage. `long` says what became of passages that are longer than the model
+    reads, which `truncated` counts, and `overlap` how many tokens their windows share.
     """
 
     package_version: str
@@ -77,6 +79,8 @@ class Manifest:
     )
     side: str = PASSAGE
     side_tokens: int = 0
+    long: str = CUT
+    overlap: int = 0
 
     @property
     def kept_tokens(self) -> int:
@@ -96,7 +100,7 @@ class Manifest:
 
     @property
     def truncated(self) -> int:
-        """The number of passages that were truncated, including ones deleted since."""
+        """The number of passages that were truncated or split, including ones deleted since."""
         return sum(part.truncated for part in self.parts)
 
     @property
@@ -158,7 +162,7 @@ class Manifest:
         for later in fields(self):
             # as versions wrote it that knew of passages and vectors alone
             if (
-                later.name in ("side", "side_tokens", "lexical")
+                later.name in ("side", "side_tokens", "lexical", "long", "overlap")
                 and values[later.name] == later.default
             ):
                 del values[later.name]

@@ -5,3 +5,6 @@ DEFAULT_CODEC = "int6"
 
 STORE_NAMES = ("lmdb", "tensorstore")
 CODEC_NAMES = ("float32", "float16", "int8", "int6", "int4")
+
+CUT, SPLIT = LONG = ("cut", "split")
+"""What becomes of passages that are longer than the model reads."""

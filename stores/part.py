@@ -12,6 +12,7 @@ import shutil
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, TypeAlias
 
@@ -26,9 +27,12 @@ from dipair_index.stores.file_digests import check_sizes, read_lines
 from dipair_index.stores.id_table import Integers
 from dipair_index.stores.index_directory import Layout, PartLayout
 from dipair_index.stores.manifest import Manifest, PartInfo
+from dipair_index.stores.names import SPLIT
 from dipair_index.stores.passages import PassageStore
 from dipair_index.stores.text_lookup import TextLookup
 from dipair_index.stores.token_store import TokenStore
+from dipair_index.stores.wanted_rows import Accepts
+from dipair_index.stores.windows import first_windows, passage_of, window_keys
 
 MetadataTest: TypeAlias = Callable[[Mapping[str, Any]], bool]
 """A function that tells from a passage's metadata whether a search may find it."""
@@ -60,7 +64,8 @@ class _OpenFiles:
             )
             self.passages = opened.enter_context(PassageStore.open(layout.passages, readonly=True))
             self.ann = FaissIndex.load(layout.ann)
-            self.texts = TextLookup(layout.texts, self.passages, self.ann.ids)
+            self.ids = first_windows(self.ann.ids) if manifest.long == SPLIT else self.ann.ids
+            self.texts = TextLookup(layout.texts, self.passages, self.ids)
             self._opened = opened.pop_all()
 
     @classmethod
@@ -116,6 +121,8 @@ class Part:
         self.tokens, self.passages, self.ann = (
             self._files.tokens, self._files.passages, self._files.ann
         )  # fmt: skip
+        self.ids = self._files.ids  # of passages; those of the other stores are of windows
+        self.is_split = manifest.long == SPLIT
         self._live_rows: Integers | None = None
         self._closed = False
 
@@ -134,16 +141,59 @@ class Part:
         Results are those of `FaissIndex.search`.
         """
 
-        def accepts(ids: list[str]) -> list[bool]:
+        def accepts(keys: list[str]) -> list[bool]:
             assert matches is not None
+            ids = [self.passage_of(key) for key in keys]
             return [matches(passage.metadata) for passage in self.passages.get(ids)]
 
-        return self.ann.search(
-            vectors,
-            top_k,
-            deleted=self.deleted,
-            accepts=None if matches is None else accepts,
-        )
+        accepted = None if matches is None else accepts
+        if not self.is_split:
+            return self.ann.search(vectors, top_k, deleted=self.deleted, accepts=accepted)
+        return self._search_windows(vectors, top_k, accepted)
+
+    def _search_windows(
+        self, vectors: FloatArray, top_k: int, accepts: Accepts | None
+    ) -> tuple[list[list[str]], FloatArray]:
+        """Finds the passages with the nearest windows; asks for more windows until it has them."""
+        kept = min(top_k, self.info.live)
+        live = len(self.ann) - len(self._deleted_windows)
+        count = max(1, min(live, 2 * top_k))
+        while True:
+            keys, scores = self.ann.search(
+                vectors, count, deleted=self._deleted_windows, accepts=accepts
+            )
+            found = [
+                _best_windows(each, scores[row].tolist(), kept) for row, each in enumerate(keys)
+            ]
+            # what was not found may be as good as the last window, and before it by id
+            last = [row[-1] if len(row) else -np.inf for row in scores]
+            if count >= live or all(
+                len(best) >= kept and (not kept or best[-1][0] > least)
+                for best, least in zip(found, last, strict=True)
+            ):
+                break
+            count = min(4 * count, live)
+        best_scores = np.full((len(vectors), kept), -np.inf, np.float32)
+        for row, best in zip(best_scores, found, strict=True):
+            row[: len(best)] = [score for score, _ in best]
+        return [[passage_id for _, passage_id in best] for best in found], best_scores
+
+    @cached_property
+    def _deleted_windows(self) -> frozenset[str]:
+        if not self.deleted:
+            return self.deleted
+        return frozenset(key for key in self.ann.ids if self.passage_of(key) in self.deleted)
+
+    def passage_of(self, key: str) -> str:
+        """Returns the id of the passage that a row of the vectors or tokens belongs to."""
+        return passage_of(key) if self.is_split else key
+
+    def window_keys(self, ids: Sequence[str]) -> tuple[list[str], Integers]:
+        """Returns the keys of the windows of passages, and the position in `ids` of each."""
+        if not self.is_split:
+            return list(ids), np.arange(len(ids))
+        counts = self.passages.windows(ids)
+        return window_keys(ids, counts), np.repeat(np.arange(len(ids)), counts)
 
     def find_texts(self, texts: Sequence[str]) -> list[str | None]:
         """Returns for each text the id of a live passage with this full text, or None."""
@@ -151,11 +201,11 @@ class Part:
 
     def live_ids(self) -> list[str]:
         """Returns the ids in the order in which the passages were added."""
-        return [each for each in self.ann.ids if each not in self.deleted]
+        return [each for each in self.ids if each not in self.deleted]
 
     def ids_between(self, start: int, stop: int) -> list[str]:
         """Returns some consecutive ones of `live_ids`, without making a list of all."""
-        return self.ann.ids.at(self._rows_between(start, stop))
+        return self.ids.at(self._rows_between(start, stop))
 
     def vectors_between(self, start: int, stop: int) -> FloatArray:
         """Returns the vectors of `ids_between`, (ids, vector_dim)."""
@@ -163,10 +213,10 @@ class Part:
 
     def _rows_between(self, start: int, stop: int) -> Integers:
         if not self.deleted:
-            return np.arange(start, min(stop, len(self.ann)))
+            return np.arange(start, min(stop, len(self.ids)))
         if self._live_rows is None:
-            live = (each not in self.deleted for each in self.ann.ids)
-            self._live_rows = np.flatnonzero(np.fromiter(live, bool, len(self.ann)))
+            live = (each not in self.deleted for each in self.ids)
+            self._live_rows = np.flatnonzero(np.fromiter(live, bool, len(self.ids)))
         return self._live_rows[start:stop]
 
     def close(self) -> None:
@@ -174,6 +224,18 @@ class Part:
         if not self._closed:
             self._closed = True
             self._files.release()
+
+
+def _best_windows(
+    keys: Sequence[str], scores: Sequence[float], kept: int
+) -> list[tuple[float, str]]:
+    """Returns the `kept` passages with the best windows and their scores, ties by id."""
+    best: dict[str, float] = {}
+    for key, score in zip(keys, scores, strict=False):  # best first; missing ones have no key
+        best.setdefault(passage_of(key), score)
+    return [(score, each) for each, score in sorted(best.items(), key=lambda at: (-at[1], at[0]))][
+        :kept
+    ]
 
 
 def lock_shared(folder: Path, opened: ExitStack) -> tuple[int, int]:

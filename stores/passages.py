@@ -33,14 +33,16 @@ class PassageStore(Closing):
         """
         return cls(Environment(Path(path), (_DATABASE,), readonly=readonly))
 
-    def put(self, passages: Sequence[Passage]) -> None:
+    def put(self, passages: Sequence[Passage], windows: Sequence[int] | None = None) -> None:
         """Stores passages, all or none; a passage whose id is stored already is replaced.
 
+        `windows` are the numbers of windows into which they were split, 1 by default.
         Raises `StoreError` if an id is empty or over 511 bytes, if JSON cannot represent the
         metadata, or if writing fails.
         """
         keys = validated_keys([passage.passage_id for passage in passages])
-        values = [_encode(passage) for passage in passages]
+        counts = windows or [1] * len(passages)
+        values = [_encode(*each) for each in zip(passages, counts, strict=True)]
 
         def work(txn: Any) -> None:
             for key, value in zip(keys, values, strict=True):
@@ -54,16 +56,19 @@ class PassageStore(Closing):
 
         Raises `MissingPassagesError` if an id is absent, and `StoreError` if one is damaged.
         """
+        return [self._decode(*each) for each in zip(ids, self._stored(ids), strict=True)]
+
+    def windows(self, ids: Sequence[str]) -> list[int]:
+        """Returns the number of windows of each of `ids`; raises errors as `get` does."""
+        return [int(value.partition(b"[")[0] or 1) for value in self._stored(ids)]
+
+    def _stored(self, ids: Sequence[str]) -> list[bytes]:
         keys = lookup_keys(ids)
         values = self._env.read(lambda txn: self._values(txn, keys))
         missing = dict.fromkeys(each for each, at in zip(ids, values, strict=True) if at is None)
         if missing:
             raise MissingPassagesError.naming(missing, "the index")
-        return [
-            self._decode(passage_id, value)
-            for passage_id, value in zip(ids, values, strict=True)
-            if value is not None
-        ]
+        return [value for value in values if value is not None]
 
     def contains(self, ids: Sequence[str]) -> npt.NDArray[np.bool_]:
         """Returns which of `ids` are stored, a boolean array (len(ids),)."""
@@ -80,7 +85,7 @@ class PassageStore(Closing):
 
     def _decode(self, passage_id: str, value: bytes) -> Passage:
         try:
-            text, title, metadata = json.loads(value)
+            text, title, metadata = json.loads(value[value.index(b"[") :])
         except ValueError as error:
             raise StoreError(
                 f"the passage {passage_id!r} in {self._env.path} is damaged: build it again"
@@ -120,14 +125,16 @@ class PassageStore(Closing):
         return self._env.keys(_DATABASE)
 
 
-def _encode(passage: Passage) -> bytes:
+def _encode(passage: Passage, windows: int) -> bytes:
+    """Returns the passage as a JSON list, after the number of its windows if it has several."""
     try:
-        return json.dumps(
+        stored = json.dumps(
             [passage.text, passage.title, dict(passage.metadata)],
             ensure_ascii=False,
             allow_nan=False,
             separators=(",", ":"),
         ).encode()
+        return b"%d%b" % (windows, stored) if windows > 1 else stored
     except (TypeError, ValueError, RecursionError) as error:
         raise StoreError(
             f"the passage {passage.passage_id!r} cannot be stored as JSON ({error}): "

@@ -19,8 +19,10 @@ from dipair_index.closing import Closing
 from dipair_index.errors import DirectoryError, MissingPassagesError, StoreError
 from dipair_index.records import FloatArray, Passage
 from dipair_index.stores.codecs import EncodedRows, open_codec
+from dipair_index.stores.id_table import Integers
 from dipair_index.stores.lexical import LexicalIndex, LexicalPart
 from dipair_index.stores.manifest import Manifest
+from dipair_index.stores.names import SPLIT
 from dipair_index.stores.part import MetadataTest, Part
 
 _NOWHERE = -1
@@ -112,7 +114,7 @@ class Snapshot(Closing):
                 "it again with it, or search by vectors"
             )
         return LexicalIndex(
-            [LexicalPart(part.lexical_folder, part.ann.ids, part.deleted) for part in self.parts]
+            [LexicalPart(part.lexical_folder, part.ids, part.deleted) for part in self.parts]
         )
 
     def _held_twice(self, ids: Sequence[str]) -> DirectoryError:
@@ -126,6 +128,7 @@ class Snapshot(Closing):
     def tokens(self, ids: Sequence[str]) -> FloatArray:
         """Returns tokens (len(ids), tokens_per_passage, dim) in the order of `ids`; ids may repeat.
 
+        Of a passage that was split, they are those of its first window.
         Raises `MissingPassagesError`, which names the ids that are absent.
         """
         return self.codec.decode(self.encoded_tokens(ids))
@@ -138,6 +141,21 @@ class Snapshot(Closing):
         for part, indexes in self._by_part(ids):
             rows[indexes] = part.tokens.get_encoded([ids[index] for index in indexes])
         return rows
+
+    def encoded_windows(self, ids: Sequence[str]) -> tuple[EncodedRows, Integers]:
+        """Returns the rows of all windows of passages, and the position in `ids` of each row.
+
+        Without windows, they are those of `encoded_tokens`. Raises errors as it does.
+        """
+        if self.manifest.long != SPLIT:
+            return self.encoded_tokens(ids), np.arange(len(ids))
+        rows = [np.empty((0, self.codec.bytes_per_passage), np.uint8)]
+        owners = [np.empty(0, np.int64)]
+        for part, indexes in self._by_part(ids):
+            keys, at = part.window_keys([ids[index] for index in indexes])
+            rows.append(part.tokens.get_encoded(keys))
+            owners.append(np.array(indexes)[at])
+        return np.concatenate(rows), np.concatenate(owners)
 
     def passages(self, ids: Sequence[str]) -> list[Passage]:
         """Returns the passages of `ids`, which may repeat, in their order.
@@ -235,6 +253,7 @@ _JOINED = (
     "dim",
     "vector_dim",
     "lexical",
+    "long",
 )
 """The settings that indexes share if they are searched as one; the store may differ."""
 

@@ -72,9 +72,16 @@ def _damages_of_part(
 
 def _miscounts(part: Part, *, lexical: bool) -> Iterator[str]:
     """Yields the differences between the counts of the stores and of the manifest."""
-    stores: dict[str, Sized] = {"tokens": part.tokens, "texts": part.passages, "vectors": part.ann}
+    stores: dict[str, Sized] = {"texts": part.passages, "vectors": part.ids}
+    if part.is_split and len(part.tokens) != len(part.ann):
+        yield (
+            f"part {part.info.name} has tokens of {counted(len(part.tokens), 'window')}, but "
+            f"vectors of {len(part.ann):,}"
+        )
+    elif not part.is_split:
+        stores = {"tokens": part.tokens, **stores}
     if lexical and is_installed("tantivy"):
-        stores["words"] = LexicalIndex([LexicalPart(part.lexical_folder, part.ann.ids, ())])
+        stores["words"] = LexicalIndex([LexicalPart(part.lexical_folder, part.ids, ())])
     for name, store in stores.items():
         if len(store) != part.info.passages:
             yield (

@@ -18,6 +18,7 @@ from dipair_index.encoders.batches import (
     tokenise,
 )
 from dipair_index.encoders.given_sides import check_given
+from dipair_index.encoders.windows import windows
 from dipair_index.errors import SettingsError
 from dipair_index.formats.token_files import GivenTokens
 from dipair_index.locks import COMPUTING, ForkSafeLock
@@ -123,6 +124,23 @@ class DualEncoder:
         # transformers sets the length in the tokenizer itself, which threads share
         with self._tokenising:
             return tokenise(self.tokenizer, texts, max_length=length, side=side)
+
+    def windows(self, side: Side, texts: Sequence[str], overlap: int) -> list[list[str]]:
+        """Returns the windows of each text, which the model reads whole: see `windows`."""
+
+        def encode(whole: list[str]) -> Sequence[Any]:
+            with self._tokenising:
+                read = self.tokenizer(whole, add_special_tokens=False, verbose=False)
+            found: Sequence[Any] = read.encodings
+            return found
+
+        def tokenised(read: Sequence[str]) -> Tokenised:
+            return self.tokenised(side, read)
+
+        if side in self.model.config.given_sides:
+            return [[text] for text in texts]
+        length = self.model.config.text_length(side)
+        return windows(texts, tokenised, encode, length=length, overlap=overlap)
 
     def encode_tokenised(self, texts: Tokenised) -> EncodedTexts:
         """Returns the projected tokens and the vector of each text, in their order."""

@@ -18,6 +18,7 @@ from dipair_index.encoders.batches import (
     best_batch_size,
     length_sorted_batches,
 )
+from dipair_index.encoders.windows import windows
 from dipair_index.errors import ModelError
 from dipair_index.locks import COMPUTING
 from dipair_index.models.clusters import cluster_means
@@ -93,6 +94,22 @@ class OnnxEncoder:
         read = beginnings(tokenizer.encode_batch, [prefix + text for text in texts], length)
         return Tokenised.of(side, tokenizer.encode_batch(read))
 
+    def windows(self, side: str, texts: Sequence[str], overlap: int) -> list[list[str]]:
+        """Returns the windows of each text, which the model reads whole: see `windows`."""
+
+        def encode(whole: list[str]) -> Sequence[Any]:
+            found: Sequence[Any] = self._whole_tokenizer.encode_batch(
+                whole, add_special_tokens=False
+            )
+            return found
+
+        def tokenised(read: Sequence[str]) -> Tokenised:
+            return self.tokenised(side, read)
+
+        record = self.graphs.record
+        length = record.query_length if side == "query" else record.passage_length
+        return windows(texts, tokenised, encode, length=length, overlap=overlap)
+
     def encode_tokenised(self, texts: Tokenised) -> EncodedTexts:
         """Returns the projected tokens and the vector of each text, in their order."""
         sizes, query = self.sizes, texts.side == "query"
@@ -145,7 +162,7 @@ class OnnxEncoder:
     def _passage_session(self) -> Any:
         return self.graphs.session(PASSAGE if self._precision == "float32" else PASSAGE_INT8)
 
-    # two tokenizers, since the maximum length is a setting of the tokenizer itself
+    # several tokenizers, since the maximum length is a setting of the tokenizer itself
     @cached_property
     def _query_tokenizer(self) -> Any:
         return self._tokenizer(self.graphs.record.query_length)
@@ -154,7 +171,11 @@ class OnnxEncoder:
     def _passage_tokenizer(self) -> Any:
         return self._tokenizer(self.graphs.record.passage_length)
 
-    def _tokenizer(self, length: int) -> Any:
+    @cached_property
+    def _whole_tokenizer(self) -> Any:
+        return self._tokenizer(None)
+
+    def _tokenizer(self, length: int | None) -> Any:
         from tokenizers import Tokenizer
 
         path = self.graphs.folder / "tokenizer.json"
@@ -165,5 +186,8 @@ class OnnxEncoder:
             raise ModelError(f"{path} cannot be read as a tokenizer: {error}") from error
         self.graphs.refuse_replaced()
         tokenizer.no_padding()
-        tokenizer.enable_truncation(length)
+        if length is None:
+            tokenizer.no_truncation()
+        else:
+            tokenizer.enable_truncation(length)
         return tokenizer

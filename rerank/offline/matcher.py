@@ -19,6 +19,7 @@ from dipair_index.rerank.scorer import PairSide
 from dipair_index.stores.codecs import EncodedRows
 from dipair_index.stores.id_table import Integers
 from dipair_index.stores.manifest import PASSAGE, QUERY, Manifest
+from dipair_index.stores.names import SPLIT
 from dipair_index.stores.snapshot import Snapshot
 
 
@@ -107,6 +108,12 @@ class Matcher(Closing):
 
 
 def _check_model(settings: MatchSettings, left: Manifest, right: Manifest) -> None:
+    for root, manifest in ((settings.left, left), (settings.right, right)):
+        if manifest.long == SPLIT:
+            raise SettingsError(
+                f"{root} was built with --long split, and match reads one window of a text: build "
+                "it with --long cut"
+            )
     if left.model_fingerprint != right.model_fingerprint:
         raise DirectoryError(
             f"{settings.left} was built by the model {left.model} ({left.model_fingerprint}), and "

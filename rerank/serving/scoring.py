@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dipair_index.records import FloatArray, Passage
+from dipair_index.rerank.long_texts import best_window, windows_of
 from dipair_index.rerank.scorer import micro_batches
 from dipair_index.rerank.serving.record import RequestRecord
 from dipair_index.rerank.serving.slot import Lane, Steps
@@ -43,8 +44,15 @@ def score_texts(
     """Scores texts, the same however their rows are come by."""
     served.refresh()
     with served.snapshot() as snapshot:
-        rows, known = yield from _rows(served, texts, snapshot, record)
+        windows, counts = list(texts), [1] * len(texts)
+        if snapshot is not None:
+            windows, counts = windows_of(served.encoder, snapshot.manifest, texts)
+        rows, found = yield from _rows(served, windows, snapshot, record)
         logits = yield from _logits(served, query, rows, snapshot, record)
+    owners = np.repeat(np.arange(len(texts)), counts)
+    logits = best_window(logits, owners, len(texts))
+    known = np.ones(len(texts), np.bool_)
+    np.logical_and.at(known, owners, found)
     return Scored([Passage("", text) for text in texts], logits, known)
 
 
@@ -54,11 +62,12 @@ def score_passages(
     """Scores passages of the index; raises `MissingPassagesError` if some are not in it."""
     with served.needed_index().lent() as opened:
         with record.step("gather"):
-            rows = opened.snapshot.encoded_tokens(ids)
+            rows, owners = opened.snapshot.encoded_windows(ids)
             passages = opened.snapshot.passages(ids)
         record.documents += len(ids)
         record.from_index += len(ids)
         logits = yield from _logits(served, query, rows, opened.snapshot, record)
+    logits = best_window(logits, owners, len(ids))
     return Scored(passages, logits, np.ones(len(ids), np.bool_))
 
 

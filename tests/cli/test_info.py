@@ -54,6 +54,7 @@ def test_an_index_is_described(run: Run, index: Path, tiny_model_dir: Path) -> N
         "store": f"lmdb, {DEFAULT_CODEC}",
         "vectors": f"model ({manifest.embedder_fingerprint}), 32 dimensions",
         "ANN": "flat",
+        "long passages": "0 cut",
         "created": f"{manifest.created} by dipair-index {manifest.package_version}, format 2",
         "bytes of tokens": f"{tokens:,}, {tokens / 6:,.0f} a passage",
         "bytes in all": f"{size:,}, {size / 6:,.0f} a passage",

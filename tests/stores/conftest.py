@@ -102,7 +102,7 @@ class ToyIndex:
             passages.put([self.passage(each) for each in ids])
         source = VectorSource("model", manifest.embedder_fingerprint, "some")
         build_ann(list(ids), self.vectors(ids), manifest, source).save(part.ann)
-        return writer.install_part(part, len(ids), 1, "some")
+        return writer.install_part(part, len(ids), 1, "some", manifest)
 
     @staticmethod
     def passage(passage_id: str) -> Passage:
