@@ -156,9 +156,13 @@ def litellm() -> None:
         ("jina_ai/m", f"{URL}/v1"),
         ("hosted_vllm/m", URL),
         ("voyage/m", f"{URL}/v1"),
+        ("huggingface/m", URL),
+        ("infinity/m", URL),
     ):
+        # Infinity's provider reads documents as texts
+        more = {"return_documents": False} if model == "infinity/m" else {}
         answer = litellm.rerank(
-            model=model, query=QUERY, documents=TEXTS, top_n=3, api_base=base, api_key=KEY
+            model=model, query=QUERY, documents=TEXTS, top_n=3, api_base=base, api_key=KEY, **more
         )
         expect([(each["index"], each["relevance_score"]) for each in answer.results], 3)
 

@@ -54,12 +54,15 @@ def _score(logit: float, body: RerankRequest) -> float:
 
 
 def _tei_answer(body: RerankRequest, logits: FloatArray) -> list[dict[str, Any]]:
-    """Returns an entry a text, best first, as Text Embeddings Inference does."""
+    """Returns an entry a text, best first, as Text Embeddings Inference does.
+
+    `top_n`, which is not of its dialect, is LiteLLM's.
+    """
     texts = body.texts or []
     return [
         {"index": place, "score": _score(logits[place], body)}
         | ({"text": texts[place]} if body.return_text else {})
-        for place in best_first(range(len(logits)), logits)
+        for place in best_first(range(len(logits)), logits, body.limit)
     ]
 
 

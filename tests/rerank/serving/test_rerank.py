@@ -134,6 +134,7 @@ def test_texts_are_answered_as_tei_does(client: Any, expected: Any) -> None:
     assert all(each["text"] == TEXTS[each["index"]] for each in answer)
     plain = client.post("/rerank", {"query": QUERY, "texts": TEXTS, "truncate": True})
     assert all(set(each) == {"index", "score"} for each in plain)
+    assert client.post("/rerank", {"query": QUERY, "texts": TEXTS, "top_n": 2}) == plain[:2]
 
 
 def test_raw_scores_are_logits(client: Any, index_dir: Path, encoder: DualEncoder) -> None:
