@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +16,7 @@ from dipair_index.rerank.serving.embedding_routes import EmbeddingRequest
 from dipair_index.rerank.serving.rerank_bodies import RerankRequest
 from dipair_index.rerank.serving.score_routes import ScoreRequest
 from dipair_index.rerank.serving.search_routes import SearchRequest
+from dipair_index.stores.verification import verify_index
 
 PATHS: dict[str, type[LaxBody]] = {
     "/v2/rerank": RerankRequest,
@@ -26,6 +29,10 @@ ANY = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner),
     max_leaves=8,
 )
+
+
+def _utf8(text: str) -> bytes:
+    return text.encode("utf-8", "surrogatepass")
 
 
 def fitting_to(schema: dict[str, Any], named: dict[str, Any]) -> st.SearchStrategy[Any]:
@@ -101,6 +108,41 @@ def test_no_body_fails_the_server(path: str, client: Any) -> None:
 @pytest.mark.parametrize("path", PATHS)
 def test_no_body_of_a_thousand_fails_the_server(path: str, client: Any) -> None:
     fuzz(client, path, 250)
+
+
+PASSAGE = st.fixed_dictionaries(
+    {"id": st.text(max_size=8), "text": st.text(max_size=20)},
+    optional={"title": st.text(max_size=8) | ANY, "metadata": ANY, "x": ANY},
+)
+WRITES = (
+    st.lists(PASSAGE | ANY, max_size=4).map(json.dumps).map(str.encode)
+    | st.lists(PASSAGE.map(json.dumps) | st.text(max_size=9), max_size=3).map("\n".join).map(_utf8)
+    | st.fixed_dictionaries({"ids": st.lists(st.text(max_size=8)) | ANY}).map(json.dumps).map(_utf8)
+    | st.binary(max_size=30)
+)
+
+
+@pytest.mark.slow
+def test_no_body_that_writes_fails_the_server_or_harms_the_index(
+    index_dir: Path, tmp_path: Path, serve: Any
+) -> None:
+    own = Path(shutil.copytree(index_dir, tmp_path / "own.index"))
+
+    @settings(
+        max_examples=300, deadline=None, database=None, suppress_health_check=list(HealthCheck)
+    )
+    @given(st.sampled_from(["POST", "DELETE"]), WRITES)
+    def run(method: str, raw: bytes) -> None:
+        before = client.get("/info")["index"]["digest"]
+        answer = client.ask(method, "/passages", raw=raw)
+        assert answer.status in (200, 400, 404, 413, 422), (method, raw, answer)
+        if answer.status != 200:
+            assert client.get("/info")["index"]["digest"] == before
+
+    with serve(path=own, allow_writes=True) as (client, _):
+        run()
+        assert client.post("/search", {"query": "moon"})["results"]
+    assert list(verify_index(own)) == []
 
 
 def test_the_document_describes_every_route(client: Any) -> None:
