@@ -114,6 +114,7 @@ def rates(folder: Path, pairs: int, texts: int, rounds: int) -> dict[str, Any]:
         works = {"pairs": work_of(of_pairs), "all": work_of(of_all)}
         for warm in range(rounds + 1):
             for name, times in found.items():
+                (folder / "out" / "scores-00000000.parquet").unlink(missing_ok=True)
                 started, count = time.process_time(), pairs
                 if name == "head":
                     of_pairs.pair_logits(rows[0], at[0], rows[1], at[1])
