@@ -24,6 +24,7 @@ import numpy as np
 
 from dipair_index.encoders.base import EncodedTexts, TextEncoder
 from dipair_index.encoders.batches import Tokenised
+from dipair_index.encoders.given_sides import TakesTokens
 from dipair_index.encoders.sentence_embedders import SentenceEmbedder
 from dipair_index.errors import DirectoryError, FormatError, StoreError
 from dipair_index.files import link
@@ -128,6 +129,7 @@ class PartBuilder:
                 "ann_from": None if self._reused is None else str(self._reused.resolve()),
                 # not of passages, so that what earlier versions began can be resumed
                 **({} if manifest.side == PASSAGE else {"side": manifest.side}),
+                **self._given_tokens(),
                 **({} if manifest.long == CUT else {"long": manifest.long}),
             },
             vector_dim=0 if self._reused else self._embedder.dim,
@@ -245,6 +247,13 @@ class PartBuilder:
             raise failure
         if not unfinished.progress.passages:
             raise FormatError("there is no passage to index: give a corpus that holds some")
+
+    def _given_tokens(self) -> dict[str, str]:
+        """Returns the digest of the tokens that the encoder was given for the side, if any."""
+        if not isinstance(self._encoder, TakesTokens):
+            return {}
+        digest = self._encoder.given_digest(self._manifest.side)
+        return {"given tokens": digest} if digest else {}
 
     def _write_ann(self, unfinished: UnfinishedPart) -> None:
         """Builds the FAISS index, or copies the reused one."""

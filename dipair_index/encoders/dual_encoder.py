@@ -169,6 +169,10 @@ class DualEncoder:
         check_given(config, self.name, side, tokens)
         self._given[side] = tokens
 
+    def given_digest(self, side: Side) -> str:
+        """Returns the digest of the tokens that were given for a side; empty if none were."""
+        return self._given[side].digest if side in self._given else ""
+
     def _given_tokens(self, side: Side) -> GivenTokens:
         if side not in self._given:
             raise SettingsError(

@@ -21,6 +21,10 @@ class TakesTokens(Protocol):
         """Gives the tokens of a side's items."""
         ...
 
+    def given_digest(self, side: str) -> str:
+        """Returns the digest of the tokens that were given for a side; empty if none were."""
+        ...
+
 
 def read_given(options: Iterable[str]) -> dict[str, GivenTokens]:
     """Reads SIDE=FILE, such as image=images.parquet, and returns the tokens by side.

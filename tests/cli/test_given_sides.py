@@ -149,6 +149,34 @@ def test_more_items_are_added_from_another_file(
     assert best == {f"bread-{copy}" for copy in range(4)}
 
 
+def test_a_build_resumes_only_with_the_numbers_it_was_begun_with(
+    run: Run, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names, tokens = images()
+    file, index = tmp_path / "images.npy", tmp_path / "images.index"
+    (tmp_path / "images.ids.txt").write_text("\n".join(names))
+
+    def begun_with(numbers: np.ndarray[Any, Any]) -> str:
+        np.save(file, numbers)
+        command = ("build", "--side", f"passage={file}", "--model", model, "--index-dir", index)
+        return run(*command, "--resume").output
+
+    encode = DualEncoder.encode_tokenised
+    with monkeypatch.context() as patch:
+        patch.setattr("dipair_index.rerank.part_builder.PASSAGES_PER_CHUNK", 5)
+
+        def fail(self: DualEncoder, texts: Any) -> Any:
+            if [5] in texts.ids:
+                raise OSError(28, "No space left on device")
+            return encode(self, texts)
+
+        patch.setattr(DualEncoder, "encode_tokenised", fail)
+        assert "No space left on device" in begun_with(tokens)
+    assert "was begun with given tokens " in begun_with(tokens + 1)
+    assert not (index / "manifest.json").exists()
+    assert "indexed 16 passages" in begun_with(tokens)
+
+
 def test_a_query_may_be_an_item_too(
     run: Run, folder: Path, tiny_encoder_dir: Path, tiny_tokenizer: Any, tmp_path: Path
 ) -> None:
