@@ -131,7 +131,7 @@ class Graph:
             return name
 
         for node in traced.node:
-            first, second, *_ = (*node.input, "", "")
+            first, second = [*list(node.input), "", ""][:2]
             if node.op_type == "Transpose" and first in weights and weights[first].ndim == 2:
                 columns[node.output[0]] = weights[first]
             elif node.op_type == "MatMul" and second in columns:

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from dipair_index.formats.pair_files import RIGHT
 from dipair_index.progress import Report
-from dipair_index.rerank.offline.matcher import Matcher
+from dipair_index.rerank.offline.matcher import Matcher, StoredTexts
 from dipair_index.rerank.offline.work import LOGIT, PLACE, Best, Work, above, scored
 
 LEFT_AT_LEAST = 64
@@ -90,8 +90,8 @@ class AllPairs(Work):
         matcher = self.matcher
         right_ids = matcher.right.ids_between(rights.start, rights.stop)
         logits = matcher.grid_logits(
-            matcher.left.encoded_tokens(self._left_ids(lefts)),
-            matcher.right.encoded_tokens(right_ids),
+            StoredTexts.of(matcher.left, self._left_ids(lefts)),
+            StoredTexts.of(matcher.right, right_ids),
         )
         chosen = above(matcher, logits)
         if matcher.is_self_match:

@@ -11,7 +11,7 @@ import pyarrow as pa
 from dipair_index.formats.pair_files import LEFT, RIGHT
 from dipair_index.formats.tables import table_bytes
 from dipair_index.rerank.offline.given_pairs import GivenPairs
-from dipair_index.rerank.offline.matcher import Matcher
+from dipair_index.rerank.offline.matcher import Matcher, StoredTexts
 from dipair_index.rerank.offline.run import work_of
 from dipair_index.rerank.offline.settings import MatchSettings
 from dipair_index.rerank.offline.work import SCORE, Work
@@ -54,14 +54,14 @@ def estimate_match(settings: MatchSettings, *, seconds: float = SECONDS) -> Matc
 
 def _speed(matcher: Matcher, seconds: float) -> float:
     """Returns the pairs that are scored a second, of random ones or of a grid."""
-    left = matcher.left.encoded_tokens(matcher.left.ids_between(0, LEFT_TEXTS))
-    right = matcher.right.encoded_tokens(matcher.right.ids_between(0, RIGHT_TEXTS))
+    left = StoredTexts.of(matcher.left, matcher.left.ids_between(0, LEFT_TEXTS))
+    right = StoredTexts.of(matcher.right, matcher.right.ids_between(0, RIGHT_TEXTS))
     chance = np.random.default_rng(0)
 
     def score() -> int:
         if matcher.settings.every:
             return matcher.grid_logits(left, right).size
-        at = [chance.integers(0, len(side), RIGHT_TEXTS) for side in (left, right)]
+        at = [chance.integers(0, side.owners[-1] + 1, RIGHT_TEXTS) for side in (left, right)]
         return len(matcher.pair_logits(left, at[0], right, at[1]))
 
     score()  # the first time, kernels are chosen and memory is taken

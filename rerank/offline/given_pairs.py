@@ -12,9 +12,8 @@ import pyarrow as pa
 from dipair_index.errors import FormatError, MissingPassagesError
 from dipair_index.formats.pair_files import LEFT, RIGHT, PairFiles, texts
 from dipair_index.progress import Report
-from dipair_index.rerank.offline.matcher import Matcher
+from dipair_index.rerank.offline.matcher import Matcher, StoredTexts
 from dipair_index.rerank.offline.work import SCORE, Work
-from dipair_index.stores.codecs import EncodedRows
 from dipair_index.stores.id_table import Integers
 from dipair_index.stores.snapshot import Snapshot
 from dipair_index.words import counted
@@ -24,9 +23,9 @@ PAIRS_AT_ONCE = 8192
 
 
 class Gathered(NamedTuple):
-    """The encoded tokens of one column of pairs: each different text once, and each pair's row."""
+    """One column of pairs: each different text once, and each pair's place among them."""
 
-    rows: EncodedRows
+    texts: StoredTexts
     at: Integers
 
 
@@ -60,7 +59,7 @@ class GivenPairs(Work):
         with ThreadPoolExecutor(1) as reader:
             for start, (left, right) in _ahead(reader, self, block, table):
                 pairs = slice(start, start + len(left.at))
-                logits[pairs] = self.matcher.pair_logits(left.rows, left.at, right.rows, right.at)
+                logits[pairs] = self.matcher.pair_logits(left.texts, left.at, right.texts, right.at)
                 report(pairs.stop)
         place = max(table.schema.get_field_index(name) for name in (LEFT, RIGHT)) + 1
         scores = pa.array(self.matcher.scores(logits), pa.float32())
@@ -82,7 +81,7 @@ class GivenPairs(Work):
         ids = coded.dictionary.to_pylist()
         at = coded.indices.to_numpy().astype(np.int64)
         try:
-            return Gathered(snapshot.encoded_tokens(ids), at)
+            return Gathered(StoredTexts.of(snapshot, ids), at)
         except MissingPassagesError as error:
             absent = np.flatnonzero(~snapshot.contains(ids))
             row = int(np.flatnonzero(np.isin(at, absent))[0])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import ExitStack
+from typing import NamedTuple
 
 import numpy as np
 
@@ -12,6 +14,7 @@ from dipair_index.encoders.open import backend_for, open_encoder
 from dipair_index.errors import DirectoryError, SettingsError
 from dipair_index.records import FloatArray
 from dipair_index.rerank.fitting import check_built_by
+from dipair_index.rerank.long_texts import best_window
 from dipair_index.rerank.offline.settings import MatchSettings
 from dipair_index.rerank.offline.symmetry import is_symmetric, reads_sides_alike
 from dipair_index.rerank.open_scorer import open_token_scorer
@@ -21,6 +24,25 @@ from dipair_index.stores.id_table import Integers
 from dipair_index.stores.manifest import PASSAGE, QUERY, Manifest
 from dipair_index.stores.names import SPLIT
 from dipair_index.stores.snapshot import Snapshot
+
+
+class StoredTexts(NamedTuple):
+    """The encoded windows of some texts, each text's one after the other, and their owners."""
+
+    rows: EncodedRows
+    owners: Integers
+
+    @classmethod
+    def of(cls, snapshot: Snapshot, ids: Sequence[str]) -> StoredTexts:
+        """Reads the windows of texts by their ids."""
+        rows, owners = snapshot.encoded_windows(ids)
+        order = np.argsort(owners, kind="stable")
+        return cls(rows[order], owners[order])
+
+    def windows(self) -> tuple[Integers, Integers]:
+        """Returns the number of windows of each text, and the row of its first."""
+        counts = np.bincount(self.owners)
+        return counts, np.cumsum(counts) - counts
 
 
 class Matcher(Closing):
@@ -77,8 +99,23 @@ class Matcher(Closing):
             )
         return True
 
-    def grid_logits(self, left: EncodedRows, right: EncodedRows) -> FloatArray:
-        """Returns the logits of every left text with every right one, (left, right)."""
+    def grid_logits(self, left: StoredTexts, right: StoredTexts) -> FloatArray:
+        """Returns the logits of every left text with every right one, (left, right).
+
+        Of texts with windows, the best pair of windows counts.
+        """
+        logits = self._grid_logits(left.rows, right.rows)
+        if not self._has_windows or not logits.size:
+            return logits
+        best = np.full((left.owners[-1] + 1, right.owners[-1] + 1), -np.inf, np.float32)
+        np.maximum.at(best, (left.owners[:, np.newaxis], right.owners), logits)
+        return best
+
+    @property
+    def _has_windows(self) -> bool:
+        return SPLIT in (self.left.manifest.long, self.right.manifest.long)
+
+    def _grid_logits(self, left: EncodedRows, right: EncodedRows) -> FloatArray:
         if self.left_is_query:
             tokens = self.left.codec.decode(left)
             return self._scorer.encoded_logits(tokens, right, self.right.codec)
@@ -87,9 +124,30 @@ class Matcher(Closing):
         return np.ascontiguousarray(logits.T)
 
     def pair_logits(
+        self, left: StoredTexts, left_at: Integers, right: StoredTexts, right_at: Integers
+    ) -> FloatArray:
+        """Returns the logits, (pairs,), of the texts at these places of `left` and of `right`.
+
+        Of texts with windows, the best pair of windows counts.
+        """
+        if not self._has_windows:
+            return self._pair_logits(left.rows, left_at, right.rows, right_at)
+        (lefts, left_first), (rights, right_first) = left.windows(), right.windows()
+        of_right = rights[right_at]
+        combined = lefts[left_at] * of_right
+        pairs = np.repeat(np.arange(len(combined)), combined)
+        number = np.arange(len(pairs)) - np.repeat(np.cumsum(combined) - combined, combined)
+        logits = self._pair_logits(
+            left.rows,
+            left_first[left_at][pairs] + number // of_right[pairs],
+            right.rows,
+            right_first[right_at][pairs] + number % of_right[pairs],
+        )
+        return best_window(logits, pairs, len(combined))
+
+    def _pair_logits(
         self, left: EncodedRows, left_at: Integers, right: EncodedRows, right_at: Integers
     ) -> FloatArray:
-        """Returns the logits, (pairs,), of the texts at these rows of `left` and of `right`."""
         sides = (
             PairSide(left, self.left.codec, left_at),
             PairSide(right, self.right.codec, right_at),
@@ -108,12 +166,6 @@ class Matcher(Closing):
 
 
 def _check_model(settings: MatchSettings, left: Manifest, right: Manifest) -> None:
-    for root, manifest in ((settings.left, left), (settings.right, right)):
-        if manifest.long == SPLIT:
-            raise SettingsError(
-                f"{root} was built with --long split, and match reads one window of a text: build "
-                "it with --long cut"
-            )
     if left.model_fingerprint != right.model_fingerprint:
         raise DirectoryError(
             f"{settings.left} was built by the model {left.model} ({left.model_fingerprint}), and "

@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 
 from dipair_index.progress import Report
-from dipair_index.rerank.offline.matcher import Matcher
+from dipair_index.rerank.offline.matcher import Matcher, StoredTexts
 from dipair_index.rerank.offline.work import Best, Work, above, scored
 
 SEARCHED_AT_ONCE = 256
@@ -61,9 +61,9 @@ class Nearest(Work):
         row_of = {passage_id: row for row, passage_id in enumerate(right_ids)}
         at = np.array([row_of[passage_id] for _, passage_id, _ in near], np.int64)
         logits = matcher.pair_logits(
-            matcher.left.encoded_tokens(left_ids),
+            StoredTexts.of(matcher.left, left_ids),
             places,
-            matcher.right.encoded_tokens(right_ids),
+            StoredTexts.of(matcher.right, right_ids),
             at,
         )
         retrieval = np.array([cosine for _, _, cosine in near], np.float32)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 from string import ascii_lowercase
+from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -17,6 +19,7 @@ from dipair_index.errors import FormatError, SettingsError
 from dipair_index.records import Passage
 from dipair_index.rerank.build import build_index
 from dipair_index.rerank.index import DiPairIndex
+from dipair_index.rerank.offline.match import match_indexes
 from dipair_index.rerank.text_cache import TextCache
 from dipair_index.stores.verification import verify_index
 
@@ -211,3 +214,25 @@ def test_the_end_of_a_long_text_is_found_in_every_script(script: str, tmp_path: 
     assert scores["split"]["other"] == pytest.approx(scores["cut"]["other"], abs=1e-4)
     assert scores["split"]["long"] > scores["split"]["other"]
     assert np.isfinite(scores["split"]["long"])
+
+
+@pytest.mark.parametrize("how", ["given", "every", "nearest"])
+def test_pairs_have_the_score_of_their_best_windows(
+    encoder: OnnxEncoder, split: Path, tmp_path: Path, how: str
+) -> None:
+    queries = [Passage(f"q{row}", text) for row, text in enumerate(QUERIES)]
+    build_index(queries, tmp_path / "queries", encoder, side="query", codec="float32")
+    expected = {
+        (query.id, passage_id): score
+        for query in queries
+        for passage_id, score in twin(encoder, query.text, PASSAGES).items()
+    }
+    pairs = "".join(f"{left}\t{right}\n" for left, right in expected)
+    (tmp_path / "pairs.tsv").write_text(pairs)
+    which: dict[str, Any] = {"given": {"pairs": tmp_path / "pairs.tsv"}, "every": {"every": True},
+                             "nearest": {"nearest": 6}}[how]  # fmt: skip
+    match_indexes(tmp_path / "queries", split, tmp_path / "out", raw_scores=True, **which)
+    files = sorted((tmp_path / "out").rglob("*.parquet"))
+    rows = [row for file in files for row in pq.read_table(file).to_pylist()]
+    found = {(row["left"], row["right"]): row["score"] for row in rows}
+    assert found == pytest.approx(expected, abs=1e-4)
