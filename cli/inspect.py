@@ -10,7 +10,7 @@ from click.core import ParameterSource
 
 from dipair_index.cli._console import print_json, progress, remark, say, table
 from dipair_index.cli._options import compute_options, index_dir_option, json_option
-from dipair_index.cli._types import COUNT
+from dipair_index.cli._types import COUNT, NOT_NEGATIVE_COUNT
 from dipair_index.cli.build import build_sample, lacks_sample
 from dipair_index.optional import PACKAGES, require
 from dipair_index.words import counted
@@ -64,7 +64,7 @@ MOST_SHOWN = 4
 @click.option("--model", help="Inspect this DiPair model  [default: the one of the index]")
 @click.option(
     "--vocabulary",
-    type=click.IntRange(0),
+    type=NOT_NEGATIVE_COUNT,
     default=2000,
     show_default=True,
     metavar="N",

@@ -11,7 +11,7 @@ from click.testing import CliRunner, Result
 
 from dipair_index.cli import cli
 
-WORDS = {"dim": "12", "head_hidden": "7,9", "candidates": "50", "extra_side": "title=4"}
+WORDS = {"dim": "12", "head_hidden": "7,9", "candidates": "60", "extra_side": "title=4"}
 """Values of options that take more than their type says."""
 
 
@@ -33,7 +33,7 @@ def words(option: click.Option, folder: Path) -> str:
     if isinstance(kind, click.Choice):
         return next(str(choice) for choice in kind.choices if choice != option.default)
     if isinstance(kind, click.Path):
-        return str(folder)
+        return str(folder if kind.dir_okay else folder / "file")
     return "0.25" if isinstance(kind, click.types.FloatParamType) else "33"
 
 
