@@ -29,12 +29,16 @@ def listen(host: str, port: int) -> socket.socket:
     """
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        return socket.create_server((host, port), family=family, backlog=_BACKLOG)
+        listening = socket.create_server((host, port), family=family, backlog=_BACKLOG)
     except OSError as error:
         raise SettingsError(
             f"the server cannot listen at {host}, port {port} ({error.strerror or error}): choose "
             "another --port or --host"
         ) from error
+    # which its connections inherit; asyncio sets it only for sockets that name TCP themselves, and
+    # without it the body of an answer waits up to 40 ms until its head was acknowledged
+    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return listening
 
 
 def is_loopback(host: str) -> bool:
