@@ -135,7 +135,7 @@ def make_model(folder: Path) -> str:
     """A de-cos model of random weights with the tokenizer of the default one."""
     from dipair_index.models.config import DiPairConfig
     from dipair_index.models.dipair import DiPairModel
-    from dipair_index.models.sources import default_model_folder
+    from dipair_index.models.packaged import default_model_folder
 
     sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
     encoder = {"model_type": "bert", "intermediate_size": 32, "vocab_size": 30522, **sizes}

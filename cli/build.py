@@ -246,7 +246,7 @@ def _is_of_sample(index_dir: Path, *, former: bool) -> bool:
 
     if not Layout(index_dir).is_finished():
         return False
-    from dipair_index.models.sources import DEFAULT_MODEL, default_model_folder
+    from dipair_index.models.packaged import DEFAULT_MODEL, default_model_folder
     from dipair_index.onnx.graphs import OnnxRecord
     from dipair_index.stores.manifest import Manifest
 

@@ -8,7 +8,8 @@ from pathlib import Path
 from dipair_index.encoders.base import TextEncoder
 from dipair_index.encoders.sentence_embedders import SentenceEmbedder, made_by, open_embedder
 from dipair_index.errors import DirectoryError, OtherModelError
-from dipair_index.models.sources import DEFAULT_MODEL, lasting_name
+from dipair_index.models.packaged import PACKAGED_MODELS
+from dipair_index.models.sources import lasting_name
 from dipair_index.stores.manifest import PASSAGE, Manifest
 
 
@@ -25,10 +26,11 @@ def check_built_by(encoder: TextEncoder, manifest: Manifest, index_dir: str | Pa
     """Raises `OtherModelError` if `encoder` is not the one that built an index."""
     if encoder.fingerprint == manifest.model_fingerprint:
         return
-    if lasting_name(encoder.name) == manifest.model == DEFAULT_MODEL:
+    if lasting_name(encoder.name) == manifest.model in PACKAGED_MODELS:
         raise OtherModelError(
-            f"{index_dir} was built by the default model of another version: encode its texts with "
-            f"today's by `dipair-index build --from {shlex.quote(str(index_dir))} --index-dir NEW`"
+            f"{index_dir} was built by the {manifest.model} model of another version: encode its "
+            f"texts with today's by `dipair-index build --from {shlex.quote(str(index_dir))} "
+            f"--model {manifest.model} --index-dir NEW`"
         )
     raise OtherModelError(
         f"{index_dir} was built by the model {manifest.model} ({manifest.model_fingerprint}), "

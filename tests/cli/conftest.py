@@ -66,7 +66,7 @@ def tiny_package(
     """The tiny model and this corpus in place of the model and the sample in the package."""
     sample = tmp_path_factory.mktemp("sample")
     (sample / "collection.tsv").write_text(CORPUS)
-    monkeypatch.setattr("dipair_index.models.sources.default_model_folder", lambda: tiny_model_dir)
+    monkeypatch.setattr("dipair_index.models.packaged.default_model_folder", lambda: tiny_model_dir)
     monkeypatch.setattr("dipair_index.formats.msmarco.sample_folder", lambda: sample)
 
 

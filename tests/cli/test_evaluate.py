@@ -376,7 +376,7 @@ def test_with_nothing_added_the_sample_is_reranked(
         (sample / name).write_text("".join(f"{key}\t{text}\n" for key, text in texts.items()))
     (sample / "qrels.dev.tsv").write_text("q1\t0\tp1\t1\nq2\t0\tp3\t1\nq3\t0\tp4\t1\n")
     monkeypatch.setattr("dipair_index.formats.msmarco.sample_folder", lambda: sample)
-    monkeypatch.setattr("dipair_index.models.sources.default_model_folder", lambda: tiny_model_dir)
+    monkeypatch.setattr("dipair_index.models.packaged.default_model_folder", lambda: tiny_model_dir)
     before = sorted(folder.rglob("*"))
 
     result = run()
