@@ -13,7 +13,7 @@ from dipair_index.encoders.cross_encoders import open_teacher
 from dipair_index.encoders.given_sides import give_all
 from dipair_index.errors import ModelError
 from dipair_index.formats.token_files import GivenTokens
-from dipair_index.models.packaged import DEFAULT_MODEL
+from dipair_index.models.packaged import PACKAGED_MODELS
 from dipair_index.models.sources import loading
 from dipair_index.models.torch_setup import prepare_torch, prepare_torch_for
 from dipair_index.records import FloatArray
@@ -150,7 +150,7 @@ def is_dipair(model: str) -> bool:
 
     Raises `ModelError` if there is no such model.
     """
-    if model == DEFAULT_MODEL:
+    if model in PACKAGED_MODELS:
         return True
     if model.endswith(".onnx") or (Path(model) / "model.onnx").is_file():
         return False

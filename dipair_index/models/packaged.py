@@ -16,7 +16,7 @@ from importlib import resources
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from dipair_index.errors import ModelError
+from dipair_index.errors import ModelError, WriteError
 from dipair_index.files import sync, unwritable
 from dipair_index.models.stored_tensors import tensors_in
 
@@ -53,6 +53,8 @@ def permissive_model_folder() -> Path:
         folder = Path(cached_assets_path("dipair-index", PERMISSIVE_MODEL, fingerprint))
     except OSError as error:
         raise unwritable(Path(str(error.filename)), error) from error
+    except ValueError as error:  # a file stands where the folder would be
+        raise WriteError(f"the permissive model cannot be put together: {error}") from error
     if not (folder / RECORD).exists():
         put_together(own, default_model_folder(), folder)
     return folder

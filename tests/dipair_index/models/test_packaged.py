@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from dipair_index.encoders.onnx_encoder import OnnxEncoder
+from dipair_index.encoders.scorers import is_dipair
 from dipair_index.errors import ModelError, WriteError
 from dipair_index.models import packaged
 from dipair_index.models.licences import licence_of
@@ -96,3 +97,7 @@ def test_weights_of_another_shape_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="centre"):
         packaged.put_together(own, packaged.default_model_folder(), tmp_path / "whole")
     assert not (tmp_path / "whole").exists()
+
+
+def test_all_models_in_the_package_are_known_as_dipair_models() -> None:
+    assert all(map(is_dipair, packaged.PACKAGED_MODELS))

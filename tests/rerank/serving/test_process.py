@@ -139,11 +139,10 @@ def test_an_index_that_disappears_is_answered_from_memory_and_not_ready(
 
 def test_connections_send_what_is_written_at_once() -> None:
     """Else the body of an answer would wait for the acknowledgement of its head."""
-    with listen("127.0.0.1", 0) as listening:
-        with socket.create_connection(listening.getsockname()):
-            accepted, _ = listening.accept()
-            with accepted:
-                assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+    with listen("127.0.0.1", 0) as listening, socket.create_connection(listening.getsockname()):
+        accepted, _ = listening.accept()
+        with accepted:
+            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
 def test_clients_that_ask_at_once_get_their_own_answers(own_index: Path, start: Any) -> None:
