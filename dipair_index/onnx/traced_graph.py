@@ -61,12 +61,14 @@ def _traced(wrapped: _HiddenStates) -> onnx.GraphProto:
             # The older exporter: the newer one needs a package more. Weights stay outside, so that
             # an encoder may have more than the 2 GB of one ONNX file.
             torch.onnx.export(
-                wrapped, (ids, mask), written, dynamo=False, opset_version=17,
+                wrapped, (ids, mask),
+                written,  # type: ignore[arg-type]  # an open file will do, other than it is declared
+                dynamo=False, opset_version=17,
                 input_names=list(NAMES[:2]), output_names=[NAMES[2]], dynamic_axes=axes,
                 export_params=False, do_constant_folding=False,
             )  # fmt: skip
     except Exception as error:
-        kind = wrapped.encoder.config.model_type
+        kind = getattr(wrapped.encoder.config, "model_type", "such")
         raise ModelError(
             f"torch cannot trace {kind} encoders ({reason(error)}): use --backend torch"
         ) from error

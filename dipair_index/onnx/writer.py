@@ -7,7 +7,7 @@ Runtime does that once, when it loads the graph.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -112,7 +112,7 @@ class Graph:
         return self("Mul", product, self._float32(f"{name}.scale"))
 
     def inline(
-        self, traced: onnx.GraphProto, inputs: dict[str, str], weights: dict[str, Tensor]
+        self, traced: onnx.GraphProto, inputs: dict[str, str], weights: Mapping[str, Tensor]
     ) -> str:
         """Adds the nodes of a traced graph; returns its output.
 
