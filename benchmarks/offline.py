@@ -90,7 +90,7 @@ def rates(folder: Path, pairs: int, texts: int, rounds: int) -> dict[str, Any]:
     import torch
 
     from dipair_index.rerank.offline.folder import OutputFolder
-    from dipair_index.rerank.offline.matcher import Matcher
+    from dipair_index.rerank.offline.matcher import Matcher, StoredTexts
     from dipair_index.rerank.offline.run import work_of, write_block
     from dipair_index.rerank.offline.settings import MatchSettings
 
@@ -107,7 +107,7 @@ def rates(folder: Path, pairs: int, texts: int, rounds: int) -> dict[str, Any]:
         Matcher(MatchSettings(**both, every=True)) as of_all,
     ):
         rows = [
-            snapshot.encoded_tokens(snapshot.ids_between(0, texts))
+            StoredTexts.of(snapshot, snapshot.ids_between(0, texts))
             for snapshot in (of_pairs.left, of_pairs.right)
         ]
         at = np.random.default_rng(0).integers(0, texts, (2, pairs))
