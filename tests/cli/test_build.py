@@ -91,7 +91,7 @@ def test_a_former_index_of_other_passages_says_how_to_encode_them_anew(
     as_of_a_former_model(Path("old.index"))
     refused = run("rerank", "--index-dir", "old.index", "--query", "tea")
     assert refused.exit_code == 1
-    command = "dipair-index build --from old.index --index-dir NEW"
+    command = "dipair-index build --from old.index --model default --index-dir NEW"
     assert command in " ".join(refused.stderr.split())
 
     built = run("build", "--from", "old.index", "--index-dir", "new.index")

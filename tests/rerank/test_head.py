@@ -145,9 +145,13 @@ def test_a_passage_alone_has_the_score_it_has_among_others_whatever_their_order(
     logits = scorer.logits(query, case.passages)
     order = np.random.default_rng(0).permutation(len(logits))
 
-    np.testing.assert_array_equal(scorer.logits(query, case.passages[order]), logits[order])
+    # some processors' kernels round a micro-batch's last rows otherwise than its first ones
+    close = {"rtol": 1e-5, "atol": 1e-5}
+    again = scorer.logits(query, case.passages[order])
+    np.testing.assert_allclose(again, logits[order], **close)
     for row in (0, MICRO_BATCH, len(logits) - 1):
-        assert scorer.logits(query, case.passages[row : row + 1]).tolist() == [logits[row]]
+        alone = scorer.logits(query, case.passages[row : row + 1])
+        np.testing.assert_allclose(alone, logits[[row]], **close)
 
 
 def test_many_queries_at_once_have_the_scores_each_has_alone(case: Case) -> None:
