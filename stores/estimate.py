@@ -22,7 +22,7 @@ STORE_BYTES = {"lmdb": 50, "tensorstore": 20}
 """Bytes that a store takes for each passage, besides its encoded tokens."""
 HNSW_BYTES = 272
 IVF_BYTES = 16
-ENCODING = 1 / 95
+ENCODING = 1 / 45
 WRITING = 6e-5
 FLAT = 1.4e-6
 HNSW, IVF = 3.7e-4, 4.9e-5
