@@ -61,16 +61,24 @@ def main() -> None:
         limit = ("--limit", given.limit) if given.limit else ()
         run("label", "--dataset", dataset, "--teacher", given.teacher, "--per-query", "6",
             *limit, *device)  # fmt: skip
-    again = ("--resume",) if Path(f"{model}.training").exists() else ()
     steps = ("--max-steps", given.max_steps) if given.max_steps else ()
+    train(
+        dataset, model, given.encoder, given.vector_teacher, given.epochs,
+        *steps, *device, *(("--bf16",) if given.bf16 else ()),
+    )  # fmt: skip
+
+
+def train(
+    dataset: Path, model: Path, encoder: str | Path, vector_teacher: str, epochs: str, *words: str
+) -> None:
+    """Trains a model of the default one's shape, or resumes its training."""
+    again = ("--resume",) if Path(f"{model}.training").exists() else ()
     run(
         "train", "--dataset", dataset, "--out", model, "--system", "aligned",
-        "--encoder", given.encoder, "--query-prefix", QUERY_MARKER,
-        "--passage-prefix", PASSAGE_MARKER, "--shared-projections",
-        "--projection-start", "pretrained", "--pooling", "linear",
-        "--vector-teacher", given.vector_teacher, "--stage-one-epochs", given.epochs,
-        "--stage-two-epochs", "0", "--weights", "int8", *steps, *device, *again,
-        *(("--bf16",) if given.bf16 else ()),
+        "--encoder", encoder, "--query-prefix", QUERY_MARKER, "--passage-prefix", PASSAGE_MARKER,
+        "--shared-projections", "--projection-start", "pretrained", "--pooling", "linear",
+        "--vector-teacher", vector_teacher, "--stage-one-epochs", epochs,
+        "--stage-two-epochs", "0", "--weights", "int8", *words, *again,
     )  # fmt: skip
 
 

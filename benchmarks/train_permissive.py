@@ -18,7 +18,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from safetensors.torch import load_file, save_file
-from train_default import PASSAGE_MARKER, QUERY_MARKER, run
+from train_default import run, train
 
 from dipair_index.models.packaged import OWN, RECORD, TRAINED, default_model_folder
 from dipair_index.models.weights import load_model
@@ -49,14 +49,7 @@ def main() -> None:
         run("make-dataset", "msmarco", "--from-dir", data, "--out", dataset)
     run("label", "--dataset", dataset, "--teacher", given.teacher, "--per-query", "4",
         "--limit", given.limit)  # fmt: skip
-    run(
-        "train", "--dataset", dataset, "--out", model, "--system", "aligned",
-        "--encoder", encoder, "--query-prefix", QUERY_MARKER, "--passage-prefix", PASSAGE_MARKER,
-        "--shared-projections", "--projection-start", "pretrained", "--pooling", "linear",
-        "--vector-teacher", given.vector_teacher, "--stage-one-epochs", given.epochs,
-        "--stage-two-epochs", "0", "--weights", "int8",
-        *(("--resume",) if Path(f"{model}.training").exists() else ()),
-    )  # fmt: skip
+    train(dataset, model, encoder, given.vector_teacher, given.epochs)
     write_own(model, given.work / "own")
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
+from dipair_index.cli._asked import queries_or_sample
 from dipair_index.cli._console import print_json, progress, remark, table
 from dipair_index.cli._options import (
     backend_option,
@@ -102,7 +103,7 @@ def bench(
     from dipair_index.stores.index_info import IndexInfo
     from dipair_index.stores.manifest import Manifest
 
-    texts = _queries(queries)
+    texts = [query.text for query in queries_or_sample(queries)]
     default_index = ctx.get_parameter_source("index_dir") is ParameterSource.DEFAULT
     with ExitStack() as stack:
         if default_index and lacks_sample(index_dir):
@@ -149,13 +150,6 @@ def _computing(encoder: TextEncoder) -> dict[str, Any]:
 
         threads = thread_count()
     return {"backend": encoder.backend, "threads": threads}
-
-
-def _queries(file: str | None) -> list[str]:
-    from dipair_index.formats.collections import read_queries
-    from dipair_index.formats.msmarco import sample_folder
-
-    return [query.text for query in read_queries(file or sample_folder() / "queries.dev.tsv")]
 
 
 def _record(

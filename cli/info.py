@@ -13,8 +13,7 @@ from dipair_index.cli._console import print_json, remark, table
 from dipair_index.cli._encoding import command_for
 from dipair_index.cli._options import index_dir_option, json_option
 from dipair_index.cli._types import COUNT, Whole
-from dipair_index.models.licences import licence_of
-from dipair_index.models.sources import model_folder
+from dipair_index.models.licences import licence_of_model
 from dipair_index.stores.names import CODEC_NAMES, STORE_NAMES
 from dipair_index.words import counted
 
@@ -113,7 +112,7 @@ def _describe(index_dir: Path, *, as_json: bool) -> None:
         print_json(_record(index_dir, found, begun), indent=2)
         return
     manifest, sizes = found.manifest, found.sizes
-    licence = licence_of(model_folder(manifest.model))
+    licence = licence_of_model(manifest.model)
     deleted = found.stored - manifest.passages
     rows = {
         "passages": f"{manifest.passages:,}",
@@ -158,7 +157,7 @@ def _format_version() -> int:
 
 def _record(index_dir: Path, found: IndexInfo, begun: BuildProgress | None) -> dict[str, Any]:
     """The description of an index as JSON."""
-    licence = licence_of(model_folder(found.manifest.model))
+    licence = licence_of_model(found.manifest.model)
     manifest, sizes = found.manifest, {**found.sizes._asdict(), "total": found.sizes.total}
     return {
         "index_dir": str(index_dir),

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import click
 from click.core import ParameterSource
 
+from dipair_index.cli._asked import queries_or_sample
 from dipair_index.cli._console import print_json, progress, remark, say, table
 from dipair_index.cli._options import compute_options, index_dir_option, json_option
 from dipair_index.cli._types import COUNT, NOT_NEGATIVE_COUNT
@@ -16,7 +17,6 @@ from dipair_index.optional import PACKAGES, require
 from dipair_index.words import counted
 
 if TYPE_CHECKING:
-    from dipair_index.records import Query
     from dipair_index.rerank.inspection.over_training import Course
     from dipair_index.rerank.inspection.pair import PairInspection
     from dipair_index.rerank.inspection.used import UsedTokens
@@ -164,7 +164,7 @@ def _used(index_dir: Path, options: dict[str, Any]) -> UsedTokens:
     from dipair_index.rerank.inspection.used import inspect_index
     from dipair_index.stores.snapshot import Snapshot
 
-    queries = _queries(options["queries"])
+    queries = queries_or_sample(options["queries"])
     qrels = read_qrels(options["qrels"]) if options["qrels"] else None
     with Snapshot.open(index_dir) as snapshot:
         model = options["model"] or snapshot.manifest.model
@@ -184,19 +184,12 @@ def _course(index_dir: Path, folder: Path, options: dict[str, Any]) -> Course:
     from dipair_index.rerank.inspection.used import evenly_spaced
     from dipair_index.stores.snapshot import Snapshot
 
-    queries = [query.text for query in _queries(options["queries"])]
+    queries = [query.text for query in queries_or_sample(options["queries"])]
     with Snapshot.open(index_dir) as snapshot:
         ids = evenly_spaced(snapshot, options["sample"])
         passages = [passage.full_text for passage in snapshot.passages(ids)]
     with progress("Inspecting", "models") as report:
         return inspect_course(folder, queries, passages, device=options["device"], report=report)
-
-
-def _queries(file: str | None) -> list[Query]:
-    from dipair_index.formats.collections import read_queries
-    from dipair_index.formats.msmarco import sample_folder
-
-    return list(read_queries(file or sample_folder() / "queries.dev.tsv"))
 
 
 # ==== Tables ====

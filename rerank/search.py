@@ -362,11 +362,11 @@ class Searcher:
         They are from the index by id or text, from the cache, or computed.
         """
         given = [each.passage.full_text for each in candidates if each.passage is not None]
-        named = np.array([each.passage is None for each in candidates], bool)
         ids = [each.id for each in candidates if each.passage is None]
         stored, owners = snapshot.encoded_windows(ids)
         if not given:
             return stored, owners
+        named = np.array([each.passage is None for each in candidates], bool)
         texts, counts = windows_of(self._encoder, snapshot.manifest, given)
         rows = np.empty((len(texts), snapshot.codec.bytes_per_passage), np.uint8)
         held = snapshot.find_texts(texts)

@@ -90,8 +90,7 @@ class AlignedHead(TupleHead):
         query, passage = tokens
         asked = query.any(-1)
         similar = align(query, passage).similarities[..., 0] + query @ self.centre
-        mean = similar.masked_fill(~asked, 0).sum(-1) / asked.sum(-1).clamp(min=1)
-        return self.similarity_scale * mean + self.bias
+        return self._mean(self.similarity_scale * similar, asked)
 
     def query_part(self, query: Tensor) -> Tensor:
         """Returns the query's part of the first hidden states, (..., N, dim)."""
@@ -114,6 +113,10 @@ class AlignedHead(TupleHead):
         added, weight = self.output(hidden).unbind(-1)  # (pairs, N) each
         best = aligned.similarities[..., 0]
         each: Tensor = self.similarity_scale * (best + common) + added + self.unit * weight * best
+        return self._mean(each, asked)
+
+    def _mean(self, each: Tensor, asked: Tensor) -> Tensor:
+        """Returns the mean over a query's tokens, (pairs,), with the bias."""
         return each.masked_fill(~asked, 0).sum(-1) / asked.sum(-1).clamp(min=1) + self.bias
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
+from dipair_index.models.packaged import PACKAGED_MODELS, card_folder
+
 CARD = "README.md"
 """The name of a model's card, whose first lines are its metadata in YAML, as the hub reads them."""
 
@@ -17,6 +19,11 @@ class Licence(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.name} ({self.link})" if self.link else self.name
+
+
+def licence_of_model(name: str) -> Licence | None:
+    """Returns the licence of a model by the name of a folder or of a model in the package."""
+    return licence_of(card_folder(name) if name in PACKAGED_MODELS else Path(name))
 
 
 def licence_of(folder: Path) -> Licence | None:

@@ -39,6 +39,11 @@ def default_model_folder() -> Path:
     return _in_package(DEFAULT_MODEL)
 
 
+def card_folder(name: str) -> Path:
+    """Returns the folder of a model's card in the package, where the model need not be whole."""
+    return default_model_folder() if name == DEFAULT_MODEL else _in_package(name)
+
+
 def permissive_model_folder() -> Path:
     """Returns the folder of the permissive model, which is put together first if it is not there.
 

@@ -10,8 +10,7 @@ from fastapi import Request
 
 from dipair_index.encoders.base import TextEncoder
 from dipair_index.errors import DiPairError, OtherModelError
-from dipair_index.models.licences import Licence, licence_of
-from dipair_index.models.sources import model_folder
+from dipair_index.models.licences import Licence, licence_of_model
 from dipair_index.rerank.index import DiPairIndex
 from dipair_index.rerank.open_scorer import open_token_scorer
 from dipair_index.rerank.scorer import TokenScorer
@@ -47,7 +46,7 @@ class Served:
     def __post_init__(self) -> None:
         self.slot = ModelSlot(self.settings.queue)
         self.tokens = TokenCounts(self.encoder)
-        self.licence = licence_of(model_folder(self.encoder.name))
+        self.licence = licence_of_model(self.encoder.name)
 
     @classmethod
     def of_index(cls, index: DiPairIndex, cache: TextCache, settings: ServerSettings) -> Served:

@@ -20,7 +20,7 @@ from haystack import Document, component
 
 from dipair_index.rerank.index import DiPairIndex
 from dipair_index.rerank.reranker import Reranker
-from dipair_index.rerank.toolkits.texts import ranked_texts
+from dipair_index.rerank.toolkits.texts import metadata_of, ranked_texts
 
 
 @component
@@ -73,10 +73,7 @@ class DiPairRetriever:
                 Document(
                     id=passage.id,
                     content=passage.text,
-                    meta={
-                        **passage.metadata,
-                        **({"title": passage.title} if passage.title else {}),
-                    },
+                    meta=metadata_of(passage),
                     score=passage.score,
                 )
                 for passage in found

@@ -19,7 +19,7 @@ from pydantic import ConfigDict, Field
 
 from dipair_index.rerank.index import DiPairIndex
 from dipair_index.rerank.reranker import Reranker
-from dipair_index.rerank.toolkits.texts import TextRanker, ranked_texts
+from dipair_index.rerank.toolkits.texts import TextRanker, metadata_of, ranked_texts
 
 SCORE = "relevance_score"
 """The metadata field of a document's score, as LangChain's other rerankers name it."""
@@ -56,11 +56,7 @@ class DiPairRetriever(BaseRetriever):
             Document(
                 passage.text,
                 id=passage.id,
-                metadata={
-                    **passage.metadata,
-                    **({"title": passage.title} if passage.title else {}),
-                    SCORE: passage.score,
-                },
+                metadata={**metadata_of(passage), SCORE: passage.score},
             )
             for passage in found
         ]

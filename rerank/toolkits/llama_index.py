@@ -23,7 +23,7 @@ from pydantic import Field
 from dipair_index.rerank.index import DiPairIndex
 from dipair_index.rerank.ranking import RankedPassage
 from dipair_index.rerank.reranker import Reranker
-from dipair_index.rerank.toolkits.texts import TextRanker, ranked_texts
+from dipair_index.rerank.toolkits.texts import TextRanker, metadata_of, ranked_texts
 
 
 class DiPairRetriever(BaseRetriever):
@@ -106,7 +106,7 @@ class DiPairRerank(BaseNodePostprocessor):
 
 def _node(passage: RankedPassage) -> TextNode:
     """Returns a passage as a node whose text alone is what a reranker reads."""
-    metadata = {**passage.metadata, **({"title": passage.title} if passage.title else {})}
+    metadata = metadata_of(passage)
     return TextNode(
         id_=passage.id,
         text=passage.text,

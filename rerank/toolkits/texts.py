@@ -1,11 +1,12 @@
-"""Ranks texts that a toolkit has found, with an index or without, for the adapters that do so."""
+"""What adapters share: texts that a toolkit has found are ranked, and passages described."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from dipair_index.rerank.index import DiPairIndex
+from dipair_index.rerank.ranking import RankedPassage
 from dipair_index.rerank.reranker import Reranker
 
 TextRanker: TypeAlias = Reranker | DiPairIndex
@@ -26,3 +27,8 @@ def ranked_texts(
         return [(found["corpus_id"], found["score"]) for found in ranker.rank(query, texts, top_k)]
     ranking = ranker.rerank(query, texts=texts, top_k=top_k)
     return [(int(passage.id), passage.score) for passage in ranking]
+
+
+def metadata_of(passage: RankedPassage) -> dict[str, Any]:
+    """Returns the metadata of a passage, with its title, if it has one, as `title`."""
+    return {**passage.metadata, **({"title": passage.title} if passage.title else {})}

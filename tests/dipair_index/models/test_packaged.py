@@ -13,7 +13,7 @@ from dipair_index.encoders.onnx_encoder import OnnxEncoder
 from dipair_index.encoders.scorers import is_dipair
 from dipair_index.errors import ModelError, WriteError
 from dipair_index.models import packaged
-from dipair_index.models.licences import licence_of
+from dipair_index.models.licences import licence_of, licence_of_model
 from dipair_index.models.sources import lasting_name, model_folder
 from dipair_index.models.stored_tensors import tensors_in
 from dipair_index.onnx.graphs import OnnxRecord
@@ -97,6 +97,12 @@ def test_weights_of_another_shape_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="centre"):
         packaged.put_together(own, packaged.default_model_folder(), tmp_path / "whole")
     assert not (tmp_path / "whole").exists()
+
+
+def test_its_licence_is_told_without_putting_it_together(cache: Path) -> None:
+    assert licence_of_model("permissive") == licence_of(OWN)
+    assert licence_of_model("default") == licence_of(packaged.default_model_folder())
+    assert not cache.exists()
 
 
 def test_all_models_in_the_package_are_known_as_dipair_models() -> None:
